@@ -1,0 +1,1 @@
+//! The instruction set: one folder per op with its declaration, CPU code, reference and cases.

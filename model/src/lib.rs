@@ -1,0 +1,1 @@
+//! CoCa in terms of kernels: towers, losses, generation, tokenizer, preprocessing, weights.
