@@ -1,0 +1,94 @@
+//! Where ops run. An op matches on the queue once and hands over to its code for that device.
+
+use crate::Result;
+use crate::cpu::{self, Isa};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The device that executes a list of ops.
+#[derive(Clone, Debug)]
+pub enum Queue {
+    /// This machine's processor.
+    Cpu(CpuQueue),
+}
+
+impl Queue {
+    /// The CPU with `COCA_ISA` and `COCA_THREADS` honoured, else the best path and all cores.
+    pub fn cpu_from_env() -> Result<Queue> {
+        Ok(Queue::Cpu(CpuQueue::new(Isa::from_env()?, cpu::threads_from_env()?)?))
+    }
+
+    /// Runs `work` where its parallel regions are cheapest: on a worker of the pool.
+    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Queue::Cpu(cpu) => cpu.pool.install(work),
+        }
+    }
+}
+
+/// A thread pool and the instruction-set path that its kernels take.
+#[derive(Clone, Debug)]
+pub struct CpuQueue {
+    isa: Isa,
+    threads: usize,
+    pool: Arc<rayon::ThreadPool>,
+}
+
+impl CpuQueue {
+    /// A queue with its own pool of `threads` threads.
+    pub fn new(isa: Isa, threads: usize) -> Result<CpuQueue> {
+        let threads = threads.max(1);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("coca-cpu-{index}"))
+            .build()
+            .map_err(|error| crate::Error::invalid(format!("cannot start {threads} threads: {error}")))?;
+        Ok(CpuQueue { isa, threads, pool: Arc::new(pool) })
+    }
+
+    /// The instruction-set path of this queue.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The number of threads of this queue.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `task(0) … task(count - 1)`, each once, handed out in order to whichever thread is free.
+    ///
+    /// What a task computes must not depend on which thread runs it nor on how many there are: results stay the same
+    /// bits for any thread count. Choose `count` from the shapes alone where the split changes rounding (reductions).
+    pub fn parallel(&self, count: usize, task: impl Fn(usize) + Sync) {
+        if count <= 1 || self.threads == 1 {
+            (0..count).for_each(task);
+            return;
+        }
+        let next = AtomicUsize::new(0);
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= count {
+                    break;
+                }
+                task(index);
+            }
+        };
+        self.pool.in_place_scope(|scope| {
+            for _ in 1..self.threads.min(count) {
+                scope.spawn(|_| work());
+            }
+            work();
+        });
+    }
+
+    /// Splits `0..length` into ranges of `grain` (the last may be shorter) and runs them as tasks.
+    pub fn parallel_ranges(&self, length: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+        let grain = grain.max(1);
+        self.parallel(length.div_ceil(grain), |index| {
+            let start = index * grain;
+            task(start..(start + grain).min(length));
+        });
+    }
+}
