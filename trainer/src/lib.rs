@@ -1,0 +1,4 @@
+//! The program `coca`, as a library: configuration, data, the training loop, checkpoints, evaluation, reports.
+//! `main.rs` only hands the command line over.
+
+pub use engine::{Error, Result};
