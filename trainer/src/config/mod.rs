@@ -1,0 +1,188 @@
+//! One typed configuration: defaults, then a TOML file, then `--set section.key=value`. An unknown key is refused with
+//! the nearest name, a wrong value with its file and line; what was resolved is written out and makes the same run.
+
+mod layers;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use table::*;
+
+use crate::{Error, Result};
+use std::path::Path;
+
+/// The configuration of `coca train` without arguments: the small model on the bundled emoji.
+pub const DEFAULT_FILE: &str = include_str!("../../configs/emoji.toml");
+
+/// One section of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct SectionInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// Its keys in order.
+    pub keys: &'static [KeyInfo],
+}
+
+/// One key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// What it means.
+    pub about: &'static str,
+    /// Name and meaning of the values it can take; empty if its type is open.
+    pub choices: &'static [(&'static str, &'static str)],
+}
+
+/// A type that a key can have.
+trait KeyType {
+    /// See [`KeyInfo::choices`].
+    const CHOICES: &'static [(&'static str, &'static str)] = &[];
+}
+
+impl KeyType for bool {}
+impl KeyType for u64 {}
+impl KeyType for usize {}
+impl KeyType for f64 {}
+impl KeyType for String {}
+impl KeyType for std::path::PathBuf {}
+impl KeyType for toml::Table {}
+
+/// Enums whose variants are written as words in the configuration.
+macro_rules! choices {
+    ($($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ })+) => {$(
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        pub enum $name { $($(#[doc = $doc])+ #[serde(rename = $text)] $variant,)+ }
+
+        impl $name {
+            /// The word that stands for it in the configuration.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)+ }
+            }
+        }
+
+        impl super::KeyType for $name {
+            const CHOICES: &'static [(&'static str, &'static str)] = &[$(($text, concat!($($doc),+)),)+];
+        }
+    )+};
+}
+
+/// The sections: one struct each, its defaults, `Config` of them all, and `SECTIONS` that describes them.
+macro_rules! sections {
+    ($($(#[doc = $about:literal])+ $section:ident : $name:ident {
+        $($(#[doc = $doc:literal])+ $key:ident : $type:ty = $default:expr,)+
+    })+) => {
+        $(
+            $(#[doc = $about])+
+            #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            #[serde(deny_unknown_fields, default)]
+            pub struct $name { $($(#[doc = $doc])+ pub $key: $type,)+ }
+
+            impl Default for $name {
+                fn default() -> $name {
+                    $name { $($key: $default,)+ }
+                }
+            }
+        )+
+
+        /// The whole configuration of a training run.
+        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Config { $($(#[doc = $about])+ pub $section: $name,)+ }
+
+        /// Every section and key, in the order of the file.
+        pub const SECTIONS: &[super::SectionInfo] = &[$(super::SectionInfo {
+            name: stringify!($section),
+            about: concat!($($about),+),
+            keys: &[$(super::KeyInfo {
+                name: stringify!($key),
+                about: concat!($($doc),+),
+                choices: <$type as super::KeyType>::CHOICES,
+            },)+],
+        },)+];
+    };
+}
+
+use {choices, sections};
+
+impl Config {
+    /// Defaults, then the file (none: [`DEFAULT_FILE`]), then each `section.key=value` of `sets` in order.
+    ///
+    /// # Errors
+    /// An unreadable file, TOML that does not parse, an unknown key, a value of the wrong type or out of range; the text
+    /// names file and line (or `--set`), the key, and the nearest known name.
+    pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Config> {
+        match file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+                Config::parse(&text, &path.display().to_string(), sets)
+            }
+            None => Config::parse(DEFAULT_FILE, "the built-in emoji.toml", sets),
+        }
+    }
+
+    /// As [`load`](Config::load), from the text of a file; `name` stands for the file in errors.
+    pub fn parse(text: &str, name: &str, sets: &[String]) -> Result<Config> {
+        let mut layers = layers::Layers::new();
+        layers.file(text, name)?;
+        for set in sets {
+            layers.set(set)?;
+        }
+        layers.finish()
+    }
+
+    /// The configuration as TOML that loads back to the same value; with `documented`, every key under its explanation.
+    pub fn to_toml(&self, documented: bool) -> String {
+        let table = layers::to_table(self);
+        let mut text = String::new();
+        for section in SECTIONS {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            if documented {
+                text += &format!("# {}\n", section.about.trim());
+            }
+            text += &format!("[{}]\n", section.name);
+            for key in section.keys {
+                if documented {
+                    text += &format!("# {}\n", key.about.trim());
+                    for (name, about) in key.choices {
+                        text += &format!("#   {name}: {}\n", about.trim());
+                    }
+                }
+                text += &format!("{} = {}\n", key.name, table[section.name][key.name]);
+            }
+        }
+        text
+    }
+
+    /// The number of pairs whose features the contrastive loss compares: batch size times accumulation.
+    pub fn pairs_per_step(&self) -> usize {
+        self.batch.size * self.batch.accumulation
+    }
+
+    /// The instruction set to compute with.
+    ///
+    /// # Errors
+    /// The name is unknown, or this machine lacks it.
+    pub fn isa(&self) -> Result<engine::cpu::Isa> {
+        match self.compute.isa.as_str() {
+            "auto" => engine::cpu::Isa::from_env(),
+            name => engine::cpu::Isa::parse(name),
+        }
+    }
+
+    /// The number of threads to compute with.
+    ///
+    /// # Errors
+    /// `COCA_THREADS` is not a number.
+    pub fn threads(&self) -> Result<usize> {
+        match self.compute.threads {
+            0 => engine::cpu::threads_from_env(),
+            count => Ok(count),
+        }
+    }
+}

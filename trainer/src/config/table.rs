@@ -1,0 +1,204 @@
+//! Every configuration key, once: section, name, type, default, what it means. The structs, the defaults, the help
+//! text and the commented TOML file are all made from this table.
+
+use super::{choices, sections};
+use std::path::PathBuf;
+
+choices! {
+    /// How the training data is stored.
+    DataFormat {
+        /// by name: `emoji` is the bundled set, `.tar` shards, `.csv` and `.tsv` lists, else a folder
+        Auto = "auto",
+        /// the bundled emoji set
+        Emoji = "emoji",
+        /// tar shards in WebDataset layout
+        Shards = "shards",
+        /// open_clip's table of file paths and captions
+        Csv = "csv",
+        /// a folder of images with `.txt` captions
+        Folder = "folder",
+    }
+    /// What happens to a training image before it is cut into patches.
+    AugmentKind {
+        /// random-resized-crop, and the other keys of this section
+        Crop = "crop",
+        /// none: the preprocessing of evaluation
+        None = "none",
+    }
+    /// The optimiser.
+    OptimizerKind {
+        /// Adam with decoupled weight decay
+        AdamW = "adamw",
+        /// factored second moments, the optimiser of the CoCa paper
+        Adafactor = "adafactor",
+    }
+    /// The course of the learning rate after the warm-up.
+    ScheduleKind {
+        /// half a cosine, to zero at the last step
+        Cosine = "cosine",
+        /// a line, to zero at the last step
+        Linear = "linear",
+        /// no change
+        Constant = "constant",
+    }
+    /// The storage type of activations and of the weights that the matrix products read.
+    Precision {
+        /// 32-bit floats
+        F32 = "f32",
+        /// bfloat16, with f32 master weights, statistics, losses and gradients
+        BF16 = "bf16",
+    }
+    /// What the backward pass recomputes instead of keeping it.
+    Checkpointing {
+        /// nothing: fastest, most memory
+        None = "none",
+        /// norms, activations and casts
+        Cheap = "cheap",
+        /// whole blocks: only their inputs are kept
+        Block = "block",
+    }
+}
+
+sections! {
+    /// The run as a whole.
+    run: Run {
+        /// Folder of the run: configuration, metrics, checkpoints, report.
+        out: PathBuf = "runs/emoji".into(),
+        /// Seed of the initial weights, the order of the data and the augmentation.
+        seed: u64 = 0,
+    }
+    /// The network and its starting point.
+    model: Model {
+        /// Name of a preset, or an open_clip JSON model configuration (a file, or a folder that holds one).
+        preset: String = "emoji".into(),
+        /// Keys of the open_clip JSON configuration to change, for example { vision_cfg = { layers = 6 } }.
+        overrides: toml::Table = toml::Table::new(),
+        /// Folder with weights to start from; empty: random weights.
+        init: PathBuf = PathBuf::new(),
+        /// `captions` (a byte-BPE trained on the training captions), `clip`, or a `tokenizer.json`.
+        tokenizer: String = "captions".into(),
+        /// Pieces of the tokenizer `captions`; the others bring their own vocabulary.
+        vocabulary: usize = 2048,
+    }
+    /// The training pairs.
+    data: Data {
+        /// `emoji` (bundled), a shard pattern like `shards/{000..099}.tar`, a `.csv` or `.tsv` file, or a folder.
+        train: String = "emoji".into(),
+        /// How the data is stored.
+        format: DataFormat = DataFormat::Auto,
+        /// Column of the image paths in a table.
+        image_column: String = "filepath".into(),
+        /// Column of the captions in a table.
+        caption_column: String = "title".into(),
+        /// Separator of a table's columns; empty: a tab for `.tsv`, a comma for `.csv`.
+        separator: String = String::new(),
+        /// Draw the pairs in a new random order every epoch; false keeps the order of the source.
+        shuffle: bool = true,
+        /// Pairs held in memory to shuffle a stream of shards.
+        shuffle_buffer: usize = 4096,
+        /// Threads that read, decode and tokenise; 0: one for every thread of the compute pool.
+        workers: usize = 0,
+        /// Batches prepared ahead of the step that reads them.
+        prefetch: usize = 4,
+        /// Images of more pixels than this are refused before any memory is taken for them.
+        max_pixels: u64 = 100_000_000,
+        /// Largest share of pairs that may be unusable (corrupt, oversized, empty) before the run stops.
+        max_bad_share: f64 = 0.05,
+    }
+    /// Augmentation of training images.
+    augmentation: Augmentation {
+        /// What is done; `none` with `data.shuffle = false` pins a run for comparison with another trainer.
+        kind: AugmentKind = AugmentKind::Crop,
+        /// Smallest share of the image's area that a crop keeps.
+        scale_min: f64 = 0.9,
+        /// Largest share of the image's area that a crop keeps.
+        scale_max: f64 = 1.0,
+        /// A crop's aspect ratio lies between 1 / ratio and ratio.
+        ratio: f64 = 4.0 / 3.0,
+    }
+    /// The batch.
+    batch: Batch {
+        /// Pairs in one pass through the network.
+        size: usize = 128,
+        /// Passes in one optimiser step; the contrastive loss still compares all pairs of the step.
+        accumulation: usize = 1,
+    }
+    /// The optimiser.
+    optimizer: Optimizer {
+        /// Which one.
+        kind: OptimizerKind = OptimizerKind::AdamW,
+        /// Peak learning rate.
+        learning_rate: f64 = 1e-3,
+        /// Decay of the first moment.
+        beta1: f64 = 0.9,
+        /// Decay of the second moment.
+        beta2: f64 = 0.98,
+        /// Added to the root of the second moment (AdamW).
+        epsilon: f64 = 1e-6,
+        /// Decoupled decay of matrices; biases, norms, embeddings of one row and the temperature have none.
+        weight_decay: f64 = 0.1,
+        /// Largest global norm of the gradient; 0: no clipping.
+        clip_norm: f64 = 1.0,
+    }
+    /// The learning rate over time, and the end of the run.
+    schedule: Schedule {
+        /// Its course after the warm-up.
+        kind: ScheduleKind = ScheduleKind::Cosine,
+        /// Steps of linear warm-up.
+        warmup_steps: u64 = 100,
+        /// Optimiser steps of the whole run.
+        steps: u64 = 1000,
+        /// Stop after this many minutes even if steps are left; 0: no limit.
+        minutes: f64 = 0.0,
+    }
+    /// The two losses.
+    loss: Loss {
+        /// Weight of the contrastive loss (mean of both directions).
+        contrastive_weight: f64 = 1.0,
+        /// Weight of the caption loss (mean over tokens).
+        caption_weight: f64 = 2.0,
+    }
+    /// An exponential moving average of the weights, used for evaluation and export.
+    ema: Ema {
+        /// Share of the average that a step keeps, for example 0.999; 0: no average.
+        decay: f64 = 0.0,
+    }
+    /// How it is computed.
+    compute: Compute {
+        /// Storage type of activations.
+        dtype: Precision = Precision::F32,
+        /// Threads; 0: COCA_THREADS, else every core that the process may use. The result does not depend on it.
+        threads: usize = 0,
+        /// Instruction set: `auto` (COCA_ISA, else the best), `scalar`, `avx2`, `avx512`, `avx512bf16`.
+        isa: String = "auto".into(),
+        /// What the backward pass recomputes.
+        checkpointing: Checkpointing = Checkpointing::None,
+    }
+    /// Checkpoints, from which a run resumes bit for bit.
+    checkpoint: Checkpoint {
+        /// Steps between two checkpoints; 0: only at the end and on a signal.
+        every: u64 = 200,
+        /// How many of the newest are kept.
+        keep: usize = 2,
+    }
+    /// Evaluation on held-out data.
+    evaluation: Evaluation {
+        /// Steps between two evaluations while training; 0: only at the end.
+        every: u64 = 0,
+        /// Pairs in one pass.
+        batch_size: usize = 128,
+        /// Captions generated for the report; 0: none.
+        captions: usize = 48,
+    }
+    /// What is written while the run goes on.
+    logging: Logging {
+        /// Write TensorBoard event files beside `metrics.jsonl`.
+        tensorboard: bool = true,
+        /// Write `report.html` at the end.
+        report: bool = true,
+        /// Steps of history against which a loss or gradient norm is called an outlier.
+        outlier_window: usize = 128,
+        /// Robust z-score past which it is called one.
+        outlier_threshold: f64 = 8.0,
+    }
+}

@@ -1,0 +1,99 @@
+use super::*;
+
+fn parse(text: &str, sets: &[&str]) -> Result<Config> {
+    Config::parse(text, "run.toml", &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>())
+}
+
+fn error(text: &str, sets: &[&str]) -> String {
+    parse(text, sets).expect_err("this configuration is wrong").to_string()
+}
+
+#[test]
+fn later_layers_win() {
+    let config = parse("[optimizer]\nlearning_rate = 1\nbeta1 = 0.5", &["optimizer.learning_rate=3e-4"]).unwrap();
+    assert_eq!(config.optimizer.learning_rate, 3e-4);
+    assert_eq!(config.optimizer.beta1, 0.5);
+    assert_eq!(config.optimizer.beta2, Optimizer::default().beta2);
+}
+
+#[test]
+fn set_takes_words_paths_and_nested_tables() {
+    let sets =
+        ["optimizer.kind=adafactor", "data.train=7", "model.overrides.vision_cfg.layers=6", "data.shuffle = false"];
+    let config = parse("[model]\noverrides = { vision_cfg = { width = 64 }, embed_dim = 32 }", &sets).unwrap();
+    assert_eq!(config.optimizer.kind, OptimizerKind::Adafactor);
+    assert_eq!(config.data.train, "7");
+    assert!(!config.data.shuffle);
+    let wanted: toml::Table = toml::from_str("embed_dim = 32\nvision_cfg = { width = 64, layers = 6 }").unwrap();
+    assert_eq!(config.model.overrides, wanted);
+}
+
+#[test]
+fn the_written_configuration_loads_back() {
+    let sets = [
+        "run.seed=18446744073709551",
+        "model.overrides.text_cfg.layers=3",
+        "compute.dtype=bf16",
+        "data.separator=\"\\t\"",
+    ];
+    let config = parse(DEFAULT_FILE, &sets).unwrap();
+    for documented in [false, true] {
+        assert_eq!(parse(&config.to_toml(documented), &[]).unwrap(), config);
+    }
+}
+
+#[test]
+fn every_key_is_documented_and_written() {
+    let table = layers::to_table(&Config::default());
+    assert_eq!(table.len(), SECTIONS.len());
+    for section in SECTIONS {
+        assert_eq!(table[section.name].as_table().map(|keys| keys.len()), Some(section.keys.len()));
+        for key in section.keys {
+            assert!(key.about.trim().ends_with('.'), "{}.{} wants a sentence", section.name, key.name);
+        }
+    }
+    let text = Config::default().to_toml(true);
+    assert!(text.contains("#   adafactor: factored second moments"));
+}
+
+#[test]
+fn the_shipped_files_load() {
+    Config::load(None, &[]).unwrap();
+    parse(include_str!("../../configs/coca_vit_b32.toml"), &[]).unwrap();
+}
+
+#[test]
+fn unknown_names_are_refused_with_the_nearest() {
+    let text = "[run]\nseed = 1\n\n[optimizer]\nlearning_rat = 1.0\n";
+    assert_eq!(
+        error(text, &[]),
+        "run.toml:5: there is no key 'optimizer.learning_rat'; did you mean optimizer.learning_rate?"
+    );
+    assert_eq!(error("[optimiser]\n", &[]), "run.toml:1: there is no section 'optimiser'; did you mean optimizer?");
+    assert_eq!(
+        error("", &["optimizer.steps=1"]),
+        "--set optimizer.steps=1: there is no key 'optimizer.steps'; did you mean schedule.steps?"
+    );
+    assert_eq!(
+        error("warmup_steps = 3", &[]),
+        "run.toml:1: there is no section 'warmup_steps'; 'warmup_steps' is a key of [schedule]"
+    );
+    assert!(error("[run]\nzzzzzzzzzz = 1", &[]).ends_with("there are run.out, run.seed"));
+}
+
+#[test]
+fn wrong_values_name_place_key_and_rule() {
+    assert_eq!(
+        error("[optimizer]\nlearning_rate = \"fast\"", &[]),
+        "run.toml:2: optimizer.learning_rate: invalid type: string \"fast\", expected f64"
+    );
+    assert!(error("", &["optimizer.kind=sgd"]).contains("unknown variant `sgd`, expected `adamw` or `adafactor`"));
+    assert_eq!(error("[batch]\n\nsize = 0", &[]), "run.toml:3: batch.size must be at least 1");
+    assert!(error("", &["batch.size=-3"]).contains("batch.size: invalid value: integer `-3`"));
+    assert!(error("", &["optimizer.beta1=nan"]).contains("optimizer.beta1 must be at least 0 and below 1"));
+    assert!(error("", &["loss.caption_weight=0", "loss.contrastive_weight=0"]).contains("nothing would be trained"));
+    assert!(error("", &["run.seed.x=1"]).contains("run.seed holds one value"));
+    assert!(error("", &["seed"]).contains("write section.key=value"));
+    assert!(error("[run\n", &[]).starts_with("run.toml:1: "));
+    assert!(error("run = 3", &[]).contains("write [run] above its keys"));
+}
