@@ -1,1 +1,23 @@
 //! The instruction set: one folder per op with its declaration, CPU code, reference and cases.
+//!
+//! To add an op, make a folder with `mod.rs` (struct, [`engine::Op`], public function, [`case::Reference`], `cases()`,
+//! `draw()`) and `cpu.rs`, and put its name into the `ops!` list below.
+
+pub mod case;
+
+/// Declares the op folders, and collects their cases for tests and benches.
+macro_rules! ops {
+    ($($op:ident),* $(,)?) => {
+        $(pub mod $op;)*
+
+        /// The fixed cases of every op.
+        pub fn cases() -> Vec<case::Case> {
+            [$($op::cases()),*].concat()
+        }
+
+        /// Every op folder with the function that draws a random case.
+        pub const DRAWS: &[(&str, fn(&mut case::Draw) -> case::Case)] = &[$((stringify!($op), $op::draw)),*];
+    };
+}
+
+ops! { elementwise }

@@ -1,0 +1,213 @@
+//! Checks that wrap every node the same way: find the first non-finite value, unwritten or overrun outputs, or a node
+//! whose fast path disagrees with the plain one.
+
+use crate::buffer::Buffer;
+use crate::cpu::Isa;
+use crate::op::{Out, View, Write};
+use crate::program::{Observer, StepView};
+use crate::{CpuQueue, DType, Error, Meta, Queue, Result};
+use half::bf16;
+use std::sync::Arc;
+
+/// Which check to run around every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Stop at the first node that writes a NaN or an infinity.
+    Nan,
+    /// Fill outputs with NaN before the node and guard bands after them; stop where either shows.
+    /// Compile the program with `guard_bytes: 256` for the guard bands.
+    Poison,
+    /// Run each node again on the scalar path with one thread and compare.
+    Cpu,
+}
+
+impl Check {
+    /// A check by its command-line name.
+    pub fn parse(name: &str) -> Result<Check> {
+        match name {
+            "nan" => Ok(Check::Nan),
+            "poison" => Ok(Check::Poison),
+            "cpu" => Ok(Check::Cpu),
+            _ => Err(Error::invalid(format!("unknown check '{name}', use nan, poison or cpu"))),
+        }
+    }
+
+    /// The observer that does it.
+    pub fn observer(self) -> Result<Box<dyn Observer + Send>> {
+        Ok(match self {
+            Check::Nan => Box::new(NanCheck),
+            Check::Poison => Box::new(PoisonCheck),
+            Check::Cpu => Box::new(CpuCheck { queue: Queue::Cpu(CpuQueue::new(Isa::Scalar, 1)?), saved: None }),
+        })
+    }
+
+    /// Guard bytes that the program should be compiled with.
+    pub fn guard_bytes(self) -> usize {
+        if self == Check::Poison { 256 } else { 0 }
+    }
+}
+
+const POISON: u8 = 0xff; // 0xffff and 0xffffffff are NaNs
+const GUARD: u8 = 0xa5;
+
+struct NanCheck;
+
+impl Observer for NanCheck {
+    fn after(&mut self, step: &StepView<'_>) -> Result<()> {
+        for (index, &(pointer, meta, _)) in step.outputs.iter().enumerate() {
+            if let Some((element, value)) = first_where(pointer, meta, |value| !value.is_finite()) {
+                let inputs: Vec<String> = (step.inputs.iter().enumerate())
+                    .filter(|(_, view)| first_where(view.pointer(), view.meta(), |value| !value.is_finite()).is_some())
+                    .map(|(input, _)| input.to_string())
+                    .collect();
+                let inherited = if inputs.is_empty() {
+                    "all its inputs are finite".to_owned()
+                } else {
+                    format!("inputs {} are not finite either", inputs.join(", "))
+                };
+                return Err(Error::invalid(format!(
+                    "output {index} ({meta}) holds {value} at element {element}; {inherited} ({:?} node {})",
+                    step.phase, step.index
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct PoisonCheck;
+
+impl Observer for PoisonCheck {
+    fn before(&mut self, step: &StepView<'_>) -> Result<()> {
+        for (index, &(pointer, meta, write)) in step.outputs.iter().enumerate() {
+            if write == Write::Set {
+                // SAFETY: the output's own memory, about to be overwritten by the node.
+                unsafe { std::ptr::write_bytes(pointer, POISON, meta.bytes()) };
+            }
+            if step.planned[index] && step.guard_bytes > 0 {
+                // SAFETY: the planner left this many free bytes after each planned tensor.
+                unsafe { std::ptr::write_bytes(pointer.add(step.output_bytes[index]), GUARD, step.guard_bytes) };
+            }
+        }
+        Ok(())
+    }
+
+    fn after(&mut self, step: &StepView<'_>) -> Result<()> {
+        for (index, &(pointer, meta, _)) in step.outputs.iter().enumerate() {
+            if let Some(element) = first_unwritten(pointer, meta) {
+                return Err(Error::invalid(format!("output {index} ({meta}) was left unwritten at element {element}")));
+            }
+            if step.planned[index] && step.guard_bytes > 0 {
+                // SAFETY: the guard band that `before` filled.
+                let guard =
+                    unsafe { std::slice::from_raw_parts(pointer.add(step.output_bytes[index]), step.guard_bytes) };
+                if let Some(byte) = guard.iter().position(|&byte| byte != GUARD) {
+                    return Err(Error::invalid(format!(
+                        "the node wrote {byte} bytes past the end of output {index} ({meta})"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct CpuCheck {
+    queue: Queue,
+    saved: Option<(Vec<Arc<Buffer>>, Vec<Arc<Buffer>>)>,
+}
+
+impl Observer for CpuCheck {
+    fn before(&mut self, step: &StepView<'_>) -> Result<()> {
+        let copy = |pointer: *const u8, meta: Meta| -> Result<Arc<Buffer>> {
+            let buffer = Buffer::zeroed(meta.bytes())?;
+            // SAFETY: a live tensor of the program, read before the node runs.
+            buffer.write(0, unsafe { std::slice::from_raw_parts(pointer, meta.bytes()) })?;
+            Ok(buffer)
+        };
+        let inputs = step.inputs.iter().map(|view| copy(view.pointer(), view.meta())).collect::<Result<_>>()?;
+        let outputs = step.outputs.iter().map(|&(pointer, meta, _)| copy(pointer, meta)).collect::<Result<_>>()?;
+        self.saved = Some((inputs, outputs));
+        Ok(())
+    }
+
+    fn after(&mut self, step: &StepView<'_>) -> Result<()> {
+        let Some((inputs, outputs)) = self.saved.take() else { return Ok(()) };
+        let views: Vec<View> = (inputs.iter().zip(step.inputs))
+            // SAFETY: the copies made in `before`.
+            .map(|(buffer, view)| unsafe { View::new(buffer.pointer(), view.meta()) })
+            .collect();
+        let mut outs: Vec<Out> = (outputs.iter().zip(step.outputs))
+            // SAFETY: as above, each output its own copy.
+            .map(|(buffer, &(_, meta, write))| unsafe { Out::new(buffer.pointer(), meta, write) })
+            .collect();
+        step.op.run(&self.queue, &views, &mut outs)?;
+        for (index, (buffer, &(pointer, meta, _))) in outputs.iter().zip(step.outputs).enumerate() {
+            let (fast, plain) = (to_f64(pointer, meta), to_f64(buffer.pointer(), meta));
+            let largest = plain.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+            // Two orders of summation of up to 2^16 terms in f32, and one rounding to the storage type.
+            let bound = largest * (2.0 * meta.dtype.epsilon() + 256.0 * f32::EPSILON as f64);
+            let off = |(a, b): (&f64, &f64)| (a - b).abs() > bound || a.is_nan() != b.is_nan();
+            if let Some(element) = fast.iter().zip(&plain).position(off) {
+                return Err(Error::invalid(format!(
+                    "output {index} ({meta}) element {element} is {} here and {} on the scalar path (bound {bound:e})",
+                    fast[element], plain[element]
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn first_where(pointer: *const u8, meta: Meta, found: impl Fn(f32) -> bool) -> Option<(usize, f32)> {
+    let count = meta.elements();
+    // SAFETY: a live tensor of `count` elements of the matching type.
+    unsafe {
+        match meta.dtype {
+            DType::F32 => std::slice::from_raw_parts(pointer.cast::<f32>(), count)
+                .iter()
+                .position(|&value| found(value))
+                .map(|index| (index, *pointer.cast::<f32>().add(index))),
+            DType::BF16 => std::slice::from_raw_parts(pointer.cast::<bf16>(), count)
+                .iter()
+                .position(|value| found(value.to_f32()))
+                .map(|index| (index, (*pointer.cast::<bf16>().add(index)).to_f32())),
+            DType::I32 | DType::U8 => None,
+        }
+    }
+}
+
+fn first_unwritten(pointer: *const u8, meta: Meta) -> Option<usize> {
+    let count = meta.elements();
+    // SAFETY: as in `first_where`.
+    unsafe {
+        match meta.dtype {
+            DType::F32 => {
+                std::slice::from_raw_parts(pointer.cast::<u32>(), count).iter().position(|&bits| bits == u32::MAX)
+            }
+            DType::BF16 => {
+                std::slice::from_raw_parts(pointer.cast::<u16>(), count).iter().position(|&bits| bits == u16::MAX)
+            }
+            DType::I32 | DType::U8 => None,
+        }
+    }
+}
+
+fn to_f64(pointer: *const u8, meta: Meta) -> Vec<f64> {
+    let count = meta.elements();
+    // SAFETY: a live tensor or a copy of one, of `count` elements of the matching type.
+    unsafe {
+        match meta.dtype {
+            DType::F32 => {
+                std::slice::from_raw_parts(pointer.cast::<f32>(), count).iter().map(|&value| value.into()).collect()
+            }
+            DType::BF16 => {
+                std::slice::from_raw_parts(pointer.cast::<bf16>(), count).iter().map(|value| value.to_f64()).collect()
+            }
+            DType::I32 => {
+                std::slice::from_raw_parts(pointer.cast::<i32>(), count).iter().map(|&value| value.into()).collect()
+            }
+            DType::U8 => std::slice::from_raw_parts(pointer, count).iter().map(|&value| value.into()).collect(),
+        }
+    }
+}

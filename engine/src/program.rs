@@ -1,0 +1,356 @@
+//! A compiled tape: every op with the addresses it works on, run as a plain loop.
+
+use crate::buffer::{Buffer, align_up};
+use crate::op::{Cost, Op, Out, View, Write};
+use crate::plan::{Plan, plan};
+use crate::tape::{Home, Ragged, Source, Tape, When, clip, rows_in_use};
+use crate::{Element, Error, Meta, Phase, Queue, Result, Tensor};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// The activation arena that several programs share, one at a time.
+#[derive(Clone, Debug, Default)]
+pub struct Workspace(Arc<Mutex<Arena>>);
+
+#[derive(Debug, Default)]
+struct Arena {
+    buffer: Option<Arc<Buffer>>,
+    /// The program whose results the arena holds.
+    owner: u64,
+}
+
+impl Workspace {
+    /// An empty arena; it grows to the needs of the programs that use it.
+    pub fn new() -> Workspace {
+        Workspace::default()
+    }
+
+    fn claim(&self, bytes: usize, program: u64) -> Result<Arc<Buffer>> {
+        let mut arena = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        arena.owner = program;
+        match &arena.buffer {
+            Some(buffer) if buffer.bytes() >= bytes => Ok(buffer.clone()),
+            _ => {
+                arena.buffer = None; // free the old one first
+                let buffer = Buffer::zeroed(bytes)?;
+                arena.buffer = Some(buffer.clone());
+                Ok(buffer)
+            }
+        }
+    }
+
+    fn results_of(&self, program: u64) -> Result<Arc<Buffer>> {
+        let arena = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match &arena.buffer {
+            Some(buffer) if arena.owner == program => Ok(buffer.clone()),
+            _ => Err(Error::invalid("the results were overwritten by another program: read them right after the run")),
+        }
+    }
+}
+
+/// Settings of a compilation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Compile {
+    /// Free bytes after each planned tensor, checked by `Check::Poison`. Nonzero switches in-place merges off.
+    pub guard_bytes: usize,
+}
+
+/// What happens around each node of a run: profilers and checks.
+pub trait Observer {
+    /// Before the node runs.
+    fn before(&mut self, step: &StepView<'_>) -> Result<()> {
+        let _ = step;
+        Ok(())
+    }
+    /// After the node ran.
+    fn after(&mut self, step: &StepView<'_>) -> Result<()> {
+        let _ = step;
+        Ok(())
+    }
+}
+
+/// A node about to run or just run, as observers see it.
+#[derive(Debug)]
+pub struct StepView<'a> {
+    /// Position in the program.
+    pub index: usize,
+    /// The op.
+    pub op: &'a Arc<dyn Op>,
+    /// Forward, backward or recomputation.
+    pub phase: Phase,
+    /// Span path of the model code.
+    pub span: &'a str,
+    /// Span and source line.
+    pub place: &'a str,
+    /// Inputs with clipped shapes.
+    pub inputs: &'a [View<'a>],
+    /// Outputs: address, clipped shape, write mode.
+    pub outputs: &'a [(*mut u8, Meta, Write)],
+    /// Full size in bytes of each output.
+    pub output_bytes: &'a [usize],
+    /// Work for the clipped shapes.
+    pub cost: Cost,
+    /// Guard bytes after each planned output.
+    pub guard_bytes: usize,
+    /// Which outputs lie in the planned arena (and so have guards).
+    pub planned: &'a [bool],
+}
+
+#[derive(Debug)]
+struct Step {
+    op: Arc<dyn Op>,
+    inputs: Vec<Slot>,
+    outputs: Vec<(Slot, When)>,
+    phase: Phase,
+    span: u32,
+    place: String,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    meta: Meta,
+    ragged: Option<usize>,
+    address: Address,
+}
+
+#[derive(Clone, Debug)]
+enum Address {
+    Planned(usize),
+    Owned(Arc<Buffer>, usize),
+}
+
+/// A tape ready to run, again and again.
+#[derive(Debug)]
+pub struct Program {
+    id: u64,
+    steps: Vec<Step>,
+    spans: Vec<String>,
+    ragged: Vec<(Ragged, Home)>,
+    slots: HashMap<u32, Slot>,
+    plan: Plan,
+    workspace: Workspace,
+    guard_bytes: usize,
+}
+
+impl Program {
+    /// Plans the tape's memory and fixes its addresses.
+    pub fn compile(tape: Tape, workspace: &Workspace, settings: Compile) -> Result<Program> {
+        if tape.is_eager() {
+            return Err(Error::invalid("an eager tape has run already; record one with Tape::record"));
+        }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let plan = plan(&tape, settings.guard_bytes);
+        let slot = |tensor: Tensor| -> Result<Slot> {
+            let root = tape.root(tensor.id);
+            let address = match &tape.infos[root as usize].home {
+                Home::Owned(buffer, offset) => Address::Owned(buffer.clone(), *offset),
+                Home::Planned | Home::Alias(_) => Address::Planned(plan.offsets[root as usize].ok_or_else(|| {
+                    Error::invalid(format!("a tensor of {} is used but never written", tensor.meta()))
+                })?),
+            };
+            Ok(Slot { meta: tensor.meta(), ragged: tape.infos[tensor.id as usize].ragged, address })
+        };
+        let mut steps = Vec::with_capacity(tape.nodes.len());
+        let mut slots = HashMap::new();
+        for node in tape.nodes.iter().filter(|node| !node.removed) {
+            let inputs = node.inputs.iter().map(|&input| slot(input)).collect::<Result<Vec<_>>>()?;
+            let outputs =
+                node.outputs.iter().map(|&(output, when)| Ok((slot(output)?, when))).collect::<Result<Vec<_>>>()?;
+            for (tensor, slot) in node
+                .inputs
+                .iter()
+                .chain(node.outputs.iter().map(|(output, _)| output))
+                .zip(inputs.iter().chain(outputs.iter().map(|(slot, _)| slot)))
+            {
+                slots.insert(tensor.id, slot.clone());
+            }
+            let Source { span, .. } = node.source;
+            let place = tape.place(node.source);
+            steps.push(Step { op: node.op.clone(), inputs, outputs, phase: node.phase, span, place });
+        }
+        for (index, info) in tape.infos.iter().enumerate() {
+            if let Home::Owned(buffer, offset) = &info.home {
+                let address = Address::Owned(buffer.clone(), *offset);
+                slots.entry(index as u32).or_insert(Slot { meta: info.meta, ragged: info.ragged, address });
+            }
+        }
+        Ok(Program {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            steps,
+            spans: tape.spans.iter().map(|span| span.path.clone()).collect(),
+            ragged: tape.ragged.iter().map(|&group| (group, tape.home(group.offsets.id).clone())).collect(),
+            slots,
+            plan,
+            workspace: workspace.clone(),
+            guard_bytes: align_up(settings.guard_bytes),
+        })
+    }
+
+    /// The memory plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Number of nodes.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// True if there is nothing to run.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Copies values into an input. Fewer values than elements leave the rest as it was.
+    pub fn write<T: Element>(&self, tensor: Tensor, values: &[T]) -> Result<()> {
+        let slot = self.slot(tensor)?;
+        if T::DTYPE != slot.meta.dtype || values.len() > slot.meta.elements() {
+            let count = values.len();
+            return Err(Error::invalid(format!("cannot write {count} values of {} into {}", T::DTYPE, slot.meta)));
+        }
+        match &slot.address {
+            Address::Owned(buffer, offset) => buffer.write(*offset, values),
+            Address::Planned(_) => Err(Error::invalid("only inputs can be written before a run")),
+        }
+    }
+
+    /// Copies out a kept tensor (clipped to the rows in use), a gradient or an input.
+    pub fn read<T: Element>(&self, tensor: Tensor) -> Result<Vec<T>> {
+        let slot = self.slot(tensor)?;
+        if T::DTYPE != slot.meta.dtype {
+            return Err(Error::invalid(format!("cannot read {} as {}", slot.meta, T::DTYPE)));
+        }
+        let count = clip(slot.meta, slot.ragged.map(|group| self.used(group)).transpose()?).elements();
+        match &slot.address {
+            Address::Owned(buffer, offset) => buffer.read(*offset, count),
+            Address::Planned(offset) => self.workspace.results_of(self.id)?.read(*offset, count),
+        }
+    }
+
+    /// Work of one run for the rows in use now.
+    pub fn cost(&self) -> Result<Cost> {
+        let used = self.all_used()?;
+        Ok(self
+            .steps
+            .iter()
+            .map(|step| step_cost(step, &used))
+            .fold(Cost::default(), |sum, cost| Cost { flops: sum.flops + cost.flops, bytes: sum.bytes + cost.bytes }))
+    }
+
+    /// Runs the list. With `accumulate`, gradients of parameters are added to what their arena holds.
+    pub fn run(&mut self, queue: &Queue, accumulate: bool) -> Result<()> {
+        self.run_observed(queue, accumulate, &mut [])
+    }
+
+    /// As [`Program::run`], with observers called around every node.
+    pub fn run_observed(
+        &mut self,
+        queue: &Queue,
+        accumulate: bool,
+        observers: &mut [&mut (dyn Observer + Send)],
+    ) -> Result<()> {
+        let arena = self.workspace.claim(self.plan.peak_bytes, self.id)?;
+        let used = self.all_used()?;
+        queue.enter(|| {
+            for (index, step) in self.steps.iter().enumerate() {
+                self.run_step(queue, &arena, &used, accumulate, index, step, observers)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn run_step(
+        &self,
+        queue: &Queue,
+        arena: &Arc<Buffer>,
+        used: &[usize],
+        accumulate: bool,
+        index: usize,
+        step: &Step,
+        observers: &mut [&mut (dyn Observer + Send)],
+    ) -> Result<()> {
+        let locate = |slot: &Slot| -> (*mut u8, Meta) {
+            let pointer = match &slot.address {
+                Address::Planned(offset) => arena.pointer().wrapping_add(*offset),
+                Address::Owned(buffer, offset) => buffer.pointer().wrapping_add(*offset),
+            };
+            (pointer, clip(slot.meta, slot.ragged.map(|group| used[group])))
+        };
+        let inputs: Vec<View> = (step.inputs.iter())
+            .map(|slot| {
+                let (pointer, meta) = locate(slot);
+                // SAFETY: the plan keeps tensors that live at this step apart, except for declared in-place pairs.
+                unsafe { View::new(pointer, meta) }
+            })
+            .collect();
+        let outputs: Vec<(*mut u8, Meta, Write)> = (step.outputs.iter())
+            .map(|(slot, when)| {
+                let (pointer, meta) = locate(slot);
+                (pointer, meta, when.resolve(accumulate))
+            })
+            .collect();
+        let mut outs: Vec<Out> = (outputs.iter())
+            // SAFETY: as above.
+            .map(|&(pointer, meta, write)| unsafe { Out::new(pointer, meta, write) })
+            .collect();
+        let explain = |error: Error| match error {
+            Error::Invalid(detail) => Error::Op {
+                op: step.op.name(),
+                detail,
+                inputs: inputs.iter().map(|view| view.meta().to_string()).collect::<Vec<_>>().join(", "),
+                place: step.place.clone(),
+            },
+            other => other,
+        };
+        if observers.is_empty() {
+            return step.op.run(queue, &inputs, &mut outs).map_err(explain);
+        }
+        let output_bytes: Vec<usize> = step.outputs.iter().map(|(slot, _)| slot.meta.bytes()).collect();
+        let planned: Vec<bool> =
+            step.outputs.iter().map(|(slot, _)| matches!(slot.address, Address::Planned(_))).collect();
+        let view = StepView {
+            index,
+            op: &step.op,
+            phase: step.phase,
+            span: &self.spans[step.span as usize],
+            place: &step.place,
+            inputs: &inputs,
+            outputs: &outputs,
+            output_bytes: &output_bytes,
+            cost: step_cost(step, used),
+            guard_bytes: self.guard_bytes,
+            planned: &planned,
+        };
+        for observer in observers.iter_mut() {
+            observer.before(&view).map_err(explain)?;
+        }
+        step.op.run(queue, &inputs, &mut outs).map_err(explain)?;
+        // In reverse, so that the observer nearest to the run (the profiler, when last) is called first.
+        for observer in observers.iter_mut().rev() {
+            observer.after(&view).map_err(explain)?;
+        }
+        Ok(())
+    }
+
+    fn slot(&self, tensor: Tensor) -> Result<&Slot> {
+        self.slots
+            .get(&tensor.id)
+            .ok_or_else(|| Error::invalid(format!("a tensor of {} is not part of this program", tensor.meta())))
+    }
+
+    fn used(&self, group: usize) -> Result<usize> {
+        let (group, home) = &self.ragged[group];
+        rows_in_use(group, home)
+    }
+
+    fn all_used(&self) -> Result<Vec<usize>> {
+        (0..self.ragged.len()).map(|group| self.used(group)).collect()
+    }
+}
+
+fn step_cost(step: &Step, used: &[usize]) -> Cost {
+    let metas: Vec<Meta> =
+        step.inputs.iter().map(|slot| clip(slot.meta, slot.ragged.map(|group| used[group]))).collect();
+    step.op.cost(&metas)
+}

@@ -1,0 +1,555 @@
+//! The tape: a flat list of ops, recorded once and replayed every step, or run as it is pushed (eager mode).
+//!
+//! Tensors are handles. A tensor lives in a planned arena (activations), in an arena of its owner (inputs, parameters,
+//! gradients of parameters), or is another name for one of those (reshape). The backward pass appends to the same
+//! list; see `backward.rs`.
+
+use crate::buffer::Buffer;
+use crate::op::{Op, Out, Recorded, View, Write};
+use crate::{DType, Element, Error, Meta, Parameters, Queue, Result, Shape};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::panic::Location;
+use std::sync::Arc;
+
+/// A handle to a tensor of one tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tensor {
+    pub(crate) id: u32,
+    meta: Meta,
+}
+
+impl Tensor {
+    /// Shape and dtype; of a ragged tensor the full capacity.
+    pub fn meta(&self) -> Meta {
+        self.meta
+    }
+
+    /// Shape.
+    pub fn shape(&self) -> Shape {
+        self.meta.shape
+    }
+
+    /// Storage type.
+    pub fn dtype(&self) -> DType {
+        self.meta.dtype
+    }
+}
+
+/// Where an output of a pushed op goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    /// A new tensor.
+    Fresh,
+    /// The gradient of a tensor: set by its first writer, added to by later ones. If the tensor needs no gradient the
+    /// output becomes scratch.
+    Gradient(Tensor),
+    /// A tensor whose own node was absorbed (see [`Tape::absorb`]); it is set again, here.
+    Replace(Tensor),
+}
+
+/// Part of the step that a node belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Pushed by the model.
+    Forward,
+    /// Pushed by an op's backward.
+    Backward,
+    /// A forward op run again because its outputs were not kept.
+    Recompute,
+}
+
+/// How an output is written, as far as it is known at record time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    Set,
+    Add,
+    /// The first write to a parameter's gradient: set, or added while micro-batches accumulate.
+    FirstOfStep,
+}
+
+impl When {
+    pub(crate) fn resolve(self, accumulating: bool) -> Write {
+        match self {
+            When::Set => Write::Set,
+            When::Add => Write::Add,
+            When::FirstOfStep if accumulating => Write::Add,
+            When::FirstOfStep => Write::Set,
+        }
+    }
+}
+
+/// Where the bytes of a tensor are.
+#[derive(Clone, Debug)]
+pub(crate) enum Home {
+    /// In the activation arena, at an offset that the planner chooses.
+    Planned,
+    /// At a byte offset of a buffer that somebody owns.
+    Owned(Arc<Buffer>, usize),
+    /// In the same place as another tensor.
+    Alias(u32),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Info {
+    pub meta: Meta,
+    pub home: Home,
+    pub name: Option<String>,
+    pub needs_gradient: bool,
+    pub keep: bool,
+    /// Index of the ragged group that bounds the leading dimension.
+    pub ragged: Option<usize>,
+    pub source: Source,
+}
+
+/// Where in the model something was pushed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    pub span: u32,
+    pub location: &'static Location<'static>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub op: Arc<dyn Op>,
+    pub inputs: Vec<Tensor>,
+    pub outputs: Vec<(Tensor, When)>,
+    pub phase: Phase,
+    pub source: Source,
+    pub removed: bool,
+}
+
+/// A named stretch of the model.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub path: String,
+    /// The nearest enclosing block (a unit of recomputation), itself included.
+    pub block: Option<u32>,
+}
+
+/// Rows in use of ragged tensors: the last element of an i32 tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ragged {
+    pub offsets: Tensor,
+    pub capacity: usize,
+}
+
+/// A list of ops under construction; see the module documentation.
+#[derive(Debug)]
+pub struct Tape {
+    pub(crate) eager: Option<Queue>,
+    pub(crate) infos: Vec<Info>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) spans: Vec<Span>,
+    pub(crate) ragged: Vec<Ragged>,
+    pub(crate) gradients: HashMap<u32, Tensor>,
+    pub(crate) leaves: HashMap<(String, usize, usize, DType), Tensor>,
+    pub(crate) leaf_gradients: HashMap<u32, (Arc<Buffer>, usize)>,
+    /// Gradients that the node whose backward runs now has passed on.
+    pub(crate) donated: Vec<u32>,
+    pub(crate) current: u32,
+    pub(crate) phase: Phase,
+    pub(crate) override_source: Option<Source>,
+    pub(crate) backward_done: bool,
+}
+
+impl Tape {
+    fn new(eager: Option<Queue>) -> Tape {
+        Tape {
+            eager,
+            infos: Vec::new(),
+            nodes: Vec::new(),
+            spans: vec![Span { path: String::new(), block: None }],
+            ragged: Vec::new(),
+            gradients: HashMap::new(),
+            leaves: HashMap::new(),
+            leaf_gradients: HashMap::new(),
+            donated: Vec::new(),
+            current: 0,
+            phase: Phase::Forward,
+            override_source: None,
+            backward_done: false,
+        }
+    }
+
+    /// A tape that records, to be compiled into a `Program`.
+    pub fn record() -> Tape {
+        Tape::new(None)
+    }
+
+    /// A tape that runs each op on `queue` as it is pushed and keeps every tensor: for tests and experiments.
+    pub fn eager(queue: Queue) -> Tape {
+        Tape::new(Some(queue))
+    }
+
+    /// True if ops run as they are pushed.
+    pub fn is_eager(&self) -> bool {
+        self.eager.is_some()
+    }
+
+    // ---- leaves -----------------------------------------------------------------------------------------------------
+
+    /// A tensor that the caller writes before each run. It has no gradient.
+    #[track_caller]
+    pub fn input(&mut self, name: &str, meta: Meta) -> Result<Tensor> {
+        let home = Home::Owned(Buffer::zeroed(meta.bytes())?, 0);
+        Ok(self.add_tensor(meta, home, Some(name.to_owned()), false, Location::caller()))
+    }
+
+    /// An input whose gradient is computed and kept: for gradient checks and for features that were computed elsewhere.
+    #[track_caller]
+    pub fn variable(&mut self, name: &str, meta: Meta) -> Result<Tensor> {
+        let home = Home::Owned(Buffer::zeroed(meta.bytes())?, 0);
+        Ok(self.add_tensor(meta, home, Some(name.to_owned()), true, Location::caller()))
+    }
+
+    /// A parameter of the model in storage type `dtype` (its f32 master or its bf16 copy). Its gradient is f32.
+    #[track_caller]
+    pub fn parameter(&mut self, parameters: &Parameters, name: &str, dtype: DType) -> Result<Tensor> {
+        let entry = parameters.find(name)?;
+        let rows = entry.shape.dims().first().copied().unwrap_or(1);
+        self.leaf(parameters, name, 0..rows, entry.shape, dtype, Location::caller())
+    }
+
+    /// Rows `rows` (of the leading dimension) of a parameter, as a leaf of its own: a part of a packed projection.
+    /// The parts used in one tape must not overlap unless they are equal.
+    #[track_caller]
+    pub fn parameter_rows(
+        &mut self,
+        parameters: &Parameters,
+        name: &str,
+        rows: Range<usize>,
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let full = parameters.find(name)?.shape;
+        match full.dims().first() {
+            Some(&count) if rows.start < rows.end && rows.end <= count => {}
+            _ => return Err(Error::invalid(format!("rows {rows:?} do not lie in parameter '{name}' of shape {full}"))),
+        }
+        let mut sizes = full.dims().to_vec();
+        sizes[0] = rows.len();
+        self.leaf(parameters, name, rows, Shape::new(&sizes)?, dtype, Location::caller())
+    }
+
+    fn leaf(
+        &mut self,
+        parameters: &Parameters,
+        name: &str,
+        rows: Range<usize>,
+        shape: Shape,
+        dtype: DType,
+        location: &'static Location<'static>,
+    ) -> Result<Tensor> {
+        let key = (name.to_owned(), rows.start, rows.end, dtype);
+        if let Some(&tensor) = self.leaves.get(&key) {
+            return Ok(tensor);
+        }
+        let entry = parameters.find(name)?;
+        let overlaps =
+            |other: &(String, usize, usize, DType)| other.0 == name && (other.1 < rows.end && rows.start < other.2);
+        if entry.trainable
+            && let Some(other) = self.leaves.keys().find(|other| overlaps(other))
+        {
+            return Err(Error::invalid(format!(
+                "parameter '{name}' is used as rows {}..{} in {} and as rows {rows:?} in {dtype}: use one of them",
+                other.1, other.2, other.3
+            )));
+        }
+        let (buffer, offset) = parameters.locate(entry, rows.start, dtype)?;
+        let trainable = entry.trainable && parameters.gradient().is_some();
+        let home = Home::Owned(buffer, offset);
+        let tensor = self.add_tensor(Meta { shape, dtype }, home, Some(name.to_owned()), trainable, location);
+        if trainable && let Some(gradient) = parameters.gradient() {
+            let (_, master) = parameters.locate(entry, rows.start, DType::F32)?;
+            self.leaf_gradients.insert(tensor.id, (gradient.clone(), master));
+        }
+        self.leaves.insert(key, tensor);
+        Ok(tensor)
+    }
+
+    // ---- shape of tensors -------------------------------------------------------------------------------------------
+
+    /// Declares that only the first `offsets[last]` entries of the leading dimension of `tensor` are in use. Outputs
+    /// whose rows follow it are ragged in the same way. `offsets` is an i32 tensor that the caller writes.
+    pub fn set_ragged(&mut self, tensor: Tensor, offsets: Tensor) -> Result<()> {
+        let capacity = tensor.shape().dims().first().copied().unwrap_or(0);
+        if offsets.dtype() != DType::I32 || offsets.meta.elements() == 0 || capacity == 0 {
+            return Err(Error::invalid(format!(
+                "ragged rows need i32 offsets and a leading dimension, got {} for {}",
+                offsets.meta, tensor.meta
+            )));
+        }
+        let same = |group: &Ragged| group.offsets == offsets && group.capacity == capacity;
+        let group = self.ragged.iter().position(same).unwrap_or_else(|| {
+            self.ragged.push(Ragged { offsets, capacity });
+            self.ragged.len() - 1
+        });
+        let root = self.root(tensor.id);
+        self.infos[root as usize].ragged = Some(group);
+        self.infos[tensor.id as usize].ragged = Some(group);
+        Ok(())
+    }
+
+    /// The same elements under another shape. The leading dimension of a ragged tensor must stay.
+    #[track_caller]
+    pub fn reshape(&mut self, tensor: Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        let info = &self.infos[tensor.id as usize];
+        let ragged = info.ragged;
+        let leading = |shape: Shape| shape.dims().first().copied();
+        if shape.elements() != tensor.meta.elements() || (ragged.is_some() && leading(shape) != leading(tensor.shape()))
+        {
+            return Err(Error::invalid(format!(
+                "cannot reshape {}{} to {shape}\n  at {}",
+                tensor.meta,
+                if ragged.is_some() { " with ragged rows" } else { "" },
+                Location::caller()
+            )));
+        }
+        let meta = Meta { shape, dtype: tensor.dtype() };
+        let (home, needs_gradient) = (Home::Alias(self.root(tensor.id)), info.needs_gradient);
+        let alias = self.add_tensor(meta, home, None, needs_gradient, Location::caller());
+        self.infos[alias.id as usize].ragged = ragged;
+        Ok(alias)
+    }
+
+    /// Keeps the tensor's memory until the end of the run, so that it can be read.
+    pub fn keep(&mut self, tensor: Tensor) {
+        let root = self.root(tensor.id);
+        self.infos[root as usize].keep = true;
+    }
+
+    // ---- spans ------------------------------------------------------------------------------------------------------
+
+    /// Names a stretch of the model, for profiles and errors. Names nest with dots.
+    pub fn span<R>(&mut self, name: &str, body: impl FnOnce(&mut Tape) -> R) -> R {
+        self.enter_span(name, false, body)
+    }
+
+    /// A span that is a unit of recomputation: at checkpointing level `block` only its inputs are kept.
+    pub fn block<R>(&mut self, name: &str, body: impl FnOnce(&mut Tape) -> R) -> R {
+        self.enter_span(name, true, body)
+    }
+
+    fn enter_span<R>(&mut self, name: &str, block: bool, body: impl FnOnce(&mut Tape) -> R) -> R {
+        let outer = self.current;
+        let parent = &self.spans[outer as usize];
+        let path = if parent.path.is_empty() { name.to_owned() } else { format!("{}.{name}", parent.path) };
+        let id = self.spans.len() as u32;
+        let block = if block { Some(id) } else { parent.block };
+        self.spans.push(Span { path, block });
+        self.current = id;
+        let result = body(self);
+        self.current = outer;
+        result
+    }
+
+    // ---- nodes ------------------------------------------------------------------------------------------------------
+
+    /// Pushes an op whose outputs are all new; runs it in eager mode.
+    #[track_caller]
+    pub fn push(&mut self, op: impl Op + 'static, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.push_node(Arc::new(op), inputs, &[], Location::caller())
+    }
+
+    /// Pushes an op and says where its outputs go; outputs beyond `targets` are new.
+    #[track_caller]
+    pub fn push_into(&mut self, op: impl Op + 'static, inputs: &[Tensor], targets: &[Target]) -> Result<Vec<Tensor>> {
+        self.push_node(Arc::new(op), inputs, targets, Location::caller())
+    }
+
+    /// As [`Tape::push`], for an op behind a pointer.
+    #[track_caller]
+    pub fn push_shared(&mut self, op: Arc<dyn Op>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.push_node(op, inputs, &[], Location::caller())
+    }
+
+    fn push_node(
+        &mut self,
+        op: Arc<dyn Op>,
+        inputs: &[Tensor],
+        targets: &[Target],
+        location: &'static Location<'static>,
+    ) -> Result<Vec<Tensor>> {
+        let source = self.override_source.unwrap_or(Source { span: self.current, location });
+        let metas: Vec<Meta> = inputs.iter().map(|input| input.meta).collect();
+        let wrap = |tape: &Tape, error| tape.explain(error, op.as_ref(), &metas, source);
+        let declared = op.infer(&metas).map_err(|error| wrap(self, error))?;
+        let needs_gradient =
+            self.phase == Phase::Forward && inputs.iter().any(|input| self.infos[input.id as usize].needs_gradient);
+        let mut outputs = Vec::with_capacity(declared.len());
+        for (index, &meta) in declared.iter().enumerate() {
+            let target = targets.get(index).copied().unwrap_or(Target::Fresh);
+            let (tensor, when) = match target {
+                Target::Gradient(of) if self.needs_gradient(of) => self.gradient_target(of)?,
+                Target::Replace(tensor) => (tensor, When::Set),
+                Target::Fresh | Target::Gradient(_) => {
+                    let home = self.value_home(meta)?;
+                    let tensor = self.add_tensor(meta, home, None, needs_gradient && meta.dtype.is_float(), location);
+                    if let Some(input) = op.rows_from(index).and_then(|input| inputs.get(input)) {
+                        self.infos[tensor.id as usize].ragged = self.infos[input.id as usize].ragged;
+                    }
+                    (tensor, When::Set)
+                }
+            };
+            if tensor.meta.elements() != meta.elements() || tensor.meta.dtype != meta.dtype {
+                let detail = format!("output {index} is {meta} but goes to a tensor of {}", tensor.meta);
+                return Err(wrap(self, Error::invalid(detail)));
+            }
+            outputs.push((tensor, when));
+        }
+        let tensors = outputs.iter().map(|&(tensor, _)| tensor).collect();
+        let node = Node { op, inputs: inputs.to_vec(), outputs, phase: self.phase, source, removed: false };
+        if let Some(queue) = self.eager.clone() {
+            self.run_eagerly(&queue, &node)?;
+        }
+        self.nodes.push(node);
+        Ok(tensors)
+    }
+
+    /// Takes a node of the forward pass off the list because its backward will compute its outputs too, through
+    /// [`Target::Replace`]. Returns false, and changes nothing, if another node already reads one of its outputs.
+    pub fn absorb(&mut self, node: &Recorded) -> bool {
+        let roots: Vec<u32> = node.outputs.iter().map(|output| self.root(output.id)).collect();
+        let reads = |other: &Node| other.inputs.iter().any(|input| roots.contains(&self.root(input.id)));
+        if self.nodes.iter().any(|other| !other.removed && reads(other)) {
+            return false;
+        }
+        self.nodes[node.index].removed = true;
+        true
+    }
+
+    // ---- eager reading and writing ----------------------------------------------------------------------------------
+
+    /// Copies values into an input. On a recording tape the values are the first run's.
+    pub fn write<T: Element>(&self, tensor: Tensor, values: &[T]) -> Result<()> {
+        if T::DTYPE != tensor.dtype() || values.len() > tensor.meta.elements() {
+            let count = values.len();
+            return Err(Error::invalid(format!("cannot write {count} values of {} into {}", T::DTYPE, tensor.meta)));
+        }
+        match self.home(tensor.id) {
+            Home::Owned(buffer, offset) => buffer.write(*offset, values),
+            _ => Err(Error::invalid("only inputs can be written before a run")),
+        }
+    }
+
+    /// Copies the values out (eager tapes; a program reads its own tensors).
+    pub fn read<T: Element>(&self, tensor: Tensor) -> Result<Vec<T>> {
+        if T::DTYPE != tensor.dtype() {
+            return Err(Error::invalid(format!("cannot read {} as {}", tensor.meta, T::DTYPE)));
+        }
+        match self.home(tensor.id) {
+            Home::Owned(buffer, offset) => buffer.read(*offset, tensor.meta.elements()),
+            _ => Err(Error::invalid("a recorded tensor has no values before its program runs")),
+        }
+    }
+
+    // ---- inside -----------------------------------------------------------------------------------------------------
+
+    pub(crate) fn add_tensor(
+        &mut self,
+        meta: Meta,
+        home: Home,
+        name: Option<String>,
+        needs_gradient: bool,
+        location: &'static Location<'static>,
+    ) -> Tensor {
+        let id = self.infos.len() as u32;
+        let source = self.override_source.unwrap_or(Source { span: self.current, location });
+        self.infos.push(Info { meta, home, name, needs_gradient, keep: false, ragged: None, source });
+        Tensor { id, meta }
+    }
+
+    pub(crate) fn value_home(&self, meta: Meta) -> Result<Home> {
+        Ok(if self.is_eager() { Home::Owned(Buffer::zeroed(meta.bytes())?, 0) } else { Home::Planned })
+    }
+
+    pub(crate) fn root(&self, id: u32) -> u32 {
+        match self.infos[id as usize].home {
+            Home::Alias(root) => root,
+            _ => id,
+        }
+    }
+
+    pub(crate) fn home(&self, id: u32) -> &Home {
+        &self.infos[self.root(id) as usize].home
+    }
+
+    pub(crate) fn explain(&self, error: Error, op: &dyn Op, inputs: &[Meta], source: Source) -> Error {
+        let detail = match error {
+            Error::Invalid(detail) => detail,
+            other => return other,
+        };
+        let inputs = inputs.iter().map(Meta::to_string).collect::<Vec<_>>().join(", ");
+        Error::Op { op: op.name(), detail, inputs, place: self.place(source) }
+    }
+
+    pub(crate) fn place(&self, source: Source) -> String {
+        let Source { span, location } = source;
+        let path = &self.spans[span as usize].path;
+        let at = format!("{}:{}", location.file(), location.line());
+        if path.is_empty() { at } else { format!("{path} ({at})") }
+    }
+
+    fn run_eagerly(&self, queue: &Queue, node: &Node) -> Result<()> {
+        let used = self.rows_in_use()?;
+        let resolve = |tensor: Tensor| match self.home(tensor.id) {
+            Home::Owned(buffer, offset) => (buffer.pointer().wrapping_add(*offset), self.clip(tensor, &used)),
+            _ => unreachable!("eager tensors own their memory"),
+        };
+        let views: Vec<View> = (node.inputs.iter())
+            .map(|&input| {
+                let (pointer, meta) = resolve(input);
+                // SAFETY: the buffer lives as long as the tape; eager outputs are never shared with inputs.
+                unsafe { View::new(pointer, meta) }
+            })
+            .collect();
+        let mut outs: Vec<Out> = (node.outputs.iter())
+            .map(|&(output, when)| {
+                let (pointer, meta) = resolve(output);
+                // SAFETY: as above; `&mut self` in the caller keeps others out.
+                unsafe { Out::new(pointer, meta, when.resolve(false)) }
+            })
+            .collect();
+        queue.enter(|| node.op.run(queue, &views, &mut outs)).map_err(|error| {
+            let metas: Vec<Meta> = views.iter().map(View::meta).collect();
+            self.explain(error, node.op.as_ref(), &metas, node.source)
+        })
+    }
+
+    /// Rows in use of each ragged group, read from its offsets.
+    pub(crate) fn rows_in_use(&self) -> Result<Vec<usize>> {
+        self.ragged.iter().map(|group| rows_in_use(group, self.home(group.offsets.id))).collect()
+    }
+
+    fn clip(&self, tensor: Tensor, used: &[usize]) -> Meta {
+        clip(tensor.meta, self.infos[tensor.id as usize].ragged.map(|group| used[group]))
+    }
+}
+
+/// Reads how many rows of a ragged group are in use; an error if they exceed the capacity.
+pub(crate) fn rows_in_use(group: &Ragged, home: &Home) -> Result<usize> {
+    let Home::Owned(buffer, offset) = home else {
+        return Err(Error::invalid("the row offsets of a ragged tensor must be an input"));
+    };
+    let last = group.offsets.meta.elements() - 1;
+    let used: i32 = buffer.read(*offset, last + 1)?[last];
+    match usize::try_from(used) {
+        Ok(used) if used <= group.capacity => Ok(used),
+        _ => Err(Error::invalid(format!("row offsets end at {used}, the plan holds 0 to {} rows", group.capacity))),
+    }
+}
+
+/// A description with its leading dimension cut to the rows in use.
+pub(crate) fn clip(meta: Meta, used: Option<usize>) -> Meta {
+    match used {
+        None => meta,
+        Some(rows) => {
+            let mut sizes = [1; Shape::MAX_RANK];
+            let rank = meta.shape.rank();
+            sizes[..rank].copy_from_slice(meta.shape.dims());
+            sizes[0] = rows;
+            Meta { shape: Shape::new(&sizes[..rank]).unwrap_or(meta.shape), dtype: meta.dtype }
+        }
+    }
+}
