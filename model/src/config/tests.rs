@@ -1,0 +1,162 @@
+//! Tests of the configuration: rules between sizes, open_clip's JSON in and out.
+
+use super::*;
+use serde_json::{Value, json};
+
+fn preset(name: &str) -> CocaConfig {
+    CocaConfig::preset(name).unwrap()
+}
+
+fn message(result: Result<impl std::fmt::Debug>) -> String {
+    result.unwrap_err().to_string()
+}
+
+/// open_clip's own `coca_ViT-L-14.json`.
+fn l14() -> Value {
+    json!({
+        "embed_dim": 768,
+        "vision_cfg": {"image_size": 224, "layers": 24, "width": 1024, "patch_size": 14, "attentional_pool": true,
+            "attn_pooler_heads": 8, "output_tokens": true},
+        "text_cfg": {"context_length": 76, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12,
+            "embed_cls": true, "output_tokens": true},
+        "multimodal_cfg": {"context_length": 76, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12,
+            "attn_pooler_heads": 12},
+        "custom_text": true
+    })
+}
+
+/// open_clip's own `coca_base.json`.
+fn base() -> Value {
+    json!({
+        "embed_dim": 512,
+        "multimodal_cfg": {"width": 768, "context_length": 76, "vocab_size": 64000, "mlp_ratio": 4, "layers": 12,
+            "dim_head": 64, "heads": 12, "n_queries": 256, "attn_pooler_heads": 8},
+        "vision_cfg": {"image_size": 288, "layers": 12, "width": 768, "patch_size": 18, "output_tokens": true},
+        "text_cfg": {"context_length": 76, "vocab_size": 64000, "layers": 12, "heads": 12, "width": 768,
+            "embed_cls": true, "output_tokens": true},
+        "custom_text": true
+    })
+}
+
+fn read(value: &Value) -> Result<CocaConfig> {
+    CocaConfig::from_open_clip(&value.to_string())
+}
+
+#[test]
+fn presets_are_valid_and_an_unknown_name_lists_them() {
+    for name in PRESETS {
+        preset(name).validate().unwrap();
+    }
+    assert!(message(CocaConfig::preset("coca")).contains("coca_ViT-L-14"));
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_named() {
+    type Change = fn(&mut CocaConfig);
+    let changes: [(Change, &str); 12] = [
+        (|c| c.vision.patch_size = 7, "vision.patch_size = 7 does not divide vision.image_size = 48"),
+        (|c| c.vision.heads = 5, "vision.heads = 5 does not divide vision.width = 192"),
+        (|c| c.text.heads = 0, "text.heads is 0"),
+        (|c| c.decoder.heads = 7, "decoder.heads = 7 does not divide decoder.width = 192"),
+        (|c| c.decoder.width = 96, "text.width is 192, decoder.width is 96"),
+        (|c| c.embed_dim = 96, "embed_dim = 96; it must equal decoder.width = 192"),
+        (|c| c.pooler = Pooler::OpenClip { queries: 1, heads: 6 }, "pooler.queries is 1"),
+        (|c| c.pooler = Pooler::Cascade { queries: 8, heads: 9 }, "pooler.heads = 9 does not divide embed_dim"),
+        (|c| (c.pooler, c.vision.class_token) = (Pooler::None, false), "class_token = true"),
+        (|c| c.text.pad_id = 4096, "text.pad_id is 4096"),
+        (|c| c.image.std[1] = 0.0, "image.std"),
+        (|c| c.text.vocabulary_size = usize::MAX, "text.vocabulary_size"),
+    ];
+    for (change, wanted) in changes {
+        let mut config = preset("emoji");
+        change(&mut config);
+        let found = message(config.validate());
+        assert!(found.contains(wanted), "{found}");
+    }
+}
+
+#[test]
+fn open_clips_files_are_the_presets() {
+    assert_eq!(read(&l14()).unwrap(), preset("coca_ViT-L-14"));
+    assert_eq!(read(&base()).unwrap(), preset("coca_base"));
+    let nested = json!({"model_cfg": l14(), "preprocess_cfg": {"mean": [0.5, 0.5, 0.25], "size": [224, 224], "mode": "RGB",
+        "resize_mode": "squash", "interpolation": "bicubic"}, "unread": 1});
+    let config = read(&nested).unwrap();
+    assert_eq!(config.image.mean, [0.5, 0.5, 0.25]);
+    assert_eq!(config.image.resize_mode, ResizeMode::Squash);
+    assert_eq!(config.image.std, ImageConfig::default().std);
+}
+
+#[test]
+fn every_preset_survives_its_own_json() {
+    for name in PRESETS {
+        let config = preset(name);
+        let json = config.to_open_clip();
+        assert_eq!(CocaConfig::from_open_clip(&json).unwrap(), config, "{name}");
+        let extended = serde_json::from_str::<Value>(&json).unwrap().get("coca").is_some();
+        assert_eq!(extended, name.starts_with("paper"), "{name}: open_clip's keys are enough for its own forms");
+    }
+}
+
+#[test]
+fn what_open_clip_cannot_say_is_kept() {
+    type Change = fn(&mut CocaConfig);
+    let changes: [(Change, bool); 9] = [
+        (|c| c.text.cls_mask = ClsMask::Length, true),
+        (|c| c.decoder.self_attention_mlp = false, true),
+        (|c| c.decoder.mlp_width = 640, true),
+        (|c| c.pooler = Pooler::Parallel { queries: 8, heads: 6 }, true),
+        (|c| c.vision.class_token = false, true),
+        (|c| c.vision.mlp_width = 701, false),
+        (|c| (c.vision.ln_pre, c.quick_gelu) = (false, true), false),
+        (|c| c.init_logit_scale = 1.0 / 3.0, false),
+        (|c| (c.text.pad_id, c.image.std[0]) = (7, 0.1 + 0.2), false),
+    ];
+    for (index, (change, extended)) in changes.into_iter().enumerate() {
+        let mut config = preset("emoji");
+        change(&mut config);
+        let json = config.to_open_clip();
+        assert_eq!(CocaConfig::from_open_clip(&json).unwrap(), config, "change {index}");
+        assert_eq!(json.contains("\"coca\""), extended, "change {index}");
+    }
+}
+
+#[test]
+fn an_extension_that_contradicts_the_model_is_refused() {
+    let mut value: Value = serde_json::from_str(&preset("paper-base").to_open_clip()).unwrap();
+    value["model_cfg"]["vision_cfg"]["layers"] = json!(13);
+    assert!(message(read(&value)).contains("different models"));
+}
+
+#[test]
+fn unsupported_keys_are_named() {
+    let cases = [
+        ("/vision_cfg/timm_model_name", json!("convnext"), "vision_cfg.timm_model_name = \"convnext\""),
+        ("/text_cfg/hf_model_name", json!("roberta-base"), "text_cfg.hf_model_name"),
+        ("/vision_cfg/layers", json!([3, 4, 6, 3]), "vision_cfg.layers"),
+        ("/vision_cfg/image_size", json!([224, 256]), "only squares"),
+        ("/vision_cfg/attentional_pool", json!("cascade"), "attentional_pool"),
+        ("/vision_cfg/head_width", json!(60), "vision_cfg.head_width"),
+        ("/vision_cfg/pool_type", json!("avg"), "vision_cfg.pool_type"),
+        ("/text_cfg/embed_cls", json!(false), "text_cfg.embed_cls"),
+        ("/text_cfg/qk_norm", json!(true), "text_cfg.qk_norm"),
+        ("/text_cfg/widht", json!(1), "text_cfg.widht is no key"),
+        ("/multimodal_cfg/ls_init_value", json!(0.1), "multimodal_cfg.ls_init_value"),
+        ("/multimodal_cfg/width", json!(-1), "multimodal_cfg.width"),
+        ("/multimodal_cfg", json!(null), "multimodal_cfg"),
+        ("/init_logit_bias", json!(-10.0), "init_logit_bias"),
+        ("/embed_dim", json!(640), "embed_dim = 640"),
+    ];
+    for (pointer, value, wanted) in cases {
+        let mut config = l14();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[key] = value;
+        let found = message(read(&config));
+        assert!(found.contains(wanted), "{pointer}: {found}");
+    }
+    let mut clip = l14();
+    clip.as_object_mut().unwrap().remove("multimodal_cfg");
+    assert!(message(read(&clip)).contains("not a CoCa"));
+    assert!(message(CocaConfig::from_open_clip("[]")).contains("object"));
+    assert!(message(CocaConfig::from_open_clip("{")).contains("not JSON"));
+}
