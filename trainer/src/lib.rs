@@ -1,7 +1,16 @@
 //! The program `coca`, as a library: configuration, data, the training loop, checkpoints, evaluation, reports.
 //! `main.rs` only hands the command line over.
 
+pub mod checkpoint;
 pub mod config;
+pub mod metrics;
+pub mod progress;
 pub mod schedule;
+pub mod signal;
+pub mod tensorboard;
+#[cfg(test)]
+mod test_support;
 
 pub use engine::{Error, Result};
+#[cfg(test)]
+use test_support::{test_child, test_folder};
