@@ -3,6 +3,7 @@
 //! Record: u64 length, u32 masked crc32c of the length, data, u32 masked crc32c of the data; little endian. The data is
 //! an `Event` message (tensorflow/core/util/event.proto) with the few fields that scalars need.
 
+use crate::metrics::StepRecord;
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::Write;
@@ -52,6 +53,26 @@ impl EventWriter {
             bytes_field(&mut summary, 1, &entry);
         }
         self.event(step, |event| bytes_field(event, 5, &summary))
+    }
+
+    /// Writes the scalars of one training step.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn step(&mut self, record: &StepRecord) -> Result<()> {
+        let values = [
+            ("loss/total", record.loss),
+            ("loss/contrastive", record.contrastive_loss),
+            ("loss/caption", record.caption_loss),
+            ("optimizer/learning_rate", record.learning_rate),
+            ("optimizer/grad_norm", record.grad_norm),
+            ("optimizer/logit_scale", record.logit_scale),
+            ("speed/images_per_second", record.images_per_second),
+            ("speed/tokens_per_second", record.tokens_per_second),
+            ("speed/gflops", record.gflops),
+            ("speed/data_wait_seconds", record.data_wait_seconds),
+        ];
+        self.scalars(record.step, &values)
     }
 
     /// Writes an event: wall time, step, and what `content` adds.
@@ -200,5 +221,24 @@ mod tests {
         let values: Vec<_> = fields(&events[2][2].1).iter().map(|(_, value)| fields(value)).collect();
         assert_eq!(values[0], [(1, b"loss/total".to_vec()), (2, 1.5f32.to_le_bytes().to_vec())]);
         assert_eq!(values[1], [(1, b"x".to_vec()), (2, f32::NAN.to_le_bytes().to_vec())]);
+    }
+
+    /// A run of 20 steps that was killed at 15 and resumed at 10: what TensorBoard itself is shown.
+    #[test]
+    #[ignore = "writes files for tests/check_tensorboard.py into $COCA_TEST_ROOT"]
+    fn write_a_resumed_run() {
+        use crate::metrics::MetricsLog;
+        let root = PathBuf::from(std::env::var("COCA_TEST_ROOT").unwrap());
+        for (start, end) in [(0, 15), (10, 20)] {
+            let (mut log, _) = MetricsLog::open(&root.join("metrics.jsonl"), start).unwrap();
+            let mut writer = EventWriter::create(&root.join("tensorboard"), start).unwrap();
+            for step in start..end {
+                let loss = 5.0 / (step + start + 1) as f64;
+                let record =
+                    StepRecord { step, loss, caption_loss: loss / 3.0, grad_norm: 1e9 * loss, ..Default::default() };
+                log.append(&record).unwrap();
+                writer.step(&record).unwrap();
+            }
+        }
     }
 }

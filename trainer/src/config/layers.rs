@@ -123,20 +123,8 @@ impl Layers {
 
 /// Key, whether its value is in range, and the range in words.
 fn ranges(config: &Config) -> Vec<(&'static str, bool, &'static str)> {
-    let Config {
-        data,
-        augmentation,
-        batch,
-        optimizer,
-        schedule,
-        loss,
-        ema,
-        checkpoint,
-        evaluation,
-        logging,
-        model,
-        ..
-    } = config;
+    let Config { data, augmentation, batch, optimizer, schedule, loss, ema, checkpoint, evaluation, logging, .. } =
+        config;
     let share = |value: f64| (0.0..=1.0).contains(&value);
     let decay = |value: f64| (0.0..1.0).contains(&value);
     let not_negative = |value: f64| value >= 0.0 && value.is_finite();
@@ -145,11 +133,6 @@ fn ranges(config: &Config) -> Vec<(&'static str, bool, &'static str)> {
     let decay_rule = "must be at least 0 and below 1";
     let not_negative_rule = "must be 0 or more, and finite";
     vec![
-        (
-            "model.vocabulary",
-            model.vocabulary >= 512,
-            "must be at least 512: 256 bytes, each also as the end of a word",
-        ),
         ("data.prefetch", data.prefetch >= 1, at_least_1),
         ("data.shuffle_buffer", data.shuffle_buffer >= 1, at_least_1),
         ("data.max_pixels", data.max_pixels >= 1, at_least_1),

@@ -9,6 +9,7 @@ mod tests;
 pub use table::*;
 
 use crate::{Error, Result};
+use model::config::{CocaConfig, PRESETS};
 use std::path::Path;
 
 /// The configuration of `coca train` without arguments: the small model on the bundled emoji.
@@ -108,6 +109,18 @@ macro_rules! sections {
 
 use {choices, sections};
 
+/// Lays one tree of values over another, leaf by leaf.
+fn overlay(under: &mut serde_json::Value, over: serde_json::Value) {
+    match (under, over) {
+        (serde_json::Value::Object(under), serde_json::Value::Object(over)) => {
+            for (key, value) in over {
+                overlay(under.entry(key).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (under, over) => *under = over,
+    }
+}
+
 impl Config {
     /// Defaults, then the file (none: [`DEFAULT_FILE`]), then each `section.key=value` of `sets` in order.
     ///
@@ -162,6 +175,29 @@ impl Config {
     /// The number of pairs whose features the contrastive loss compares: batch size times accumulation.
     pub fn pairs_per_step(&self) -> usize {
         self.batch.size * self.batch.accumulation
+    }
+
+    /// The architecture: the preset, or the open_clip configuration of that path, with the overrides laid over it.
+    ///
+    /// # Errors
+    /// There is no such preset and no such file, an override names no size, or the sizes do not fit together.
+    pub fn architecture(&self) -> Result<CocaConfig> {
+        let name = &self.model.preset;
+        let path = Path::new(name);
+        let base = if !PRESETS.contains(&name.as_str()) && path.exists() {
+            let path = if path.is_dir() { path.join("open_clip_config.json") } else { path.to_owned() };
+            let text = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
+            CocaConfig::from_open_clip(&text)?
+        } else {
+            CocaConfig::preset(name)
+                .map_err(|error| Error::invalid(format!("model.preset: {error}; nor is there such a file")))?
+        };
+        let refuse = |error: &dyn std::fmt::Display| Error::invalid(format!("model.overrides: {error}"));
+        let mut sizes = serde_json::to_value(&base).map_err(|error| refuse(&error))?;
+        overlay(&mut sizes, serde_json::to_value(&self.model.overrides).map_err(|error| refuse(&error))?);
+        let architecture: CocaConfig = serde_json::from_value(sizes).map_err(|error| refuse(&error))?;
+        architecture.validate()?;
+        Ok(architecture)
     }
 
     /// The instruction set to compute with.

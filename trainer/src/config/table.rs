@@ -48,6 +48,17 @@ choices! {
         /// bfloat16, with f32 master weights, statistics, losses and gradients
         BF16 = "bf16",
     }
+    /// A check around every node of a step.
+    CheckKind {
+        /// off
+        None = "none",
+        /// stop at the first value that is not finite
+        Nan = "nan",
+        /// fill outputs with NaN first, to find what is read but never written, and guard their ends
+        Poison = "poison",
+        /// run every node again on the CPU and compare
+        Cpu = "cpu",
+    }
     /// What the backward pass recomputes instead of keeping it.
     Checkpointing {
         /// nothing: fastest, most memory
@@ -71,14 +82,12 @@ sections! {
     model: Model {
         /// Name of a preset, or an open_clip JSON model configuration (a file, or a folder that holds one).
         preset: String = "emoji".into(),
-        /// Keys of the open_clip JSON configuration to change, for example { vision_cfg = { layers = 6 } }.
+        /// Sizes of it to change, for example { vision = { layers = 4 }, text = { vocabulary_size = 2048 } }.
         overrides: toml::Table = toml::Table::new(),
         /// Folder with weights to start from; empty: random weights.
         init: PathBuf = PathBuf::new(),
-        /// `captions` (a byte-BPE trained on the training captions), `clip`, or a `tokenizer.json`.
+        /// `captions` (a byte-BPE of the model's vocabulary size, trained on the captions), `clip`, or a `tokenizer.json`.
         tokenizer: String = "captions".into(),
-        /// Pieces of the tokenizer `captions`; the others bring their own vocabulary.
-        vocabulary: usize = 2048,
     }
     /// The training pairs.
     data: Data {
@@ -173,6 +182,8 @@ sections! {
         isa: String = "auto".into(),
         /// What the backward pass recomputes.
         checkpointing: Checkpointing = Checkpointing::None,
+        /// Check every node; slow, to find faults.
+        check: CheckKind = CheckKind::None,
     }
     /// Checkpoints, from which a run resumes bit for bit.
     checkpoint: Checkpoint {
@@ -196,6 +207,8 @@ sections! {
         tensorboard: bool = true,
         /// Write `report.html` at the end.
         report: bool = true,
+        /// Profile this many steps after the first, as a table, `profile.jsonl` and a Chrome trace; 0: none.
+        profile_steps: u64 = 0,
         /// Steps of history against which a loss or gradient norm is called an outlier.
         outlier_window: usize = 128,
         /// Robust z-score past which it is called one.

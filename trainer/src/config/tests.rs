@@ -97,3 +97,24 @@ fn wrong_values_name_place_key_and_rule() {
     assert!(error("[run\n", &[]).starts_with("run.toml:1: "));
     assert!(error("run = 3", &[]).contains("write [run] above its keys"));
 }
+
+#[test]
+fn the_architecture_is_a_preset_or_a_file_with_overrides() {
+    let config =
+        parse(DEFAULT_FILE, &["model.overrides.vision.layers=2", "model.overrides.text.vocabulary_size=1000"]).unwrap();
+    let mut wanted = CocaConfig::preset("emoji").unwrap();
+    wanted.vision.layers = 2;
+    wanted.text.vocabulary_size = 1000;
+    assert_eq!(config.architecture().unwrap(), wanted);
+
+    let folder = crate::test_folder("architecture");
+    std::fs::write(folder.join("open_clip_config.json"), wanted.to_open_clip()).unwrap();
+    let mut config = Config::default();
+    config.model.preset = folder.display().to_string();
+    assert_eq!(config.architecture().unwrap(), wanted);
+
+    let refused = |set: &str| parse("", &[set]).unwrap().architecture().unwrap_err().to_string();
+    assert!(refused("model.preset=emojy").starts_with("model.preset: no model preset is called \"emojy\""));
+    assert!(refused("model.overrides.vision.layer=2").starts_with("model.overrides: unknown field `layer`"));
+    assert!(refused("model.overrides.vision.patch_size=7").contains("patch_size"));
+}
