@@ -2,7 +2,10 @@
 //! `main.rs` only hands the command line over.
 
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
+pub mod doctor;
+pub mod machine;
 pub mod metrics;
 pub mod progress;
 pub mod schedule;

@@ -200,7 +200,7 @@ fn suggest(name: &str, known: impl Iterator<Item = String>) -> String {
     let known: Vec<String> = known.collect();
     let distance = |candidate: &String| strsim::damerau_levenshtein(name, candidate);
     match known.iter().min_by_key(|candidate| distance(candidate)) {
-        Some(nearest) if distance(nearest) <= 3.max(name.len() / 3) => format!("did you mean {nearest}?"),
+        Some(nearest) if distance(nearest) <= 1.max(name.len() / 3) => format!("did you mean {nearest}?"),
         _ => format!("there are {}", known.join(", ")),
     }
 }

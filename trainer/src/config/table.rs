@@ -22,7 +22,7 @@ choices! {
     AugmentKind {
         /// random-resized-crop, and the other keys of this section
         Crop = "crop",
-        /// none: the preprocessing of evaluation
+        /// the preprocessing of evaluation
         None = "none",
     }
     /// The optimiser.

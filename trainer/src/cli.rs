@@ -1,0 +1,381 @@
+//! The command line of `coca`. Arguments only: each command's work is a function of the module that it names.
+
+use crate::config::Config;
+use crate::{Error, Result, doctor};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::Write;
+use std::path::PathBuf;
+
+/// The program's arguments.
+#[derive(Debug, Parser)]
+#[command(name = "coca", version, about = "Trains and evaluates CoCa (Contrastive Captioners) on this machine.")]
+#[command(arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the configuration of a run with every key explained
+    Config(ConfigArgs),
+    /// Show what this machine offers and what a run would use of it
+    Doctor(DoctorArgs),
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// Whatever the command meets; the text is for the user.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Config(args) => print(&args.config.load()?.to_toml(!args.plain)),
+            Command::Doctor(DoctorArgs {}) => print(&doctor::report()?),
+        }
+    }
+}
+
+/// Writes to stdout; a reader that has gone (`coca config | head`) is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", error)),
+        _ => Ok(()),
+    }
+}
+
+/// A configuration file and changes to it.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigSource {
+    /// Configuration file; without one, the small model on the bundled emoji
+    #[arg(value_name = "CONFIG.toml")]
+    pub file: Option<PathBuf>,
+    /// Change one key; can be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+impl ConfigSource {
+    /// The configuration that results.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(&self) -> Result<Config> {
+        Config::load(self.file.as_deref(), &self.sets)
+    }
+}
+
+/// Arguments of `coca train`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = "Examples:
+  coca train
+  coca train configs/coca_vit_b32.toml --set batch.size=16 --set compute.dtype=bf16 --out runs/b32
+  coca train --resume auto")]
+pub struct TrainArgs {
+    /// What to train.
+    #[command(flatten)]
+    pub config: ConfigSource,
+    /// Start from the weights in this folder (open_clip's layout); as --set model.init=DIR
+    #[arg(long, value_name = "DIR")]
+    pub init: Option<PathBuf>,
+    /// Go on from the newest checkpoint of the run folder (auto), from a checkpoint folder, or start anew (none)
+    #[arg(long, value_name = "auto|DIR|none", default_value = "auto")]
+    pub resume: Resume,
+    /// Folder of the run; as --set run.out=DIR
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Check every node of every step; as --set compute.check=KIND
+    #[arg(long, value_name = "nan|poison|cpu")]
+    pub check: Option<String>,
+    /// Profile this many steps; as --set logging.profile_steps=STEPS
+    #[arg(long, value_name = "STEPS", num_args = 0..=1, default_missing_value = "3")]
+    pub profile: Option<u64>,
+}
+
+impl TrainArgs {
+    /// The configuration, the flags of this command laid over `--set`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(&self) -> Result<Config> {
+        let mut config = self.config.clone();
+        let mut set = |key: &str, value: Option<toml::Value>| {
+            config.sets.extend(value.map(|value| format!("{key}={value}")));
+        };
+        let text = |path: &PathBuf| toml::Value::String(path.display().to_string());
+        set("model.init", self.init.as_ref().map(text));
+        set("run.out", self.out.as_ref().map(text));
+        set("compute.check", self.check.clone().map(toml::Value::String));
+        set("logging.profile_steps", self.profile.map(|steps| toml::Value::Integer(steps as i64)));
+        config.load()
+    }
+}
+
+/// Where a run goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// From the newest whole checkpoint of the run folder, or from the start if there is none.
+    #[default]
+    Auto,
+    /// From the start.
+    None,
+    /// From this checkpoint folder.
+    From(PathBuf),
+}
+
+impl From<&str> for Resume {
+    fn from(text: &str) -> Resume {
+        match text {
+            "auto" => Resume::Auto,
+            "none" => Resume::None,
+            folder => Resume::From(folder.into()),
+        }
+    }
+}
+
+/// Arguments of `coca eval`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  coca eval zero-shot --model runs/emoji/model --data emoji
+  coca eval retrieval --model runs/emoji/model --data pairs.tsv
+  coca eval caption --model runs/emoji/model --data pictures/ --json captions.json")]
+pub struct EvalArgs {
+    /// What to measure
+    pub task: EvalTask,
+    /// Folder with the model
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Data to measure it on: `emoji`, shards, a table or a folder, as data.train takes it
+    #[arg(long, value_name = "SOURCE")]
+    pub data: String,
+    /// Pairs in one pass
+    #[arg(long, value_name = "PAIRS", default_value_t = 128)]
+    pub batch_size: usize,
+    /// Write the figures to this file too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What `coca eval` measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EvalTask {
+    /// Classification by the names of the classes
+    ZeroShot,
+    /// Image to text and text to image
+    Retrieval,
+    /// Generated captions against the true ones
+    Caption,
+}
+
+/// Arguments of `coca embed`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  coca embed --model runs/emoji/model --images a.png b.png --texts captions.txt --pairs --out features.safetensors")]
+pub struct EmbedArgs {
+    /// Folder with the model
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Images, in the order of the rows of `image_features`
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "texts")]
+    pub images: Vec<PathBuf>,
+    /// File with one text a line, in the order of the rows of `text_features`
+    #[arg(long, value_name = "FILE")]
+    pub texts: Option<PathBuf>,
+    /// Image i belongs to text i: adds `logits`, `contrastive_loss` and `caption_loss`
+    #[arg(long, requires = "images", requires = "texts")]
+    pub pairs: bool,
+    /// File to write
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `coca caption`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  coca caption --model runs/emoji/model picture.png")]
+pub struct CaptionArgs {
+    /// Folder with the model
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Images
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
+}
+
+/// Arguments of `coca plan`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  coca plan configs/coca_vit_b32.toml --memory 16GiB")]
+pub struct PlanArgs {
+    /// What would be trained.
+    #[command(flatten)]
+    pub config: ConfigSource,
+    /// Memory for which the largest batch is sought; without it, what this machine has available
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub memory: Option<u64>,
+}
+
+/// Arguments of `coca inspect`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  coca inspect runs/emoji/model")]
+pub struct InspectArgs {
+    /// Model folder, checkpoint, safetensors file or PyTorch file
+    #[arg(value_name = "DIR|FILE")]
+    pub path: PathBuf,
+}
+
+/// Arguments of `coca doctor`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  coca doctor
+  COCA_ISA=avx2 COCA_THREADS=1 coca doctor")]
+pub struct DoctorArgs {}
+
+/// Arguments of `coca config`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  coca config
+  coca config configs/coca_vit_b32.toml --set batch.size=16 --plain > run.toml")]
+pub struct ConfigArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigSource,
+    /// Leave the explanations out
+    #[arg(long)]
+    pub plain: bool,
+}
+
+/// Arguments of `coca data`.
+#[derive(Clone, Debug, Args)]
+pub struct DataArgs {
+    /// What to do with the data.
+    #[command(subcommand)]
+    pub command: DataCommand,
+}
+
+/// The commands under `coca data`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DataCommand {
+    /// Make a bundle from its sources
+    #[command(after_help = "Example:\n  coca data build emoji --from node_modules --out trainer/data")]
+    Build {
+        /// Name of the bundle
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Folder with the source packages
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// Folder to write
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Count pairs, words and image sizes
+    #[command(after_help = "Example:\n  coca data stats emoji")]
+    Stats(DataSource),
+    /// Read everything once and list what a run would skip
+    #[command(after_help = "Example:\n  coca data check 'shards/{000..099}.tar'")]
+    Check(DataSource),
+}
+
+/// Data to look at.
+#[derive(Clone, Debug, Args)]
+pub struct DataSource {
+    /// `emoji`, shards, a table or a folder, as data.train takes it
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Change one key of the configuration; can be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+/// A size such as `16GiB`, `800M` or `4096`; K, M, G and T are powers of 1024.
+fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err("write a number and B, KiB, MiB, GiB or TiB".into()),
+    };
+    let value: f64 = digits.trim().parse().map_err(|_| "write a size such as 16GiB")?;
+    if value.is_finite() && value > 0.0 {
+        Ok((value * (1u64 << shift) as f64) as u64)
+    } else {
+        Err("it must be positive".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Every argument struct under one command each, as the program will have them.
+    #[derive(Debug, Parser)]
+    enum All {
+        Train(TrainArgs),
+        Eval(EvalArgs),
+        Embed(EmbedArgs),
+        Caption(CaptionArgs),
+        Plan(PlanArgs),
+        Inspect(InspectArgs),
+        Doctor(DoctorArgs),
+        Config(ConfigArgs),
+        Data(DataArgs),
+    }
+
+    fn parse(line: &str) -> All {
+        All::try_parse_from(std::iter::once("coca").chain(line.split_whitespace())).unwrap()
+    }
+
+    #[test]
+    fn the_definitions_are_sound_and_every_help_has_an_example() {
+        Cli::command().debug_assert();
+        All::command().debug_assert();
+        let mut unseen: Vec<_> = All::command().get_subcommands().cloned().collect();
+        while let Some(mut command) = unseen.pop() {
+            unseen.extend(command.get_subcommands().cloned());
+            let help = command.render_long_help().to_string();
+            assert!(command.has_subcommands() || help.contains("Example"), "{help}");
+        }
+    }
+
+    #[test]
+    fn flags_of_train_are_laid_over_sets() {
+        let line = "train --set run.seed=3 --set run.out=a --out b --init w --check nan --profile --resume runs/x";
+        let All::Train(args) = parse(line) else { panic!() };
+        assert_eq!(args.resume, Resume::From("runs/x".into()));
+        let config = args.load().unwrap();
+        assert_eq!(config.run.seed, 3);
+        assert_eq!(config.run.out, PathBuf::from("b"));
+        assert_eq!(config.model.init, PathBuf::from("w"));
+        assert_eq!(config.compute.check, crate::config::CheckKind::Nan);
+        assert_eq!(config.logging.profile_steps, 3);
+        let All::Train(args) = parse("train") else { panic!() };
+        assert_eq!((args.resume.clone(), args.load().unwrap()), (Resume::Auto, Config::default()));
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!(parse_bytes("16GiB"), Ok(16 << 30));
+        assert_eq!(parse_bytes("1.5k"), Ok(1536));
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        assert!(parse_bytes("16 apples").is_err() && parse_bytes("-3G").is_err() && parse_bytes("").is_err());
+    }
+
+    #[test]
+    fn embed_wants_something_to_embed() {
+        let fails = |line: &str| All::try_parse_from(std::iter::once("coca").chain(line.split_whitespace())).is_err();
+        assert!(fails("embed --model m --out o"));
+        assert!(fails("embed --model m --out o --images a --pairs"));
+        assert!(!fails("embed --model m --out o --texts t"));
+        assert!(!fails("embed --model m --out o --images a b --texts t --pairs"));
+        assert!(!fails("eval zero-shot --model m --data emoji"));
+        assert!(!fails("data stats emoji"));
+    }
+}

@@ -1,0 +1,77 @@
+//! `coca doctor`: what this machine offers, what a run would use of it, and what is missing, in plain words.
+
+use crate::Result;
+use crate::machine::{Cuda, CudaDevice, Machine, bytes};
+use engine::cpu::{Isa, threads_from_env};
+use std::fmt::Write;
+
+/// The report as text.
+///
+/// # Errors
+/// `COCA_ISA` or `COCA_THREADS` asks for what cannot be.
+pub fn report() -> Result<String> {
+    let machine = Machine::detect();
+    Ok(render(&machine, Isa::from_env()?.name(), threads_from_env()?))
+}
+
+fn render(machine: &Machine, isa: &str, threads: usize) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<14}{value}");
+    };
+    let forced = |variable: &str| {
+        if std::env::var_os(variable).is_some() { format!(", set by {variable}") } else { String::new() }
+    };
+    line("system", &machine.system);
+    line("processor", &machine.processor);
+    line("features", &machine.features.join(" "));
+    line("paths", &format!("{} (used: {isa}{})", machine.isa_available.join(", "), forced("COCA_ISA")));
+    line("threads", &format!("{threads} of {} cores{}", machine.cores, forced("COCA_THREADS")));
+    let [l1, l2, l3] = machine.caches.map(|size| bytes(size as u64));
+    line("caches", &format!("{l1} level 1 data, {l2} level 2, {l3} level 3"));
+    match machine.memory_total {
+        0 => line("memory", "unknown"),
+        total => line("memory", &format!("{}, {} available", bytes(total), bytes(machine.memory_available))),
+    }
+    match &machine.cuda {
+        Cuda::Absent(reason) => line("GPU", &format!("none: {reason}")),
+        Cuda::Found { driver, devices } => {
+            line("GPU driver", &format!("CUDA {driver}"));
+            for device in devices {
+                let CudaDevice { name, compute_capability, memory } = device;
+                line("GPU", &format!("{name}, compute capability {compute_capability}, {}", bytes(*memory)));
+            }
+            if devices.is_empty() {
+                line("GPU", "none: the NVIDIA driver sees no device.");
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_has_its_line() {
+        let mut machine = Machine::detect();
+        machine.memory_total = 8 << 30;
+        machine.memory_available = 5 << 30;
+        machine.cuda = Cuda::Absent("no NVIDIA driver is installed (libcuda.so.1 is not found).".into());
+        let text = render(&machine, "scalar", 3);
+        assert!(text.contains("memory        8.0 GiB, 5.0 GiB available\n"), "{text}");
+        assert!(
+            text.contains("GPU           none: no NVIDIA driver is installed (libcuda.so.1 is not found).\n"),
+            "{text}"
+        );
+        assert!(text.contains("(used: scalar"), "{text}");
+        let device = CudaDevice { name: "H100".into(), compute_capability: "9.0".into(), memory: 80 << 30 };
+        machine.cuda = Cuda::Found { driver: "12.8".into(), devices: vec![device] };
+        let text = render(&machine, "scalar", 3);
+        assert!(
+            text.contains("GPU driver    CUDA 12.8\nGPU           H100, compute capability 9.0, 80.0 GiB\n"),
+            "{text}"
+        );
+    }
+}
