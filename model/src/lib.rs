@@ -3,3 +3,4 @@
 pub mod config;
 pub mod flops;
 pub mod params;
+pub mod weights;
