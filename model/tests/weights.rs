@@ -208,7 +208,7 @@ fn a_folder_that_we_write_is_read_back() {
     let values: Vec<(&str, Vec<f32>)> = weights.names().map(|name| (name, weights.to_vec(name).unwrap())).collect();
     let tensors: Vec<TensorRef> =
         values.iter().map(|(name, data)| TensorRef { name, shape: weights.shape(name).unwrap(), data }).collect();
-    let folder = scratch("saved").join("new/folder");
+    let folder = scratch("saved").join("folder");
     save_folder(&folder, &config, &tensors, FileDtype::F32).unwrap();
     let (found_config, found) = load_folder(&folder).unwrap();
     assert_eq!(found_config, config);
@@ -224,6 +224,26 @@ fn a_folder_that_we_write_is_read_back() {
     assert!(save_folder(&folder, &config, &twice, FileDtype::F32).is_err());
     assert!(message(save_folder(&folder, &config, &tensors, FileDtype::F16)).contains("F32 or BF16"));
     assert!(load_folder(&folder).is_ok(), "a refused save leaves the folder as it was");
+}
+
+/// The folder also serves `fixtures/check_folder.py`, which loads it with open_clip.
+#[test]
+fn a_preset_survives_its_folder() {
+    let config = CocaConfig::preset("emoji").unwrap();
+    let parameters = parameters(&config);
+    let values: Vec<Vec<f32>> = parameters.iter().map(|parameter| pattern(parameter.shape.elements())).collect();
+    let tensors: Vec<TensorRef> = parameters
+        .iter()
+        .zip(&values)
+        .map(|(parameter, data)| TensorRef { name: &parameter.name, shape: parameter.shape.dims(), data })
+        .collect();
+    let folder = scratch("preset").join("emoji");
+    save_folder(&folder, &config, &tensors, FileDtype::Bf16).unwrap();
+    let (found, weights) = load_folder(&folder).unwrap();
+    assert_eq!(found, config);
+    for (parameter, data) in parameters.iter().zip(&values) {
+        assert_eq!(&weights.to_vec(&parameter.name).unwrap(), data, "{}", parameter.name);
+    }
 }
 
 #[test]
