@@ -290,7 +290,7 @@ fn lies_in_a_pickle_are_named() {
         (b"\x80\x02]q\0h\0ah\0.".to_vec(), "no state dict"),
         (b"\x80\x02}(N".to_vec(), "truncated"),
         (b"\x80\x02}(Nu.".to_vec(), "a key without a value"),
-        (b"\x80\x02N(0.".to_vec(), "the stack is empty"),
+        (b"\x80\x02NN(0.".to_vec(), "the stack is empty"),
         (b"\x80\x02Nu.".to_vec(), "a mark is missing"),
         (b"\x80\x02NNR.".to_vec(), "not a tuple"),
         (nested, "no state dict"),
@@ -335,6 +335,14 @@ fn lies_in_an_archive_are_named() {
         let found = message(bytes);
         assert!(found.contains(wanted), "{wanted}\n{found}");
     }
+    // The last member claims more bytes than are left, and a tensor takes them all.
+    let pickle = state_dict(255, 0, &[255], &[1]);
+    let mut long = archive(&[("a/padding", &[0; 1020]), ("a/data.pkl", &pickle), ("a/data/0", &[0; 16])]);
+    let row = long.len() - 22 - 54;
+    for size in [row + 20, row + 24] {
+        long[size..size + 4].copy_from_slice(&1020u32.to_le_bytes());
+    }
+    assert!(message(long).contains("the header of \"a/data/0\" is damaged"));
     // Two rows of the table over the same bytes.
     let long =
         [&b"PK\x03\x04"[..], &[0; 14], &16u32.to_le_bytes(), &16u32.to_le_bytes(), &[1, 0, 0, 0], b"b", &[0; 16]];
