@@ -1,6 +1,7 @@
 //! Tests of the configuration: rules between sizes, open_clip's JSON in and out.
 
 use super::*;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn preset(name: &str) -> CocaConfig {
@@ -159,4 +160,64 @@ fn unsupported_keys_are_named() {
     assert!(message(read(&clip)).contains("not a CoCa"));
     assert!(message(CocaConfig::from_open_clip("[]")).contains("object"));
     assert!(message(CocaConfig::from_open_clip("{")).contains("not JSON"));
+}
+
+/// Any valid configuration, with odd sizes.
+fn any_config() -> impl Strategy<Value = CocaConfig> {
+    let pooler = (0..4, 2usize..40, 1usize..5);
+    let sizes = prop::collection::vec(1usize..400, 12);
+    (pooler, sizes, any::<[bool; 4]>(), 0..3usize, -9.0..9.0f64, [0.1..0.9f64, 0.1..0.9, 0.1..0.9]).prop_map(
+        |((layout, queries, heads), sizes, flags, mask, init_logit_scale, mean)| {
+            let width = 12 * sizes[0];
+            let pooler = match layout {
+                0 => Pooler::None,
+                1 => Pooler::OpenClip { queries, heads },
+                2 => Pooler::Cascade { queries, heads },
+                _ => Pooler::Parallel { queries, heads },
+            };
+            let (embed_dim, vision_width) = if layout == 0 { (sizes[1], width) } else { (width, 4 * sizes[1]) };
+            CocaConfig {
+                embed_dim,
+                vision: VisionConfig {
+                    image_size: sizes[2] % 20 * sizes[3] + sizes[3],
+                    patch_size: sizes[3],
+                    layers: sizes[4],
+                    width: vision_width,
+                    heads: heads.next_power_of_two(),
+                    mlp_width: sizes[5],
+                    class_token: flags[0] || layout == 0,
+                    ln_pre: flags[1],
+                },
+                pooler,
+                text: TextConfig {
+                    context_length: sizes[6],
+                    vocabulary_size: sizes[7],
+                    width,
+                    heads,
+                    layers: sizes[8],
+                    mlp_width: sizes[9],
+                    pad_id: sizes[7] / 2,
+                    cls_mask: [ClsMask::Legacy, ClsMask::Correct, ClsMask::Length][mask],
+                },
+                decoder: DecoderConfig {
+                    width,
+                    heads,
+                    layers: sizes[10],
+                    mlp_width: if flags[3] { 4 * width } else { sizes[11] },
+                    self_attention_mlp: flags[2],
+                },
+                quick_gelu: flags[3],
+                init_logit_scale,
+                image: ImageConfig { mean, std: mean, ..ImageConfig::default() },
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn every_configuration_survives_its_own_json(config in any_config()) {
+        config.validate().unwrap();
+        prop_assert_eq!(&CocaConfig::from_open_clip(&config.to_open_clip()).unwrap(), &config);
+    }
 }
