@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod machine;
 pub mod metrics;
 pub mod progress;
+pub mod report;
 pub mod schedule;
 pub mod signal;
 pub mod tensorboard;

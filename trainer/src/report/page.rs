@@ -1,0 +1,407 @@
+//! The page itself: sections in the order in which a reader asks (how good, how did it learn, examples, how it was made).
+
+use super::chart::{Chart, short};
+use super::{CaptionExample, Hit, Item, Picture, QueryExample, Recall, ReportData, RunFacts, ZeroShotRow};
+use crate::machine::bytes;
+use crate::metrics::StepRecord;
+use crate::progress::clock;
+use std::fmt::Write;
+use std::time::Duration;
+
+const STYLE: &str = include_str!("style.css");
+
+/// The whole page.
+pub(super) fn render(data: &ReportData) -> String {
+    let title = escape(&data.title);
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
+         <style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n<p class=\"lead\">{}</p>\n",
+        lead(data)
+    );
+    if !data.notes.is_empty() {
+        let notes: String = data.notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
+        let _ = writeln!(page, "<ul class=\"notes\">{notes}</ul>");
+    }
+    page += &tiles(data);
+    page += "</header>\n";
+    page += &zero_shot(&data.zero_shot);
+    page += &retrieval(data);
+    page += &learning(data);
+    page += &captions(data);
+    page += &queries(&data.queries);
+    page += &speed(data);
+    page += &made(data);
+    page += "</main>\n</body>\n</html>\n";
+    page
+}
+
+/// Text as HTML shows it, safe within quotes too.
+fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => safe += "&amp;",
+            '<' => safe += "&lt;",
+            '>' => safe += "&gt;",
+            '"' => safe += "&quot;",
+            '\'' => safe += "&#39;",
+            _ => safe.push(letter),
+        }
+    }
+    safe
+}
+
+fn image(picture: &Picture, name: &str) -> String {
+    let Picture { width, height, .. } = picture;
+    format!("<img src=\"{}\" width=\"{width}\" height=\"{height}\" alt=\"{}\">", picture.data_uri(), escape(name))
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}\u{202f}%", 100.0 * share)
+}
+
+/// A whole number with thin spaces between groups of three digits.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn time(seconds: f64) -> String {
+    clock(Duration::from_secs_f64(seconds.clamp(0.0, 1e12).round()))
+}
+
+/// `1 picture`, `2 pictures`.
+fn counted(count: u64, one: &str) -> String {
+    format!("{} {one}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+fn lead(data: &ReportData) -> String {
+    let RunFacts { machine, parameters, pairs, training_seconds, dtype, .. } = &data.facts;
+    format!(
+        "A CoCa of {} parameters, trained on {} for {} in {} with {dtype} on {}.",
+        short(*parameters as f64),
+        counted(*pairs, "image-text pair"),
+        counted(data.steps.len() as u64, "step"),
+        time(*training_seconds),
+        escape(&machine.summary())
+    )
+}
+
+fn tiles(data: &ReportData) -> String {
+    let mut tiles = String::new();
+    let mut tile = |value: String, unit: &str, what: &str, beside: String| {
+        let unit = if unit.is_empty() { String::new() } else { format!("<small>{unit}</small>") };
+        let _ = write!(tiles, "<div class=\"tile\"><b>{value}{unit}</b><span>{what}</span><em>{beside}</em></div>");
+    };
+    let tenths = |share: f64| format!("{:.1}", 100.0 * share);
+    for row in data.zero_shot.iter().filter(|row| !row.fresh).take(2) {
+        let floor = row.floor.map_or(String::new(), |(top1, _)| format!(", pixels alone {}", percent(top1)));
+        let beside = format!("{} among {} names{floor}", escape(&row.set), grouped(row.classes as u64));
+        tile(tenths(row.top1), "%", "zero-shot top-1", beside);
+    }
+    if let Some(row) = data.retrieval.first() {
+        let beside = format!("{}, among {}", escape(&row.set), grouped(row.count as u64));
+        tile(tenths(row.text_to_image.at_1), "%", "text to image, R@1", beside);
+    }
+    let rate = median(data.steps.iter().map(|step| step.images_per_second));
+    let gflops = median(data.steps.iter().map(|step| step.gflops));
+    if let Some(rate) = rate {
+        let share = match (gflops, data.facts.peak_gflops) {
+            (Some(gflops), Some(peak)) => format!("{gflops:.0} GFLOP/s, {:.0}\u{202f}% of peak", 100.0 * gflops / peak),
+            (Some(gflops), None) => format!("{gflops:.0} GFLOP/s"),
+            _ => String::new(),
+        };
+        tile(grouped(rate.round() as u64), "/s", "images trained", share);
+    }
+    let (training, evaluation) = (data.facts.training_seconds, data.facts.evaluation_seconds);
+    tile(time(training), "", "training", format!("and {} of evaluation", time(evaluation)));
+    if data.facts.peak_memory > 0 {
+        let text = bytes(data.facts.peak_memory);
+        let (value, unit) = text.split_once(' ').unwrap_or((&text, ""));
+        let all = if data.facts.machine.memory_total > 0 {
+            format!("of {}", bytes(data.facts.machine.memory_total))
+        } else {
+            String::new()
+        };
+        tile(value.to_owned(), unit, "memory at most", all);
+    }
+    format!("<div class=\"tiles\">{tiles}</div>\n")
+}
+
+/// The middle of the values that are finite and positive.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.filter(|value| value.is_finite() && *value > 0.0).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn zero_shot(rows: &[ZeroShotRow]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut body = String::new();
+    let mut group = |heading: &str, rows: &mut dyn Iterator<Item = &ZeroShotRow>| {
+        let mut rows = rows.peekable();
+        if rows.peek().is_some() {
+            let _ = writeln!(body, "<tr class=\"heading\"><td colspan=\"7\">{heading}</td></tr>");
+        }
+        for row in rows {
+            let (floor1, floor5) =
+                row.floor.map_or(("–".to_owned(), "–".to_owned()), |(top1, top5)| (percent(top1), percent(top5)));
+            let mark = row
+                .floor
+                .map_or(String::new(), |(top1, _)| format!("<u style=\"left:calc({:.2}% - 1px)\"></u>", 100.0 * top1));
+            let _ = writeln!(
+                body,
+                "<tr><td>{}<small>{}</small></td><td>{}</td><td class=\"strong\">{}</td>\
+                 <td class=\"bar\"><div class=\"track\"><i style=\"width:{:.2}%\"></i>{mark}</div></td>\
+                 <td>{}</td><td>{floor1}</td><td>{floor5}</td></tr>",
+                escape(&row.set),
+                escape(&format!(
+                    "{}{}{} classes",
+                    row.about,
+                    if row.about.is_empty() { "" } else { "; " },
+                    grouped(row.classes as u64)
+                )),
+                grouped(row.count as u64),
+                percent(row.top1),
+                100.0 * row.top1,
+                percent(row.top5),
+            );
+        }
+    };
+    group("Known concepts in styles never seen in training", &mut rows.iter().filter(|row| !row.fresh));
+    group(
+        "Fresh concepts: neither their pictures nor their names were seen in training",
+        &mut rows.iter().filter(|row| row.fresh),
+    );
+    format!(
+        "<section>\n<h2>Zero-shot classification</h2>\n<p class=\"about\">Each picture is compared with the names of all \
+         classes. The pixel floor is what the nearest training picture by pixels would score: only what stands above it \
+         has been understood.</p>\n<div class=\"card table\" tabindex=\"0\"><table>\n<thead><tr><th>Test set</th><th>Pictures</th>\
+         <th>Top-1</th><th class=\"bar\"></th><th>Top-5</th><th>Floor top-1</th><th>Floor top-5</th></tr></thead>\n\
+         <tbody>\n{body}</tbody></table></div>\n<p class=\"legend\">Bar: top-1. <span class=\"floor\"></span> pixel \
+         floor.</p>\n</section>\n"
+    )
+}
+
+fn retrieval(data: &ReportData) -> String {
+    if data.retrieval.is_empty() {
+        return String::new();
+    }
+    let cells = |recall: &Recall| -> String {
+        format!(
+            "<td class=\"strong\">{}</td><td>{}</td><td>{}</td>",
+            percent(recall.at_1),
+            percent(recall.at_5),
+            percent(recall.at_10)
+        )
+    };
+    let rows: String = (data.retrieval.iter())
+        .map(|row| {
+            let (set, count) = (escape(&row.set), grouped(row.count as u64));
+            format!(
+                "<tr><td>{set}</td><td>{count}</td>{}{}</tr>\n",
+                cells(&row.image_to_text),
+                cells(&row.text_to_image)
+            )
+        })
+        .collect();
+    format!(
+        "<section>\n<h2>Retrieval</h2>\n<p class=\"about\">How often the match of a picture or text is the first, among the \
+         first five, among the first ten of the whole test set.</p>\n<div class=\"card table\" tabindex=\"0\"><table>\n<thead>\
+         <tr><th></th><th></th><th class=\"group\" colspan=\"3\">Image to text</th><th class=\"group\" colspan=\"3\">Text to \
+         image</th></tr>\n<tr><th>Test set</th><th>Pairs</th><th>R@1</th><th>R@5</th><th>R@10</th><th>R@1</th><th>R@5</th>\
+         <th>R@10</th></tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n</section>\n"
+    )
+}
+
+fn learning(data: &ReportData) -> String {
+    let points = |value: fn(&StepRecord) -> f64| -> Vec<(f64, f64)> {
+        data.steps.iter().filter(|step| !step.skipped).map(|step| (step.step as f64, value(step))).collect()
+    };
+    let half = |title, unit, logarithmic, smooth, value| Chart {
+        title,
+        unit,
+        width: 520.0,
+        logarithmic,
+        smooth,
+        series: vec![(title, points(value))],
+        reference: None,
+    };
+    let chance = (data.facts.pairs_per_step as f64).ln();
+    let charts = [
+        Chart {
+            title: "Losses",
+            unit: "nats, unweighted",
+            width: 1060.0,
+            logarithmic: false,
+            smooth: true,
+            series: vec![
+                ("contrastive", points(|step| step.contrastive_loss)),
+                ("caption", points(|step| step.caption_loss)),
+            ],
+            reference: Some((
+                format!("contrastive by chance: ln {} = {}", data.facts.pairs_per_step, short(chance)),
+                chance,
+            )),
+        },
+        half("Learning rate", "", false, false, |step| step.learning_rate),
+        half("Gradient norm", "before clipping, logarithmic", true, true, |step| step.grad_norm),
+        half("Throughput", "images per second", false, true, |step| step.images_per_second),
+        half("Similarity scale", "exp of logit_scale", false, false, |step| step.logit_scale.exp()),
+    ];
+    let charts: String = charts.into_iter().map(Chart::render).collect();
+    if charts.is_empty() {
+        return String::new();
+    }
+    let tally = |test: fn(&StepRecord) -> bool| data.steps.iter().filter(|step| test(step)).count() as u64;
+    format!(
+        "<section>\n<h2>Learning</h2>\n<p class=\"about\">Faint: every step. Strong: running median. Horizontal: steps. {} skipped because a \
+         value was not finite; {} flagged as outlier.</p>\n<div class=\"charts\">{charts}</div>\n</section>\n",
+        counted(tally(|step| step.skipped), "step"),
+        counted(tally(|step| step.outlier), "step"),
+    )
+}
+
+/// A name marked as right or wrong by sign, colour and, for who hears the page, by word.
+fn marked(right: bool, name: &str) -> String {
+    let word = if right { "right" } else { "wrong" };
+    format!("<span class=\"{word}\"><span class=\"unseen\">{word}: </span>{}</span>", escape(name))
+}
+
+fn captions(data: &ReportData) -> String {
+    if data.captions.is_empty() && data.caption_scores.is_empty() {
+        return String::new();
+    }
+    let mut section =
+        "<section>\n<h2>Captions</h2>\n<p class=\"about\">Written by the decoder from the picture alone. \
+                       Below a wrong one stands the true name.</p>\n"
+            .to_owned();
+    if let Some(first) = data.caption_scores.first() {
+        let names: String = first.scores.iter().map(|(name, _)| format!("<th>{}</th>", escape(name))).collect();
+        let _ = write!(
+            section,
+            "<div class=\"card table\" tabindex=\"0\" style=\"margin-bottom:12px\"><table><thead><tr><th>Test set</th><th>Pictures</th>\
+             <th>Exactly right</th>{names}</tr></thead><tbody>"
+        );
+        for row in &data.caption_scores {
+            let scores: String = row.scores.iter().map(|(_, score)| format!("<td>{score:.3}</td>")).collect();
+            let (set, count) = (escape(&row.set), grouped(row.count as u64));
+            let _ = write!(
+                section,
+                "<tr><td>{set}</td><td>{count}</td><td class=\"strong\">{}</td>{scores}</tr>",
+                percent(row.exact)
+            );
+        }
+        section += "</tbody></table></div>\n";
+    }
+    section += "<ul class=\"pictures\">";
+    for CaptionExample { picture, generated, truth, set, right } in &data.captions {
+        let truth_line = if *right { String::new() } else { format!("<span class=\"truth\">{}</span>", escape(truth)) };
+        let shown = if generated.trim().is_empty() { "(nothing)" } else { generated };
+        let _ = write!(
+            section,
+            "<li class=\"card\" title=\"{}\">{}{}{truth_line}</li>",
+            escape(set),
+            image(picture, truth),
+            marked(*right, shown)
+        );
+    }
+    section + "</ul>\n</section>\n"
+}
+
+fn queries(queries: &[QueryExample]) -> String {
+    if queries.is_empty() {
+        return String::new();
+    }
+    let hit = |Hit { item, score, right }: &Hit| {
+        let (picture, name) = match item {
+            Item::Text(text) => (String::new(), text),
+            Item::Picture(picture, name) => (image(picture, name), name),
+        };
+        let name = marked(*right, name);
+        format!("<li>{picture}{name}<span class=\"score\">{score:.3}</span></li>")
+    };
+    let rows: String = (queries.iter())
+        .map(|QueryExample { query, hits }| {
+            let ask = match query {
+                Item::Text(text) => format!("\u{201c}{}\u{201d}", escape(text)),
+                Item::Picture(picture, name) => image(picture, name) + &escape(name),
+            };
+            let hits: String = hits.iter().map(hit).collect();
+            format!("<div class=\"card query\"><div class=\"ask\">{ask}</div><ol class=\"hits\">{hits}</ol></div>\n")
+        })
+        .collect();
+    format!(
+        "<section>\n<h2>Found by meaning</h2>\n<p class=\"about\">Queries, each with the nearest of the whole test set and \
+         their cosine similarity.</p>\n{rows}</section>\n"
+    )
+}
+
+fn speed(data: &ReportData) -> String {
+    if data.memory.is_empty() && data.profile.is_empty() {
+        return String::new();
+    }
+    let mut section = "<section>\n<h2>Time and memory</h2>\n".to_owned();
+    if !data.memory.is_empty() {
+        let largest = data.memory.iter().map(|(_, size)| *size).max().unwrap_or(1).max(1) as f64;
+        section += "<div class=\"card table\" tabindex=\"0\" style=\"margin-bottom:12px\"><table><thead><tr><th>Memory</th><th>Size</th>\
+                    <th class=\"bar\"></th></tr></thead><tbody>";
+        for (name, size) in &data.memory {
+            let width = 100.0 * *size as f64 / largest;
+            let _ = write!(
+                section,
+                "<tr><td>{}</td><td>{}</td><td class=\"bar\"><div class=\"track\"><i style=\"width:{width:.2}%\"></i></div></td></tr>",
+                escape(name),
+                bytes(*size)
+            );
+        }
+        section += "</tbody></table></div>\n";
+    }
+    if !data.profile.is_empty() {
+        section += "<div class=\"card table\" tabindex=\"0\"><table><thead><tr><th>Part of a step</th><th>Calls</th><th>ms</th><th>Share</th>\
+                    <th>GFLOP/s</th><th>GB/s</th><th>Of roofline</th></tr></thead><tbody>";
+        for row in &data.profile {
+            let _ = write!(
+                section,
+                "<tr><td>{}</td><td>{}</td><td>{:.2}</td><td>{}</td><td>{:.0}</td><td>{:.1}</td><td>{:.0}\u{202f}%</td></tr>",
+                escape(&row.name),
+                row.calls,
+                row.milliseconds,
+                percent(row.share),
+                row.gflops,
+                row.gbytes,
+                row.roofline_percent
+            );
+        }
+        section += "</tbody></table></div>\n";
+    }
+    section + "</section>\n"
+}
+
+fn made(data: &ReportData) -> String {
+    let RunFacts { config, machine, isa, threads, dtype, parameters, pairs, pairs_per_step, .. } = &data.facts;
+    let epochs = data.steps.len() as f64 * *pairs_per_step as f64 / (*pairs).max(1) as f64;
+    let facts = [
+        ("Parameters", grouped(*parameters)),
+        ("Data", format!("{}, seen {} times on average", counted(*pairs, "pair"), short(epochs))),
+        ("Batch", counted(*pairs_per_step, "pair")),
+        ("Processor", escape(&machine.summary())),
+        ("Used", format!("{}, {} instructions, {dtype}", counted(*threads as u64, "thread"), escape(isa))),
+    ];
+    let facts: String = facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>")).collect();
+    format!(
+        "<section>\n<h2>How it was made</h2>\n<dl class=\"card\">{facts}</dl>\n<details class=\"card\"><summary>The whole \
+         configuration</summary>\n<pre>{}</pre></details>\n</section>\n",
+        escape(config)
+    )
+}
