@@ -102,11 +102,21 @@ impl FileDtype {
         Some(())
     }
 
-    /// Rounds f32 values to this type (to nearest even) as little-endian bytes appended to `out`. `None` unless F32 or BF16.
+    /// Rounds f32 values to this type (to nearest even) as little-endian bytes in `out`, whose old content goes.
+    /// `None` unless F32 or BF16.
     pub(super) fn narrow(self, values: &[f32], out: &mut Vec<u8>) -> Option<()> {
+        out.resize(values.len() * self.bytes(), 0);
         match self {
-            FileDtype::F32 => out.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-            FileDtype::Bf16 => out.extend(values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes())),
+            FileDtype::F32 => {
+                for (element, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                    *element = value.to_le_bytes();
+                }
+            }
+            FileDtype::Bf16 => {
+                for (element, value) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                    *element = half::bf16::from_f32(*value).to_le_bytes();
+                }
+            }
             _ => return None,
         }
         Some(())

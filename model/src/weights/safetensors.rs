@@ -113,7 +113,6 @@ pub fn save(path: &Path, tensors: &[TensorRef], dtype: FileDtype, metadata: &[(&
         file.write_all(header.as_bytes())?;
         let mut bytes = Vec::new();
         for chunk in tensors.iter().flat_map(|tensor| tensor.data.chunks(1 << 14)) {
-            bytes.clear();
             dtype.narrow(chunk, &mut bytes).expect("the type was checked");
             file.write_all(&bytes)?;
         }
