@@ -65,6 +65,11 @@ impl Tape {
         self.infos[self.root(tensor.id) as usize].needs_gradient
     }
 
+    /// The storage type of a tensor's gradient: f32 for parameters, else the tensor's own.
+    pub fn gradient_dtype(&self, tensor: Tensor) -> DType {
+        if self.leaf_gradients.contains_key(&self.root(tensor.id)) { DType::F32 } else { tensor.dtype() }
+    }
+
     /// The gradient of a tensor in the tensor's own shape, if something has written it by now.
     pub fn gradient(&mut self, tensor: Tensor) -> Result<Option<Tensor>> {
         let root = self.root(tensor.id);

@@ -4,6 +4,8 @@
 //! `draw()`) and `cpu.rs`, and put its name into the `ops!` list below.
 
 pub mod case;
+pub mod gauge;
+pub mod simd;
 
 /// Declares the op folders, and collects their cases for tests and benches.
 macro_rules! ops {
@@ -20,4 +22,4 @@ macro_rules! ops {
     };
 }
 
-ops! { elementwise }
+ops! { activation, elementwise, matmul }

@@ -211,6 +211,9 @@ fn check(case: &Case, isa: Isa, threads: usize, copies: usize) -> Vec<Vec<f64>> 
 
 /// The reference's gradients against central differences of its forward, on sampled elements.
 fn check_reference(case: &Case) {
+    if case.results == 0 {
+        return;
+    }
     let values = case.clip(&case.values(SEED));
     let outputs = case.reference.forward(&values);
     let seeds: Vec<Array> = (0..case.results)

@@ -1,0 +1,70 @@
+//! CPU code of the activations: one streaming pass.
+
+use super::Activation;
+use crate::simd::{Float, math};
+use crate::vectorized;
+use engine::{CpuQueue, DType, Out, Result, Shared, View};
+use half::bf16;
+
+const GRAIN: usize = 1 << 13;
+
+/// `out (+)= f(x)`, or with `dy` `out (+)= dy f'(x)`.
+pub(super) fn run(
+    queue: &CpuQueue,
+    kind: Activation,
+    x: &View<'_>,
+    dy: Option<&View<'_>>,
+    out: &mut Out<'_>,
+) -> Result<()> {
+    match out.meta().dtype {
+        DType::BF16 => typed::<bf16>(queue, kind, x, dy, out),
+        _ => typed::<f32>(queue, kind, x, dy, out),
+    }
+}
+
+fn typed<T: Float>(
+    queue: &CpuQueue,
+    kind: Activation,
+    x: &View<'_>,
+    dy: Option<&View<'_>>,
+    out: &mut Out<'_>,
+) -> Result<()> {
+    let x = x.slice::<T>()?;
+    let dy = dy.map(View::slice::<T>).transpose()?;
+    let accumulate = out.accumulates();
+    let out = Shared::new(out.slice_mut::<T>()?);
+    queue.parallel_ranges(x.len(), GRAIN, |range| {
+        // SAFETY: ranges are disjoint.
+        let out = unsafe { out.part(range.clone()) };
+        match dy {
+            None => forward::<T>(queue.isa(), kind, &x[range], out, accumulate),
+            Some(dy) => backward::<T>(queue.isa(), kind, &x[range.clone()], &dy[range], out, accumulate),
+        }
+    });
+    Ok(())
+}
+
+vectorized! {
+    fn forward<T: Float>(kind: Activation, x: &[T], out: &mut [T], accumulate: bool) {
+        let store = |out: &mut T, value: f32| *out = T::narrow(if accumulate { out.widen() + value } else { value });
+        match kind {
+            Activation::Gelu => out.iter_mut().zip(x).for_each(|(out, x)| store(out, math::gelu::<L>(x.widen()))),
+            Activation::QuickGelu => {
+                out.iter_mut().zip(x).for_each(|(out, x)| store(out, math::quick_gelu::<L>(x.widen())));
+            }
+        }
+    }
+
+    fn backward<T: Float>(kind: Activation, x: &[T], dy: &[T], out: &mut [T], accumulate: bool) {
+        let store = |out: &mut T, value: f32| *out = T::narrow(if accumulate { out.widen() + value } else { value });
+        let pairs = x.iter().zip(dy);
+        match kind {
+            Activation::Gelu => out.iter_mut().zip(pairs).for_each(|(out, (x, dy))| {
+                store(out, dy.widen() * math::gelu_derivative::<L>(x.widen()));
+            }),
+            Activation::QuickGelu => out.iter_mut().zip(pairs).for_each(|(out, (x, dy))| {
+                store(out, dy.widen() * math::quick_gelu_derivative::<L>(x.widen()));
+            }),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The plain reference of matmul, and its cases.
+
+use super::{Activation, ColumnSum, Layout, Matmul};
+use crate::activation::{activate_f64, derivative_f64};
+use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance};
+use engine::{DType, Op};
+use std::sync::Arc;
+
+fn element(layout: Layout, a: &Array, b: &Array, i: usize, j: usize, k: usize) -> (usize, usize) {
+    let (a_columns, b_columns) = (a.shape.columns(), b.shape.columns());
+    match layout {
+        Layout::Nn => (i * a_columns + k, k * b_columns + j),
+        Layout::Nt => (i * a_columns + k, j * b_columns + k),
+        Layout::Tn => (k * a_columns + i, k * b_columns + j),
+    }
+}
+
+impl Matmul {
+    /// The product and the bias, before anything else: `[m, n]`.
+    fn product(&self, inputs: &[Array]) -> Array {
+        let (a, b) = (&inputs[0], &inputs[1]);
+        let sizes = self.sizes(a.shape, b.shape).expect("a case that infers");
+        let mut c = Array::zeros(self.output_shape(a.shape, sizes).expect("a case that infers"));
+        for i in 0..sizes.m {
+            for j in 0..sizes.n {
+                let bias = if self.bias { inputs[2].data[j] } else { 0.0 };
+                let terms = (0..sizes.k).map(|k| element(self.layout, a, b, i, j, k));
+                c.data[i * sizes.n + j] = bias + terms.map(|(x, y)| a.data[x] * b.data[y]).sum::<f64>();
+            }
+        }
+        c
+    }
+}
+
+impl Reference for Matmul {
+    fn forward(&self, inputs: &[Array]) -> Vec<Array> {
+        let mut c = self.product(inputs);
+        let pre_activation = c.clone();
+        if let Some(kind) = self.activation {
+            c.data.iter_mut().for_each(|value| *value = activate_f64(kind, *value));
+        }
+        if let (Some(kind), Some(kept)) = (self.activation_backward, inputs.last()) {
+            c.data.iter_mut().zip(&kept.data).for_each(|(value, &x)| *value *= derivative_f64(kind, x));
+        }
+        if self.residual {
+            let residual = &inputs[2 + usize::from(self.bias)];
+            c.data.iter_mut().zip(&residual.data).for_each(|(value, residual)| *value += residual);
+        }
+        if self.activation.is_some() { vec![c, pre_activation] } else { vec![c] }
+    }
+
+    fn gradients(&self, inputs: &[Array], outputs: &[Array]) -> Vec<Option<Array>> {
+        let (a, b) = (&inputs[0], &inputs[1]);
+        let sizes = self.sizes(a.shape, b.shape).expect("a case that infers");
+        let mut gradient = outputs[0].clone();
+        if let Some(kind) = self.activation {
+            let pre_activation = self.product(inputs);
+            for (index, value) in gradient.data.iter_mut().enumerate() {
+                *value *= derivative_f64(kind, pre_activation.data[index]);
+                *value += outputs.get(1).map_or(0.0, |direct| direct.data[index]);
+            }
+        }
+        let (mut da, mut db) = (Array::zeros(a.shape), Array::zeros(b.shape));
+        let mut dbias = Array::zeros([sizes.n]);
+        for i in 0..sizes.m {
+            for j in 0..sizes.n {
+                let g = gradient.data[i * sizes.n + j];
+                dbias.data[j] += g;
+                for k in 0..sizes.k {
+                    let (x, y) = element(self.layout, a, b, i, j, k);
+                    da.data[x] += g * b.data[y];
+                    db.data[y] += g * a.data[x];
+                }
+            }
+        }
+        let mut gradients = vec![Some(da), Some(db)];
+        if self.bias {
+            gradients.push(Some(dbias));
+        }
+        if self.residual {
+            gradients.push(Some(outputs[0].clone()));
+        }
+        gradients
+    }
+}
+
+impl Reference for ColumnSum {
+    fn forward(&self, inputs: &[Array]) -> Vec<Array> {
+        let mut sums = Array::zeros([inputs[0].shape.columns()]);
+        for row in 0..inputs[0].shape.rows() {
+            sums.data.iter_mut().zip(inputs[0].row(row)).for_each(|(sum, value)| *sum += value);
+        }
+        vec![sums]
+    }
+
+    fn gradients(&self, _inputs: &[Array], _outputs: &[Array]) -> Vec<Option<Array>> {
+        vec![None]
+    }
+}
+
+fn case(op: Matmul, (m, n, k): (usize, usize, usize), dtype: DType, used: Option<usize>) -> Case {
+    let (a, b) = match op.layout {
+        Layout::Nn => ([m, k], [k, n]),
+        Layout::Nt => ([m, k], [n, k]),
+        Layout::Tn => ([k, m], [k, n]),
+    };
+    let op = Matmul { output: if op.output == DType::F32 { DType::F32 } else { dtype }, ..op };
+    let mut inputs = vec![Input::variable(a, dtype), Input::parameter(b, dtype)];
+    if op.bias {
+        inputs.push(Input::parameter([n], DType::F32));
+    }
+    if op.residual {
+        inputs.push(Input::variable([m, n], op.output));
+    }
+    if op.activation_backward.is_some() {
+        inputs.push(Input::data([m, n], op.output, Fill::Normal(2.0)));
+    }
+    if op.layout == Layout::Tn {
+        inputs[1] = Input::variable(b, dtype);
+    }
+    if let Some(used) = used {
+        // The op takes no offsets; the case hangs them on as a last input that `Ragged` hides from the op.
+        let offsets = inputs.len();
+        inputs.push(Input::integers(&[0, used as i32]));
+        for (index, input) in inputs.iter_mut().enumerate().take(offsets) {
+            let follows = index == 0 || (op.layout == Layout::Tn && index == 1) || input.meta.shape == [m, n].into();
+            if follows && !(index == 1 && op.layout != Layout::Tn) {
+                input.ragged = Some(offsets);
+            }
+        }
+    }
+    let scale = (k as f64).sqrt();
+    let name = format!("{} {dtype} to {} {m}x{n}x{k} {op:?} rows {used:?}", op.name(), op.output);
+    let ragged = used.is_some();
+    Case {
+        name,
+        op: if ragged { Arc::new(Ragged(op)) } else { Arc::new(op) },
+        reference: if ragged { Arc::new(Ragged(op)) } else { Arc::new(op) },
+        inputs,
+        results: usize::from(op.activation_backward.is_none()),
+        // The pre-activation is rounded before the activation reads it.
+        forward: Tolerance::sum_of(k).roundings(2.0).scale(scale),
+        // The gradient passes through the rounded pre-activation's gradient; sums run over n (for a), m (for b).
+        backward: Tolerance::sum_of(n.max(m)).roundings(4.0).scale((n.max(m) as f64).sqrt()),
+        bench_only: false,
+    }
+}
+
+/// A matmul whose last input, the row offsets of the case, is not the op's own.
+#[derive(Clone, Copy, Debug)]
+struct Ragged(Matmul);
+
+impl Op for Ragged {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    fn infer(&self, inputs: &[engine::Meta]) -> engine::Result<Vec<engine::Meta>> {
+        self.0.infer(&inputs[..inputs.len() - 1])
+    }
+    fn run(
+        &self,
+        queue: &engine::Queue,
+        inputs: &[engine::View<'_>],
+        outputs: &mut [engine::Out<'_>],
+    ) -> engine::Result<()> {
+        self.0.run(queue, &inputs[..inputs.len() - 1], outputs)
+    }
+    fn backward(
+        &self,
+        tape: &mut engine::Tape,
+        node: &engine::Recorded,
+        gradients: &[Option<engine::Tensor>],
+    ) -> engine::Result<()> {
+        let mut node = node.clone();
+        node.inputs.pop();
+        self.0.backward(tape, &node, gradients)
+    }
+    fn cost(&self, inputs: &[engine::Meta]) -> engine::Cost {
+        self.0.cost(&inputs[..inputs.len() - 1])
+    }
+    fn rows_from(&self, output: usize) -> Option<usize> {
+        self.0.rows_from(output)
+    }
+}
+
+impl Reference for Ragged {
+    fn forward(&self, inputs: &[Array]) -> Vec<Array> {
+        self.0.forward(&inputs[..inputs.len() - 1])
+    }
+    fn gradients(&self, inputs: &[Array], outputs: &[Array]) -> Vec<Option<Array>> {
+        let mut gradients = self.0.gradients(&inputs[..inputs.len() - 1], outputs);
+        gradients.push(None);
+        gradients
+    }
+}
+
+fn column_sum(rows: usize, columns: usize, dtype: DType) -> Case {
+    Case {
+        name: format!("column_sum {dtype}[{rows}, {columns}]"),
+        op: Arc::new(ColumnSum),
+        reference: Arc::new(ColumnSum),
+        inputs: vec![Input::variable([rows, columns], dtype)],
+        results: 0,
+        forward: Tolerance::sum_of(rows).roundings(0.0),
+        backward: Tolerance::sum_of(1),
+        bench_only: false,
+    }
+}
+
+/// Products of coca_ViT-B-32 (batch 8, 12 tokens a caption) and square ones, for benches.
+const MODEL_SIZES: &[(usize, usize, usize)] =
+    &[(1024, 1024, 1024), (400, 2304, 768), (400, 3072, 768), (400, 768, 3072), (2048, 512, 512), (112, 2048, 512)];
+
+/// Fixed cases.
+pub fn cases() -> Vec<Case> {
+    use Activation::{Gelu, QuickGelu};
+    use Layout::{Nn, Nt, Tn};
+    let mut cases = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        for layout in [Nn, Nt, Tn] {
+            let plain = Matmul::new(layout, DType::BF16);
+            cases.push(case(plain, (1, 1, 1), dtype, None));
+            cases.push(case(plain, (37, 65, 19), dtype, None));
+            cases.push(case(Matmul::new(layout, DType::F32), (17, 70, 33), dtype, None));
+            for &sizes in MODEL_SIZES {
+                cases.push(Case { bench_only: true, ..case(plain, sizes, dtype, None) });
+            }
+        }
+        // A k of several blocks, so that partial sums wait outside C.
+        cases.push(Case { results: 0, ..case(Matmul::new(Nn, DType::BF16), (15, 33, 9001), dtype, None) });
+        let linear = Matmul { bias: true, ..Matmul::new(Nt, DType::BF16) };
+        for kind in [Gelu, QuickGelu] {
+            cases.push(case(Matmul { activation: Some(kind), ..linear }, (9, 40, 21), dtype, None));
+            let backward = Matmul { activation_backward: Some(kind), ..Matmul::new(Nn, DType::BF16) };
+            cases.push(case(backward, (9, 40, 21), dtype, None));
+        }
+        cases.push(case(Matmul { residual: true, ..linear }, (20, 31, 16), dtype, None));
+        cases.push(case(Matmul { residual: true, ..linear }, (20, 31, 16), dtype, Some(13)));
+        cases.push(case(Matmul::new(Tn, DType::F32), (20, 31, 16), dtype, Some(0)));
+        cases.push(column_sum(41, 131, dtype));
+    }
+    cases
+}
+
+/// A random case.
+pub fn draw(draw: &mut Draw) -> Case {
+    let dtype = draw.float();
+    if draw.integer(0, 9) == 9 {
+        return column_sum(draw.integer(1, 50), draw.integer(1, 150), dtype);
+    }
+    let layout = draw.pick(&[Layout::Nn, Layout::Nt, Layout::Tn]);
+    let sizes = (draw.integer(1, 40), draw.integer(1, 70), draw.integer(1, 50));
+    let mut op = Matmul::new(layout, draw.float());
+    if layout != Layout::Tn {
+        op.bias = draw.flag();
+        let kind = draw.pick(&[Activation::Gelu, Activation::QuickGelu]);
+        match draw.integer(0, 3) {
+            1 => op.activation = Some(kind),
+            2 => op.residual = true,
+            3 if !op.bias => op.activation_backward = Some(kind),
+            _ => {}
+        }
+    }
+    let rows = if layout == Layout::Tn { sizes.2 } else { sizes.0 };
+    let used = if draw.flag() { Some(draw.integer(0, rows)) } else { None };
+    case(op, sizes, dtype, used)
+}

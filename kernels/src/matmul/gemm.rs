@@ -1,0 +1,259 @@
+//! The blocked driver: packs blocks of A and B that stay in cache and runs the micro-kernel over their panels.
+//!
+//! k is taken whole up to [`KC`] words, so that C is touched once; a longer k adds block after block in f32. B blocks
+//! are packed once and shared by all threads. Every task owns its part of C and the order of sums depends on shapes
+//! alone, so results are the same bits for any number of threads.
+
+use super::epilogue::{Epilogue, Target, finish};
+use super::micro::{MAX_TILE, Micro, select};
+use super::pack::{Source, pack_panel, words};
+use engine::cpu::Isa;
+use engine::{CpuQueue, Shared};
+use std::cell::RefCell;
+
+/// Words of k in a packed block: two panels of 32 columns (256 KiB each) fit a level-2 cache.
+const KC: usize = 2048;
+/// Bytes of a packed block of B, and of A: together in a level-3 cache.
+const BLOCK_BYTES: usize = 8 << 20;
+
+/// One multiplication `C = A · B`, with A `[m, k]` and B `[k, n]` in whatever order of storage.
+pub(crate) struct Gemm<'a> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a: Source,
+    pub b: Source,
+    pub target: Target<'a>,
+    pub epilogue: Epilogue<'a>,
+}
+
+thread_local! {
+    /// Packed A, packed B and partial sums; they grow on first use and stay.
+    static BUFFERS: RefCell<[Vec<u32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+}
+
+fn grown(buffer: &mut Vec<u32>, words: usize) -> &mut [u32] {
+    if buffer.len() < words {
+        *buffer = vec![0; words.next_power_of_two()];
+    }
+    &mut buffer[..words]
+}
+
+/// How the work is cut.
+struct Cut {
+    /// k per block.
+    kc: usize,
+    /// Panels of A and of B in a block.
+    a_panels: usize,
+    b_panels: usize,
+}
+
+fn cut(gemm: &Gemm<'_>, micro: Micro) -> Cut {
+    let per_word = if micro.pairs { 2 } else { 1 };
+    let blocks = gemm.k.div_ceil(KC * per_word).max(1);
+    let kc = gemm.k.div_ceil(blocks).next_multiple_of(2).max(2);
+    let panel_bytes = |width: usize| words(kc, micro.pairs).max(1) * width * 4;
+    let fitting = |width: usize, total: usize| {
+        let most = (BLOCK_BYTES / panel_bytes(width)).max(1);
+        let panels = total.div_ceil(width);
+        panels.div_ceil(panels.div_ceil(most).max(1)).max(1)
+    };
+    Cut { kc, a_panels: fitting(micro.rows, gemm.m), b_panels: fitting(micro.columns, gemm.n) }
+}
+
+/// Runs on the queue's threads.
+pub(crate) fn gemm(queue: &CpuQueue, work: &Gemm<'_>) {
+    let isa = queue.isa();
+    let micro = select(isa, work.a.is_bf16);
+    let Cut { kc, a_panels, b_panels } = cut(work, micro);
+    let k_blocks = work.k.div_ceil(kc).max(1);
+    let (mut a_buffer, mut b_buffer, mut c_buffer) = BUFFERS.with(|buffers| {
+        let mut buffers = buffers.borrow_mut();
+        let [a, b, c] = &mut *buffers;
+        (std::mem::take(a), std::mem::take(b), std::mem::take(c))
+    });
+    {
+        let depth = words(kc, micro.pairs);
+        let a_packed = Shared::new(grown(&mut a_buffer, depth * micro.rows * a_panels));
+        let b_packed = Shared::new(grown(&mut b_buffer, depth * micro.columns * b_panels));
+        // Sums of a long k wait in f32; an f32 target without an epilogue holds them itself.
+        let in_target = work.target.is_f32() && work.epilogue.is_none();
+        let partial = (k_blocks > 1 && !in_target)
+            .then(|| Shared::new(bytemuck::cast_slice_mut::<u32, f32>(grown(&mut c_buffer, work.m * work.n))));
+        for k_block in 0..k_blocks {
+            let k0 = k_block * kc;
+            let k_size = kc.min(work.k - k0);
+            let depth = words(k_size, micro.pairs);
+            let stage = Stage { first: k_block == 0, last: k_block + 1 == k_blocks };
+            for b_first in (0..work.n.div_ceil(micro.columns)).step_by(b_panels) {
+                let b_count = b_panels.min(work.n.div_ceil(micro.columns) - b_first);
+                for a_first in (0..work.m.div_ceil(micro.rows)).step_by(a_panels) {
+                    let a_count = a_panels.min(work.m.div_ceil(micro.rows) - a_first);
+                    let b_stale = a_first == 0;
+                    let b_tasks = if b_stale { b_count } else { 0 };
+                    queue.parallel_ranges(b_tasks + a_count, 4, |range| {
+                        for index in range {
+                            let (source, width, total, panel, packed) = match index.checked_sub(b_tasks) {
+                                None => (work.b, micro.columns, work.n, index, b_packed),
+                                Some(panel) => (work.a, micro.rows, work.m, panel, a_packed),
+                            };
+                            let first = (panel + if index < b_tasks { b_first } else { a_first }) * width;
+                            let rows = width.min(total - first);
+                            let size = depth * width;
+                            // SAFETY: each task packs panels of its own; the source covers rows and k.
+                            unsafe {
+                                let out = packed.part(panel * size..(panel + 1) * size);
+                                pack_panel(isa, source, micro.pairs, width, (first, rows), (k0, k_size), out);
+                            }
+                        }
+                    });
+                    let block = Block { a_first, a_count, b_first, b_count, depth };
+                    compute(queue, work, micro, block, stage, a_packed, b_packed, partial);
+                }
+            }
+        }
+    }
+    BUFFERS.with(|buffers| *buffers.borrow_mut() = [a_buffer, b_buffer, c_buffer]);
+}
+
+#[derive(Clone, Copy)]
+struct Stage {
+    first: bool,
+    last: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    a_first: usize,
+    a_count: usize,
+    b_first: usize,
+    b_count: usize,
+    depth: usize,
+}
+
+fn compute(
+    queue: &CpuQueue,
+    work: &Gemm<'_>,
+    micro: Micro,
+    block: Block,
+    stage: Stage,
+    a_packed: Shared<'_, u32>,
+    b_packed: Shared<'_, u32>,
+    partial: Option<Shared<'_, f32>>,
+) {
+    let Block { a_first, a_count, b_first, b_count, depth } = block;
+    // A task is one panel of B against a run of panels of A: enough tasks to balance, each big enough to pay.
+    let flops_per_tile = 2 * depth * micro.rows * micro.columns;
+    let a_group = (4_000_000 / flops_per_tile.max(1)).clamp(1, a_count);
+    let a_groups = a_count.div_ceil(a_group);
+    queue.parallel(b_count * a_groups, |task| {
+        let (b_panel, group) = (task / a_groups, task % a_groups);
+        let column = (b_first + b_panel) * micro.columns;
+        let columns = micro.columns.min(work.n - column);
+        let mut tile = [0.0f32; MAX_TILE];
+        for a_panel in group * a_group..((group + 1) * a_group).min(a_count) {
+            let row = (a_first + a_panel) * micro.rows;
+            let rows = micro.rows.min(work.m - row);
+            let (a_size, b_size) = (depth * micro.rows, depth * micro.columns);
+            // SAFETY: the packed panels of this block, read-only now; the ISA was chosen as available; the tile of C
+            // belongs to this task.
+            unsafe {
+                let a = a_packed.part(a_panel * a_size..(a_panel + 1) * a_size).as_ptr();
+                let b = b_packed.part(b_panel * b_size..(b_panel + 1) * b_size).as_ptr();
+                (micro.run)(depth, a, b, tile.as_mut_ptr());
+                let place = Place { row, rows, column, columns, stride: micro.columns };
+                match partial {
+                    None => {
+                        let accumulate = work.target.accumulate || !stage.first;
+                        finish(queue.isa(), &tile, place, &work.target, accumulate, &work.epilogue);
+                    }
+                    Some(partial) => {
+                        add_partial(&mut tile, place, work.n, partial, stage);
+                        if stage.last {
+                            let accumulate = work.target.accumulate;
+                            finish(queue.isa(), &tile, place, &work.target, accumulate, &work.epilogue);
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Where a tile lies in C, and how it lies in its buffer.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub row: usize,
+    pub rows: usize,
+    pub column: usize,
+    pub columns: usize,
+    /// Elements from one row of the tile buffer to the next.
+    pub stride: usize,
+}
+
+/// Adds what earlier k blocks left to the tile; leaves the sum for later ones.
+///
+/// # Safety
+/// The tile's part of `partial` belongs to the calling task.
+unsafe fn add_partial(tile: &mut [f32; MAX_TILE], place: Place, n: usize, partial: Shared<'_, f32>, stage: Stage) {
+    for i in 0..place.rows {
+        let start = (place.row + i) * n + place.column;
+        // SAFETY: by contract.
+        let held = unsafe { partial.part(start..start + place.columns) };
+        let sums = &mut tile[i * place.stride..i * place.stride + place.columns];
+        if !stage.first {
+            sums.iter_mut().zip(held.iter()).for_each(|(sum, &held)| *sum += held);
+        }
+        if !stage.last {
+            held.copy_from_slice(sums);
+        }
+    }
+}
+
+/// A single-threaded multiplication for use inside the tasks of other kernels: small operands, no parallel region.
+pub(crate) fn gemm_here(isa: Isa, work: &Gemm<'_>) {
+    thread_local! {
+        static SMALL: RefCell<[Vec<u32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    }
+    let micro = select(isa, work.a.is_bf16);
+    let depth = words(work.k, micro.pairs);
+    let (a_panels, b_panels) = (work.m.div_ceil(micro.rows), work.n.div_ceil(micro.columns));
+    SMALL.with(|buffers| {
+        let mut buffers = buffers.borrow_mut();
+        let [a_buffer, b_buffer] = &mut *buffers;
+        let a_packed = grown(a_buffer, depth * micro.rows * a_panels);
+        let b_packed = grown(b_buffer, depth * micro.columns * b_panels);
+        let sides: [(Source, usize, usize, &mut [u32]); 2] =
+            [(work.a, micro.rows, work.m, &mut *a_packed), (work.b, micro.columns, work.n, &mut *b_packed)];
+        for (source, width, total, packed) in sides {
+            for (panel, out) in packed.chunks_exact_mut((depth * width).max(1)).enumerate() {
+                let first = panel * width;
+                // SAFETY: the source covers rows and k; the queue's ISA is available.
+                unsafe {
+                    pack_panel(isa, source, micro.pairs, width, (first, width.min(total - first)), (0, work.k), out)
+                };
+            }
+        }
+        let mut tile = [0.0f32; MAX_TILE];
+        for b_panel in 0..b_panels {
+            let column = b_panel * micro.columns;
+            for a_panel in 0..a_panels {
+                let row = a_panel * micro.rows;
+                // SAFETY: packed above; the target belongs to the caller.
+                unsafe {
+                    let a = a_packed.as_ptr().add(a_panel * depth * micro.rows);
+                    let b = b_packed.as_ptr().add(b_panel * depth * micro.columns);
+                    (micro.run)(depth, a, b, tile.as_mut_ptr());
+                    let place = Place {
+                        row,
+                        rows: micro.rows.min(work.m - row),
+                        column,
+                        columns: micro.columns.min(work.n - column),
+                        stride: micro.columns,
+                    };
+                    finish(isa, &tile, place, &work.target, work.target.accumulate, &work.epilogue);
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,197 @@
+//! Packing: a block of an operand becomes panels that the micro-kernel reads front to back.
+//!
+//! A panel holds `WIDTH` rows of A (or columns of B) for all k of the block: word `[k][r]`. For the f32 kernels a word
+//! is one f32 (bf16 is widened on the way); for the bf16 kernel it is the pair (2k, 2k+1). Missing rows and the odd last
+//! k are zero, so the micro-kernel has no edge cases.
+
+use engine::cpu::Isa;
+use half::bf16;
+
+/// An operand in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Source {
+    pub pointer: *const u8,
+    /// Elements from one row in memory to the next.
+    pub stride: usize,
+    /// Stored as bf16.
+    pub is_bf16: bool,
+    /// True if neighbours in memory are neighbours in k, else neighbours in the panel's width.
+    pub k_contiguous: bool,
+}
+
+// SAFETY: a read-only operand that outlives the parallel region.
+unsafe impl Send for Source {}
+// SAFETY: as above.
+unsafe impl Sync for Source {}
+
+/// Packs rows `first..first + rows` (at most `width`) for k in `k0..k0 + kc` into `out`, which holds
+/// `words(kc) * width` words.
+///
+/// # Safety
+/// The source covers the range; `isa` is available.
+pub(crate) unsafe fn pack_panel(
+    isa: Isa,
+    source: Source,
+    pairs: bool,
+    width: usize,
+    (first, rows): (usize, usize),
+    (k0, kc): (usize, usize),
+    out: &mut [u32],
+) {
+    // SAFETY: forwarded contract; each branch reads the type that the source stores.
+    unsafe {
+        match (source.is_bf16, source.k_contiguous) {
+            (false, true) => transpose(isa, source.pointer.cast::<u32>(), source.stride, width, first, rows, k0, kc, out),
+            (true, true) if pairs && k0.is_multiple_of(2) && source.stride.is_multiple_of(2) && kc.is_multiple_of(2) => {
+                let words = source.pointer.cast::<u32>();
+                transpose(isa, words, source.stride / 2, width, first, rows, k0 / 2, kc / 2, out);
+            }
+            (false, false) => {
+                let base = source.pointer.cast::<u32>();
+                for k in 0..kc {
+                    let row = std::slice::from_raw_parts(base.add((k0 + k) * source.stride + first), rows);
+                    let target = &mut out[k * width..(k + 1) * width];
+                    target[..rows].copy_from_slice(row);
+                    target[rows..].fill(0);
+                }
+            }
+            _ => {
+                let base = source.pointer.cast::<bf16>();
+                let (along_k, along_row) =
+                    if source.k_contiguous { (1, source.stride) } else { (source.stride, 1) };
+                let at = |r: usize, k: usize| u32::from((*base.add((first + r) * along_row + (k0 + k) * along_k)).to_bits());
+                if pairs {
+                    for pair in 0..kc.div_ceil(2) {
+                        let target = &mut out[pair * width..(pair + 1) * width];
+                        if 2 * pair + 1 < kc {
+                            for r in 0..rows {
+                                target[r] = at(r, 2 * pair) | at(r, 2 * pair + 1) << 16;
+                            }
+                        } else {
+                            for r in 0..rows {
+                                target[r] = at(r, 2 * pair);
+                            }
+                        }
+                        target[rows..].fill(0);
+                    }
+                } else {
+                    for k in 0..kc {
+                        let target = &mut out[k * width..(k + 1) * width];
+                        for r in 0..rows {
+                            target[r] = at(r, k) << 16;
+                        }
+                        target[rows..].fill(0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Words of k in a panel.
+pub(crate) fn words(kc: usize, pairs: bool) -> usize {
+    if pairs { kc.div_ceil(2) } else { kc }
+}
+
+/// `out[k][r] = base[first + r][k0 + k]`.
+unsafe fn transpose(
+    isa: Isa,
+    base: *const u32,
+    stride: usize,
+    width: usize,
+    first: usize,
+    rows: usize,
+    k0: usize,
+    kc: usize,
+    out: &mut [u32],
+) {
+    assert!(out.len() >= kc * width && rows <= width);
+    let mut r = 0;
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        while r < rows {
+            let lanes = (rows - r).min(16);
+            let mut k = 0;
+            while k < kc {
+                let depth = (kc - k).min(16);
+                // SAFETY: inside the source and the panel by the counts; AVX-512 is available.
+                unsafe {
+                    transpose_16(
+                        base.add((first + r) * stride + k0 + k),
+                        stride,
+                        lanes,
+                        depth,
+                        out.as_mut_ptr().add(k * width + r),
+                        width,
+                        (width - r).min(16),
+                    );
+                }
+                k += depth;
+            }
+            r += lanes;
+        }
+    }
+    let _ = isa;
+    for r in r..rows {
+        // SAFETY: the caller's source covers the row.
+        let row = unsafe { std::slice::from_raw_parts(base.add((first + r) * stride + k0), kc) };
+        for (k, &word) in row.iter().enumerate() {
+            out[k * width + r] = word;
+        }
+    }
+    for k in 0..kc {
+        out[k * width + rows..(k + 1) * width].fill(0);
+    }
+}
+
+/// Transposes up to 16 rows of up to 16 words; writes `keep` words of each of the `depth` result rows.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn transpose_16(
+    source: *const u32,
+    stride: usize,
+    lanes: usize,
+    depth: usize,
+    out: *mut u32,
+    out_stride: usize,
+    keep: usize,
+) {
+    use std::arch::x86_64::*;
+    let load_mask = (((1u32 << depth) - 1) & 0xffff) as __mmask16;
+    let store_mask = (((1u32 << keep) - 1) & 0xffff) as __mmask16;
+    let mut x = [_mm512_setzero_ps(); 16];
+    for (lane, row) in x.iter_mut().enumerate().take(lanes) {
+        // SAFETY: the mask keeps the load inside the row.
+        *row = unsafe { _mm512_maskz_loadu_ps(load_mask, source.add(lane * stride).cast()) };
+    }
+    // Two rounds inside 128-bit lanes (pairs, then quads), two rounds among them.
+    let mut y = x;
+    for i in 0..8 {
+        y[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        y[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    for i in 0..4 {
+        let pair = |a, b, high| {
+            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+            _mm512_castpd_ps(if high { _mm512_unpackhi_pd(a, b) } else { _mm512_unpacklo_pd(a, b) })
+        };
+        x[4 * i] = pair(y[4 * i], y[4 * i + 2], false);
+        x[4 * i + 1] = pair(y[4 * i], y[4 * i + 2], true);
+        x[4 * i + 2] = pair(y[4 * i + 1], y[4 * i + 3], false);
+        x[4 * i + 3] = pair(y[4 * i + 1], y[4 * i + 3], true);
+    }
+    for i in 0..4 {
+        y[i] = _mm512_shuffle_f32x4::<0x88>(x[i], x[i + 4]);
+        y[i + 4] = _mm512_shuffle_f32x4::<0xdd>(x[i], x[i + 4]);
+        y[i + 8] = _mm512_shuffle_f32x4::<0x88>(x[i + 8], x[i + 12]);
+        y[i + 12] = _mm512_shuffle_f32x4::<0xdd>(x[i + 8], x[i + 12]);
+    }
+    for i in 0..8 {
+        x[i] = _mm512_shuffle_f32x4::<0x88>(y[i], y[i + 8]);
+        x[i + 8] = _mm512_shuffle_f32x4::<0xdd>(y[i], y[i + 8]);
+    }
+    for (k, row) in x.iter().enumerate().take(depth) {
+        // SAFETY: `depth` rows of `keep` words belong to the panel.
+        unsafe { _mm512_mask_storeu_ps(out.add(k * out_stride).cast(), store_mask, *row) };
+    }
+}

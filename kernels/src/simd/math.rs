@@ -1,0 +1,156 @@
+//! Elementary functions in branch-free f32, for use inside `vectorized!` bodies. Bounds are tested below.
+
+use super::Level;
+
+/// e^x within 2 ulp; 0 below -87.33 (results that would be subnormal), infinity above 88.73, NaN for NaN.
+#[inline(always)]
+pub fn exp<L: Level>(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2^23: adding it rounds to an integer, kept in the low mantissa bits
+    let bounded = if x > 88.8 { 88.8 } else { x };
+    let bounded = if bounded < -87.4 { -87.4 } else { bounded };
+    let shifted = L::fma(bounded, std::f32::consts::LOG2_E, SHIFT);
+    let n = shifted - SHIFT;
+    // ln 2 in two parts; n has at most 8 bits, so n times the first part is exact.
+    let r = L::fma(n, -0.693_145_75, bounded);
+    let r = L::fma(n, -1.428_606_8e-6, r);
+    // Taylor to r^7: |r| <= 0.3467, so the first missing term is below 6e-9 relative.
+    let p = L::fma(r, 1.0 / 5040.0, 1.0 / 720.0);
+    let p = L::fma(p, r, 1.0 / 120.0);
+    let p = L::fma(p, r, 1.0 / 24.0);
+    let p = L::fma(p, r, 1.0 / 6.0);
+    let p = L::fma(p, r, 0.5);
+    let p = L::fma(p, r, 1.0);
+    let p = L::fma(p, r, 1.0);
+    // 2^n in two factors: n reaches 128, where a single exponent would overflow.
+    let n = shifted.to_bits() as i32 - SHIFT.to_bits() as i32;
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+    let result = p * power(half) * power(n - half);
+    let result = if x < -87.33 { 0.0 } else { result };
+    let result = if x > 88.73 { f32::INFINITY } else { result };
+    if x.is_nan() { x } else { result }
+}
+
+/// The error function, absolute error below 5e-7 (rational minimax in x², saturated at |x| = 4).
+#[inline(always)]
+pub fn erf<L: Level>(x: f32) -> f32 {
+    let bounded = if x > 4.0 { 4.0 } else { x };
+    let bounded = if bounded < -4.0 { -4.0 } else { bounded };
+    let s = bounded * bounded;
+    let p = L::fma(s, -2.726_142_3e-10, 2.770_681_4e-8);
+    let p = L::fma(p, s, -2.101_024e-6);
+    let p = L::fma(p, s, -5.692_506_4e-5);
+    let p = L::fma(p, s, -7.349_906_3e-4);
+    let p = L::fma(p, s, -2.954_599_8e-3);
+    let p = L::fma(p, s, -1.609_603_3e-2);
+    let q = L::fma(s, -1.456_607_2e-5, -2.133_740_6e-4);
+    let q = L::fma(q, s, -1.682_827e-3);
+    let q = L::fma(q, s, -7.373_329e-3);
+    let q = L::fma(q, s, -1.426_473_9e-2);
+    bounded * p / q
+}
+
+/// 1 / (1 + e^-x).
+#[inline(always)]
+pub fn sigmoid<L: Level>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<L>(-x))
+}
+
+/// GELU, x Φ(x), with the exact Φ.
+#[inline(always)]
+pub fn gelu<L: Level>(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf::<L>(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// Derivative of [`gelu`]: Φ(x) + x φ(x).
+#[inline(always)]
+pub fn gelu_derivative<L: Level>(x: f32) -> f32 {
+    const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
+    let cumulative = 0.5 + 0.5 * erf::<L>(x * std::f32::consts::FRAC_1_SQRT_2);
+    L::fma(x * FRAC_1_SQRT_TAU, exp::<L>(-0.5 * x * x), cumulative)
+}
+
+/// QuickGELU, x σ(1.702 x).
+#[inline(always)]
+pub fn quick_gelu<L: Level>(x: f32) -> f32 {
+    x * sigmoid::<L>(1.702 * x)
+}
+
+/// Derivative of [`quick_gelu`].
+#[inline(always)]
+pub fn quick_gelu_derivative<L: Level>(x: f32) -> f32 {
+    let s = sigmoid::<L>(1.702 * x);
+    L::fma(1.702 * x * s, 1.0 - s, s)
+}
+
+/// The exact error function in f64: the series near 0, a continued fraction beyond. For references and tests.
+pub fn erf_f64(x: f64) -> f64 {
+    let a = x.abs();
+    if a < 3.0 {
+        let (mut term, mut sum, mut n) = (a, a, 0.0);
+        while term.abs() > 1e-18 * sum.abs() {
+            n += 1.0;
+            term *= -a * a / n;
+            sum += term / (2.0 * n + 1.0);
+            if n > 200.0 {
+                break;
+            }
+        }
+        return (std::f64::consts::FRAC_2_SQRT_PI * sum).copysign(x);
+    }
+    let mut fraction = a;
+    for k in (1..=60).rev() {
+        fraction = a + f64::from(k) / 2.0 / fraction;
+    }
+    (1.0 - (-a * a).exp() / fraction / std::f64::consts::PI.sqrt()).copysign(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Fused, Plain};
+
+    fn ulps(value: f32, exact: f64) -> f64 {
+        let rounded = exact as f32;
+        let ulp = f64::from(f32::from_bits(rounded.to_bits() + 1)) - f64::from(rounded);
+        (f64::from(value) - exact).abs() / ulp
+    }
+
+    #[test]
+    fn exp_is_within_two_ulps() {
+        for i in -870_000..887_000i32 {
+            let x = i as f32 * 1e-4;
+            for value in [exp::<Plain>(x), exp::<Fused>(x)] {
+                assert!(ulps(value, f64::from(x).exp()) <= 2.0, "exp({x}) = {value}");
+            }
+        }
+        assert_eq!(exp::<Fused>(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp::<Fused>(-1e30), 0.0);
+        assert_eq!(exp::<Fused>(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp::<Fused>(0.0), 1.0);
+        assert!(exp::<Fused>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn erf_and_gelu_are_within_their_bounds() {
+        // Reference values of erf from Abramowitz and Stegun, table 7.1.
+        for (x, value) in [(0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0)] {
+            assert!((erf_f64(x) - value).abs() < 1e-10);
+        }
+        assert!((erf_f64(3.0 + 1e-12) - erf_f64(3.0 - 1e-12)).abs() < 1e-12); // the series loses 3 digits at 3
+        for i in -80_000..80_000i32 {
+            let x = i as f32 * 1e-4;
+            let exact = f64::from(x);
+            let cumulative = 0.5 * (1.0 + erf_f64(exact / std::f64::consts::SQRT_2));
+            let density = (-0.5 * exact * exact).exp() / std::f64::consts::TAU.sqrt();
+            assert!((f64::from(erf::<Fused>(x)) - erf_f64(exact)).abs() < 5e-7, "erf({x})");
+            assert!((f64::from(gelu::<Fused>(x)) - exact * cumulative).abs() < 3e-7 * (1.0 + exact.abs()), "gelu({x})");
+            let slope = cumulative + exact * density;
+            assert!((f64::from(gelu_derivative::<Fused>(x)) - slope).abs() < 4e-7, "gelu'({x})");
+            let s = 1.0 / (1.0 + (-1.702 * exact).exp());
+            assert!((f64::from(quick_gelu::<Fused>(x)) - exact * s).abs() < 4e-7 * (1.0 + exact.abs()), "quick({x})");
+            let slope = s + 1.702 * exact * s * (1.0 - s);
+            assert!((f64::from(quick_gelu_derivative::<Plain>(x)) - slope).abs() < 2e-6, "quick'({x})");
+        }
+    }
+}

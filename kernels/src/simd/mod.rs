@@ -1,0 +1,195 @@
+//! One body of plain Rust, compiled once for every instruction set and chosen at run time.
+//!
+//! A kernel is written inside [`vectorized!`] as branch-free loops over slices; the compiler turns them into vector
+//! code for each set, because the body is inlined into functions that enable its features. Inside the body the type `L`
+//! is the [`Level`]: it decides whether [`Level::fma`] is one instruction. Reductions keep [`LANES`] partial sums, so
+//! their order is fixed. Call kernels inside the tasks of a parallel region, not around it: features do not cross
+//! closures that other threads run.
+//!
+//! ```ignore
+//! vectorized! {
+//!     /// `y += a x`
+//!     fn axpy<T: Float>(a: f32, x: &[T], y: &mut [f32]) {
+//!         for (y, &x) in y.iter_mut().zip(x) { *y = L::fma(a, x.widen(), *y); }
+//!     }
+//! }
+//! queue.parallel_ranges(n, 4096, |range| axpy(queue.isa(), a, &x[range.clone()], …));
+//! ```
+
+pub mod math;
+
+use engine::Element;
+use half::bf16;
+
+/// Partial sums of a reduction.
+pub const LANES: usize = 16;
+
+/// What an instruction set offers to plain Rust bodies.
+pub trait Level {
+    /// `a * b + c`: one rounding where the set has the instruction, else two.
+    fn fma(a: f32, b: f32, c: f32) -> f32;
+}
+
+/// Sets with fused multiply-add.
+#[derive(Clone, Copy, Debug)]
+pub struct Fused;
+
+/// Plain x86-64 and other processors.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain;
+
+impl Level for Fused {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+impl Level for Plain {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+}
+
+/// Storage types of activations and weights; arithmetic is always f32.
+pub trait Float: Element {
+    /// The exact f32.
+    fn widen(self) -> f32;
+    /// The nearest value, ties to even.
+    fn narrow(value: f32) -> Self;
+}
+
+impl Float for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> f32 {
+        value
+    }
+}
+
+impl Float for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> bf16 {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        // Rounding would carry a NaN with a small payload into an infinity: keep it a quiet NaN.
+        let quiet = bits >> 16 | 0x40;
+        bf16::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { quiet } else { rounded } as u16)
+    }
+}
+
+/// Declares functions whose body is compiled for every instruction set; see the module documentation. The functions take
+/// the [`Isa`](engine::cpu::Isa) as their first argument.
+#[macro_export]
+macro_rules! vectorized {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident $(<$($T:ident: $bound:path),+>)? (
+        $($arg:ident: $ty:ty),* $(,)?
+    ) $(-> $out:ty)? $body:block)*) => { $(
+        $(#[$meta])*
+        #[allow(clippy::extra_unused_type_parameters)]
+        $vis fn $name $(<$($T: $bound),+>)? (isa: engine::cpu::Isa, $($arg: $ty),*) $(-> $out)? {
+            #[inline(always)]
+            fn body<L: $crate::simd::Level $($(, $T: $bound)+)?>($($arg: $ty),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512 $(<$($T: $bound),+>)? ($($arg: $ty),*) $(-> $out)? {
+                    body::<$crate::simd::Fused $($(, $T)+)?>($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2 $(<$($T: $bound),+>)? ($($arg: $ty),*) $(-> $out)? {
+                    body::<$crate::simd::Fused $($(, $T)+)?>($($arg),*)
+                }
+                match isa {
+                    // SAFETY: an `Isa` in a queue was checked to be available on this machine.
+                    engine::cpu::Isa::Avx512 | engine::cpu::Isa::Avx512Bf16 => return unsafe { avx512 $(::<$($T),+>)? ($($arg),*) },
+                    // SAFETY: as above.
+                    engine::cpu::Isa::Avx2 => return unsafe { avx2 $(::<$($T),+>)? ($($arg),*) },
+                    engine::cpu::Isa::Scalar => {}
+                }
+            }
+            body::<$crate::simd::Plain $($(, $T)+)?>($($arg),*)
+        }
+    )* };
+}
+
+/// Sum of `term(i)` for `i` in `0..count`, in [`LANES`] interleaved partial sums added in order.
+#[inline(always)]
+pub fn sum_by(count: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let whole = count / LANES * LANES;
+    for base in (0..whole).step_by(LANES) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += term(base + lane);
+        }
+    }
+    for index in whole..count {
+        lanes[index - whole] += term(index);
+    }
+    fold(lanes)
+}
+
+/// The lanes added pairwise.
+#[inline(always)]
+pub fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest `term(i)` for `i` in `0..count`; negative infinity if there is none. NaNs are passed over.
+#[inline(always)]
+pub fn max_by(count: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let whole = count / LANES * LANES;
+    for base in (0..whole).step_by(LANES) {
+        for (lane, best) in lanes.iter_mut().enumerate() {
+            let value = term(base + lane);
+            *best = if value > *best { value } else { *best };
+        }
+    }
+    let mut best = lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    for index in whole..count {
+        let value = term(index);
+        best = if value > best { value } else { best };
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_like_the_half_crate() {
+        let mut random = engine::rng::Philox::new(3, 0);
+        for _ in 0..200_000 {
+            let value = f32::from_bits(random.next_u32());
+            let (ours, theirs) = (<bf16 as Float>::narrow(value), bf16::from_f32(value));
+            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{value:e}");
+        }
+        assert_eq!(<bf16 as Float>::narrow(f32::MAX), bf16::INFINITY);
+    }
+
+    #[test]
+    fn reductions_cover_every_element() {
+        for count in 0..70usize {
+            assert_eq!(sum_by(count, |i| i as f32), (count * count.saturating_sub(1) / 2) as f32);
+            let best = if count == 0 { f32::NEG_INFINITY } else { count as f32 - 1.0 };
+            assert_eq!(max_by(count, |i| i as f32), best);
+        }
+    }
+}
