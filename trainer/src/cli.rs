@@ -1,7 +1,7 @@
 //! The command line of `coca`. Arguments only: each command's work is a function of the module that it names.
 
 use crate::config::Config;
-use crate::{Error, Result, doctor};
+use crate::{Error, Result, doctor, inspect};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::PathBuf;
@@ -23,6 +23,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Show what this machine offers and what a run would use of it
     Doctor(DoctorArgs),
+    /// Show what a model folder, checkpoint, run folder or file of weights holds
+    Inspect(InspectArgs),
 }
 
 impl Cli {
@@ -33,6 +35,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
             Command::Config(args) => print(&args.config.load()?.to_toml(!args.plain)),
+            Command::Inspect(args) => print(&inspect::describe(&args.path)?),
             Command::Doctor(DoctorArgs {}) => print(&doctor::report()?),
         }
     }
@@ -222,7 +225,7 @@ pub struct PlanArgs {
 #[command(after_help = "Example:
   coca inspect runs/emoji/model")]
 pub struct InspectArgs {
-    /// Model folder, checkpoint, safetensors file or PyTorch file
+    /// Model folder, checkpoint, run folder, safetensors file or PyTorch file
     #[arg(value_name = "DIR|FILE")]
     pub path: PathBuf,
 }

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod inspect;
 pub mod machine;
 pub mod metrics;
 pub mod progress;

@@ -29,7 +29,7 @@ impl Progress {
     pub fn new(steps: u64, done: u64, limit: Option<Duration>, peak_gflops: Option<f64>) -> Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr()).with_position(done);
-            let style = ProgressStyle::with_template("{bar:24} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = ProgressStyle::with_template("{bar:16} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style.progress_chars("━╸ "));
             bar
         });
@@ -97,14 +97,14 @@ fn describe(record: &StepRecord, steps: u64, peak_gflops: Option<f64>, left: Dur
         _ => "",
     };
     format!(
-        "{}/{steps}  loss {:.4} (contrastive {:.4}, caption {:.4})  {:.0} images/s  {:.0} GFLOP/s{share}  {} left{mark}",
+        "{}/{steps}  {} left  loss {:.4} (contrastive {:.4}, caption {:.4})  {:.0} images/s  {:.0} GFLOP/s{share}{mark}",
         record.step + 1,
+        clock(left),
         record.loss,
         record.contrastive_loss,
         record.caption_loss,
         record.images_per_second,
         record.gflops,
-        clock(left),
     )
 }
 
@@ -133,9 +133,9 @@ mod tests {
         };
         assert_eq!(
             describe(&record, 1000, Some(150.0), Duration::from_secs(3723)),
-            "42/1000  loss 5.2500 (contrastive 1.2500, caption 2.0000)  812 images/s  93 GFLOP/s (62 % of peak)  1:02:03 left [outlier]"
+            "42/1000  1:02:03 left  loss 5.2500 (contrastive 1.2500, caption 2.0000)  812 images/s  93 GFLOP/s (62 % of peak) [outlier]"
         );
-        assert!(describe(&record, 1000, None, Duration::from_secs(59)).contains("93 GFLOP/s  0:59 left"));
+        assert!(describe(&record, 1000, None, Duration::from_secs(59)).contains("42/1000  0:59 left  loss"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Name of the list of files in each checkpoint.
-const MANIFEST: &str = "manifest.json";
+pub const MANIFEST: &str = "manifest.json";
 
 /// Starts the name of a folder that is being written or removed.
 const TEMPORARY: &str = ".tmp-";
@@ -191,6 +191,11 @@ impl Checkpoint {
     /// Its folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Name and bytes of its files.
+    pub fn files(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.manifest.files.iter().map(|(name, entry)| (name.as_str(), entry.size))
     }
 
     /// Path of one of its files.

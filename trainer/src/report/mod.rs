@@ -11,7 +11,9 @@ pub use picture::Picture;
 use crate::machine::Machine;
 use crate::metrics::StepRecord;
 use crate::{Error, Result};
+use model::weights::write_atomically;
 use serde::{Deserialize, Serialize};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Everything that the page shows. Shares are fractions of 1. Empty lists leave their sections out.
@@ -198,15 +200,8 @@ pub struct ProfileRow {
 pub fn write(folder: &Path, data: &ReportData) -> Result<PathBuf> {
     let json = folder.join("report.json");
     let text = serde_json::to_vec(data).map_err(|error| Error::io(&json, error.into()))?;
-    replace(&json, &text)?;
+    write_atomically(&json, |file| file.write_all(&text))?;
     let html = folder.join("report.html");
-    replace(&html, page::render(data).as_bytes())?;
+    write_atomically(&html, |file| file.write_all(page::render(data).as_bytes()))?;
     Ok(html)
-}
-
-/// Writes a file so that a reader sees the old one or the new one, whole.
-fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, content).map_err(|source| Error::io(&temporary, source))?;
-    std::fs::rename(&temporary, path).map_err(|source| Error::io(path, source))
 }
