@@ -3,15 +3,26 @@
 use crate::Result;
 use crate::machine::{Cuda, CudaDevice, Machine, bytes};
 use engine::cpu::{Isa, threads_from_env};
+use engine::{DType, Queue};
+use kernels::gauge;
 use std::fmt::Write;
 
 /// The report as text.
 ///
 /// # Errors
-/// `COCA_ISA` or `COCA_THREADS` asks for what cannot be.
+/// `COCA_ISA` or `COCA_THREADS` asks for what cannot be, or there is no memory to measure with.
 pub fn report() -> Result<String> {
     let machine = Machine::detect();
-    Ok(render(&machine, Isa::from_env()?.name(), threads_from_env()?))
+    let isa = Isa::from_env()?;
+    let queue = Queue::cpu_from_env()?;
+    let peaks = [DType::F32, DType::BF16].map(|dtype| gauge::flops_per_second(&queue, dtype) / 1e9);
+    let bandwidth = gauge::read_bytes_per_second(&queue)? / 1e9;
+    Ok(render(&machine, isa.name(), threads_from_env()?) + &render_peaks(peaks, bandwidth))
+}
+
+/// What the multiply-add units and the memory reach, measured by running them for a moment.
+fn render_peaks([f32, bf16]: [f64; 2], bandwidth: f64) -> String {
+    format!("{:<14}{f32:.0} GFLOP/s in f32, {bf16:.0} in bf16, {bandwidth:.1} GB/s from memory\n", "measured peak")
 }
 
 fn render(machine: &Machine, isa: &str, threads: usize) -> String {
@@ -52,6 +63,14 @@ fn render(machine: &Machine, isa: &str, threads: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn peaks_have_their_line() {
+        assert_eq!(
+            render_peaks([161.4, 322.0], 25.04),
+            "measured peak 161 GFLOP/s in f32, 322 in bf16, 25.0 GB/s from memory\n"
+        );
+    }
 
     #[test]
     fn every_part_has_its_line() {
