@@ -22,4 +22,4 @@ macro_rules! ops {
     };
 }
 
-ops! { activation, elementwise, matmul }
+ops! { activation, elementwise, layer_norm, matmul, rows }

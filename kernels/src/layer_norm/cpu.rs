@@ -1,0 +1,149 @@
+//! CPU code of LayerNorm: a row stays in level-1 cache for its passes.
+
+use super::PARTS;
+use crate::simd::{Float, sum_by};
+use crate::vectorized;
+use engine::{CpuQueue, DType, Out, Result, Shared, View};
+use half::bf16;
+
+/// Elements of a task.
+const GRAIN: usize = 1 << 14;
+
+pub(super) fn forward(queue: &CpuQueue, epsilon: f32, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+    match inputs[0].meta().dtype {
+        DType::BF16 => forward_typed::<bf16>(queue, epsilon, inputs, outputs),
+        _ => forward_typed::<f32>(queue, epsilon, inputs, outputs),
+    }
+}
+
+pub(super) fn backward(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+    match inputs[0].meta().dtype {
+        DType::BF16 => backward_typed::<bf16>(queue, inputs, outputs),
+        _ => backward_typed::<f32>(queue, inputs, outputs),
+    }
+}
+
+fn forward_typed<T: Float>(
+    queue: &CpuQueue,
+    epsilon: f32,
+    inputs: &[View<'_>],
+    outputs: &mut [Out<'_>],
+) -> Result<()> {
+    let (x, weight, bias) = (inputs[0].slice::<T>()?, inputs[1].slice::<f32>()?, inputs[2].slice::<f32>()?);
+    let residual = inputs.get(3).map(View::slice::<T>).transpose()?;
+    let (rows, n) = (inputs[0].shape().rows(), inputs[0].shape().columns());
+    let [y, mean, rstd, sum @ ..] = outputs else { unreachable!("declared by infer") };
+    let (y, mean, rstd) =
+        (Shared::new(y.slice_mut::<T>()?), Shared::new(mean.slice_mut::<f32>()?), Shared::new(rstd.slice_mut::<f32>()?));
+    let sum = match sum.first_mut() {
+        Some(sum) => Some(Shared::new(sum.slice_mut::<T>()?)),
+        None => None,
+    };
+    queue.parallel_ranges(rows, GRAIN.div_ceil(n), |range| {
+        let span = range.start * n..range.end * n;
+        // SAFETY: tasks have rows of their own.
+        let (y, mean, rstd, sum) = unsafe {
+            (y.part(span.clone()), mean.part(range.clone()), rstd.part(range.clone()), sum.map(|s| s.part(span.clone())))
+        };
+        let x = match (residual, sum) {
+            (Some(residual), Some(sum)) => {
+                add::<T>(queue.isa(), &x[span.clone()], &residual[span], sum);
+                &*sum
+            }
+            _ => &x[span],
+        };
+        forward_rows::<T>(queue.isa(), epsilon, x, weight, bias, y, mean, rstd);
+    });
+    Ok(())
+}
+
+fn backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+    let (x, weight) = (inputs[0].slice::<T>()?, inputs[1].slice::<f32>()?);
+    let (mean, rstd, dy) = (inputs[2].slice::<f32>()?, inputs[3].slice::<f32>()?, inputs[4].slice::<T>()?);
+    let (rows, n) = (inputs[0].shape().rows(), inputs[0].shape().columns());
+    let [dx, dweight, dbias, scratch] = outputs else { unreachable!("declared by infer") };
+    let accumulate = dx.accumulates();
+    let dx = Shared::new(dx.slice_mut::<T>()?);
+    let partial = Shared::new(scratch.slice_mut::<f32>()?);
+    let rows_per_part = rows.div_ceil(PARTS).max(1);
+    queue.parallel(PARTS, |part| {
+        let range = (part * rows_per_part).min(rows)..((part + 1) * rows_per_part).min(rows);
+        let span = range.start * n..range.end * n;
+        // SAFETY: tasks have rows and a partial sum of their own.
+        let (dx, sums) = unsafe { (dx.part(span.clone()), partial.part(part * 2 * n..(part + 1) * 2 * n)) };
+        let (mean, rstd) = (&mean[range.clone()], &rstd[range]);
+        backward_rows::<T>(queue.isa(), &x[span.clone()], weight, mean, rstd, &dy[span], dx, accumulate, sums);
+    });
+    for (out, half) in [(dweight, 0), (dbias, 1)] {
+        let accumulate = out.accumulates();
+        let out = out.slice_mut::<f32>()?;
+        // SAFETY: the parallel region is over.
+        let partial = unsafe { partial.part(0..PARTS * 2 * n) };
+        for (column, out) in out.iter_mut().enumerate() {
+            let total: f32 = (0..PARTS).map(|part| partial[part * 2 * n + half * n + column]).sum();
+            *out = if accumulate { *out + total } else { total };
+        }
+    }
+    Ok(())
+}
+
+vectorized! {
+    fn add<T: Float>(x: &[T], residual: &[T], sum: &mut [T]) {
+        for ((sum, x), residual) in sum.iter_mut().zip(x).zip(residual) {
+            *sum = T::narrow(x.widen() + residual.widen());
+        }
+    }
+
+    fn forward_rows<T: Float>(
+        epsilon: f32,
+        x: &[T],
+        weight: &[f32],
+        bias: &[f32],
+        y: &mut [T],
+        means: &mut [f32],
+        rstds: &mut [f32],
+    ) {
+        let n = weight.len();
+        for (row, (x, y)) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).enumerate() {
+            let mean = sum_by(n, |i| x[i].widen()) / n as f32;
+            let variance = sum_by(n, |i| {
+                let centred = x[i].widen() - mean;
+                centred * centred
+            }) / n as f32;
+            let rstd = 1.0 / (variance + epsilon).sqrt();
+            (means[row], rstds[row]) = (mean, rstd);
+            for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+                *y = T::narrow(L::fma((x.widen() - mean) * rstd, *weight, *bias));
+            }
+        }
+    }
+
+    fn backward_rows<T: Float>(
+        x: &[T],
+        weight: &[f32],
+        means: &[f32],
+        rstds: &[f32],
+        dy: &[T],
+        dx: &mut [T],
+        accumulate: bool,
+        sums: &mut [f32],
+    ) {
+        let n = weight.len();
+        sums.fill(0.0);
+        let (dweight, dbias) = sums.split_at_mut(n);
+        for row in 0..means.len() {
+            let (mean, rstd) = (means[row], rstds[row]);
+            let (x, dy) = (&x[row * n..(row + 1) * n], &dy[row * n..(row + 1) * n]);
+            let dx = &mut dx[row * n..(row + 1) * n];
+            let mean_g = sum_by(n, |i| dy[i].widen() * weight[i]) / n as f32;
+            let mean_gx = sum_by(n, |i| dy[i].widen() * weight[i] * ((x[i].widen() - mean) * rstd)) / n as f32;
+            for i in 0..n {
+                let (hat, dy) = ((x[i].widen() - mean) * rstd, dy[i].widen());
+                dweight[i] += dy * hat;
+                dbias[i] += dy;
+                let value = rstd * (dy * weight[i] - mean_g - hat * mean_gx);
+                dx[i] = T::narrow(if accumulate { dx[i].widen() + value } else { value });
+            }
+        }
+    }
+}
