@@ -22,4 +22,4 @@ macro_rules! ops {
     };
 }
 
-ops! { activation, elementwise, layer_norm, matmul, rows }
+ops! { activation, elementwise, embed, layer_norm, matmul, normalize, patchify, rows }
