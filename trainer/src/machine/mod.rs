@@ -57,6 +57,11 @@ impl Machine {
     }
 }
 
+/// Most bytes of memory that this process has held at a time; 0 if the system does not tell.
+pub fn peak_memory() -> u64 {
+    kibibytes("/proc/self/status", "VmHWM").unwrap_or(0)
+}
+
 /// A number of bytes as a person reads it: `1.5 GiB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -82,6 +87,11 @@ fn field(file: &str, key: &str) -> Option<String> {
     })
 }
 
+/// Bytes of such a line whose value is in kB, by which the kernel means 1024.
+fn kibibytes(file: &str, key: &str) -> Option<u64> {
+    Some(field(file, key)?.strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
 fn processor() -> String {
     field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".into())
 }
@@ -103,12 +113,8 @@ fn features() -> Vec<String> {
 
 /// Total and available bytes, a container's limit counted.
 fn memory() -> (u64, u64) {
-    let kibibytes = |key| {
-        let text = field("/proc/meminfo", key)?;
-        Some(text.strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
-    };
-    let total = kibibytes("MemTotal").unwrap_or(0);
-    let available = kibibytes("MemAvailable").unwrap_or(0);
+    let total = kibibytes("/proc/meminfo", "MemTotal").unwrap_or(0);
+    let available = kibibytes("/proc/meminfo", "MemAvailable").unwrap_or(0);
     let number = |file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
     match (number("/sys/fs/cgroup/memory.max"), number("/sys/fs/cgroup/memory.current")) {
         (Some(limit), used) if limit < total => (limit, available.min(limit.saturating_sub(used.unwrap_or(0)))),
@@ -124,6 +130,16 @@ mod tests {
     fn bytes_are_readable() {
         let texts = [0, 1023, 1024, 1536 << 20, 250 << 30].map(bytes);
         assert_eq!(texts, ["0 B", "1023 B", "1.0 KiB", "1.5 GiB", "250 GiB"]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn peak_memory_sees_a_large_buffer() {
+        let before = peak_memory();
+        assert!(before > 0);
+        let buffer = std::hint::black_box(vec![1u8; 64 << 20]);
+        // Other tests run beside this one, so the peak may have been there before; it is never below what is held now.
+        assert!(peak_memory() >= before.max(buffer.len() as u64));
     }
 
     #[test]
