@@ -54,7 +54,7 @@ struct NanCheck;
 
 impl Observer for NanCheck {
     fn after(&mut self, step: &StepView<'_>) -> Result<()> {
-        for (index, &(pointer, meta, _)) in step.outputs.iter().enumerate() {
+        for (index, &(pointer, meta, _)) in step.outputs.iter().enumerate().filter(|&(index, _)| !step.scratch[index]) {
             if let Some((element, value)) = first_where(pointer, meta, |value| !value.is_finite()) {
                 let inputs: Vec<String> = (step.inputs.iter().enumerate())
                     .filter(|(_, view)| first_where(view.pointer(), view.meta(), |value| !value.is_finite()).is_some())
@@ -94,7 +94,9 @@ impl Observer for PoisonCheck {
 
     fn after(&mut self, step: &StepView<'_>) -> Result<()> {
         for (index, &(pointer, meta, _)) in step.outputs.iter().enumerate() {
-            if let Some(element) = first_unwritten(pointer, meta) {
+            if !step.scratch[index]
+                && let Some(element) = first_unwritten(pointer, meta)
+            {
                 return Err(Error::invalid(format!("output {index} ({meta}) was left unwritten at element {element}")));
             }
             if step.planned[index] && step.guard_bytes > 0 {
@@ -143,6 +145,9 @@ impl Observer for CpuCheck {
             .collect();
         step.op.run(&self.queue, &views, &mut outs)?;
         for (index, (buffer, &(pointer, meta, _))) in outputs.iter().zip(step.outputs).enumerate() {
+            if step.scratch[index] {
+                continue;
+            }
             let (fast, plain) = (to_f64(pointer, meta), to_f64(buffer.pointer(), meta));
             let largest = plain.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
             // Two orders of summation of up to 2^16 terms in f32, and one rounding to the storage type.

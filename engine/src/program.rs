@@ -5,7 +5,7 @@ use crate::op::{Cost, Op, Out, View, Write};
 use crate::plan::{Plan, plan};
 use crate::tape::{Home, Ragged, Source, Tape, When, clip, rows_in_use};
 use crate::{Element, Error, Meta, Phase, Queue, Result, Tensor};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -95,6 +95,8 @@ pub struct StepView<'a> {
     pub guard_bytes: usize,
     /// Which outputs lie in the planned arena (and so have guards).
     pub planned: &'a [bool],
+    /// Which outputs are scratch: nobody reads them.
+    pub scratch: &'a [bool],
 }
 
 #[derive(Debug)]
@@ -102,6 +104,7 @@ struct Step {
     op: Arc<dyn Op>,
     inputs: Vec<Slot>,
     outputs: Vec<(Slot, When)>,
+    scratch: Vec<bool>,
     phase: Phase,
     span: u32,
     place: String,
@@ -151,6 +154,9 @@ impl Program {
             };
             Ok(Slot { meta: tensor.meta(), ragged: tape.infos[tensor.id as usize].ragged, address })
         };
+        let read: HashSet<u32> = (tape.nodes.iter().filter(|node| !node.removed))
+            .flat_map(|node| node.inputs.iter().map(|input| tape.root(input.id)))
+            .collect();
         let mut steps = Vec::with_capacity(tape.nodes.len());
         let mut slots = HashMap::new();
         for node in tape.nodes.iter().filter(|node| !node.removed) {
@@ -167,7 +173,8 @@ impl Program {
             }
             let Source { span, .. } = node.source;
             let place = tape.place(node.source);
-            steps.push(Step { op: node.op.clone(), inputs, outputs, phase: node.phase, span, place });
+            let scratch = node.outputs.iter().map(|(output, _)| is_scratch(&tape, &read, *output)).collect();
+            steps.push(Step { op: node.op.clone(), inputs, outputs, scratch, phase: node.phase, span, place });
         }
         for (index, info) in tape.infos.iter().enumerate() {
             if let Home::Owned(buffer, offset) = &info.home {
@@ -321,6 +328,7 @@ impl Program {
             cost: step_cost(step, used),
             guard_bytes: self.guard_bytes,
             planned: &planned,
+            scratch: &step.scratch,
         };
         for observer in observers.iter_mut() {
             observer.before(&view).map_err(explain)?;
@@ -347,6 +355,12 @@ impl Program {
     fn all_used(&self) -> Result<Vec<usize>> {
         (0..self.ragged.len()).map(|group| self.used(group)).collect()
     }
+}
+
+fn is_scratch(tape: &Tape, read: &HashSet<u32>, output: Tensor) -> bool {
+    let root = tape.root(output.id);
+    let info = &tape.infos[root as usize];
+    matches!(info.home, Home::Planned) && !info.keep && !read.contains(&root)
 }
 
 fn step_cost(step: &Step, used: &[usize]) -> Cost {

@@ -83,3 +83,24 @@ pub(crate) unsafe fn multiply_here(
     let target = Target { pointer, stride, is_bf16, accumulate, alpha, lifetime: PhantomData };
     gemm_here(isa, &Gemm { m, n, k, a, b, target, epilogue: Epilogue::default() });
 }
+
+/// As [`multiply_here`], on all threads of the queue.
+///
+/// # Safety
+/// As for [`multiply_here`].
+pub(crate) unsafe fn multiply(
+    queue: &CpuQueue,
+    layout: Layout,
+    Sizes { m, n, k }: Sizes,
+    a: Operand,
+    b: Operand,
+    (pointer, stride, is_bf16): (*mut u8, usize, bool),
+    accumulate: bool,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    let (a, b) = sources(layout, a, b);
+    let target = Target { pointer, stride, is_bf16, accumulate, alpha: 1.0, lifetime: PhantomData };
+    gemm(queue, &Gemm { m, n, k, a, b, target, epilogue: Epilogue::default() });
+}

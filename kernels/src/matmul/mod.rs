@@ -14,7 +14,7 @@ mod pack;
 
 pub use cases::{cases, draw};
 pub use column_sum::ColumnSum;
-pub(crate) use cpu::{Operand, multiply_here};
+pub(crate) use cpu::{Operand, multiply, multiply_here};
 pub use epilogue::Activation;
 
 use crate::activation::ActivationBackward;

@@ -1,0 +1,150 @@
+//! CPU code: a chunk of logits by the blocked product, then one pass over each row.
+
+use super::CHUNK;
+use crate::matmul::{Layout, Operand, Sizes, multiply};
+use crate::simd::{Float, math, max_by, sum_by};
+use crate::vectorized;
+use engine::{CpuQueue, DType, Error, Out, Result, Shared, View};
+use half::bf16;
+
+fn operand(view: &View<'_>, first_row: usize) -> Operand {
+    let stride = view.shape().columns();
+    let is_bf16 = view.meta().dtype == DType::BF16;
+    let offset = first_row * stride * view.meta().dtype.size();
+    Operand { pointer: view.pointer().wrapping_add(offset), stride, is_bf16 }
+}
+
+/// Rows that count; an error for a label outside the vocabulary.
+fn count(labels: &[i32], ignore: i32, vocabulary: usize) -> Result<usize> {
+    if let Some(row) = labels.iter().position(|&label| label != ignore && !(0..vocabulary as i32).contains(&label)) {
+        return Err(Error::invalid(format!("label {} of row {row} is not below {vocabulary}", labels[row])));
+    }
+    Ok(labels.iter().filter(|&&label| label != ignore).count())
+}
+
+fn write_mean(row_loss: &[f32], count: usize, loss: &mut Out<'_>) -> Result<()> {
+    let total: f64 = row_loss.iter().map(|&loss| f64::from(loss)).sum();
+    let mean = (total / count.max(1) as f64) as f32;
+    let accumulates = loss.accumulates();
+    let loss = loss.slice_mut::<f32>()?;
+    loss[0] = if accumulates { loss[0] + mean } else { mean };
+    Ok(())
+}
+
+pub(super) fn forward(queue: &CpuQueue, ignore: i32, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+    let [hidden, weight, labels] = inputs else { unreachable!("checked by infer") };
+    let labels = labels.slice::<i32>()?;
+    let (width, vocabulary) = (hidden.shape().columns(), weight.shape().columns());
+    let valid = count(labels, ignore, vocabulary)?;
+    let [loss, row_loss, logits] = outputs else { unreachable!("declared by infer") };
+    let row_loss = row_loss.slice_mut::<f32>()?;
+    let logits = logits.slice_mut::<f32>()?;
+    for start in (0..labels.len()).step_by(CHUNK) {
+        let rows = CHUNK.min(labels.len() - start);
+        let target = (logits.as_mut_ptr().cast(), vocabulary, false);
+        let sizes = Sizes { m: rows, n: vocabulary, k: width };
+        // SAFETY: the views cover these rows; the logits hold a chunk.
+        unsafe { multiply(queue, Layout::Nn, sizes, operand(hidden, start), operand(weight, 0), target, false) };
+        let losses = Shared::new(&mut row_loss[start..start + rows]);
+        queue.parallel_ranges(rows, 4, |range| {
+            for row in range {
+                let logits = &logits[row * vocabulary..(row + 1) * vocabulary];
+                let label = labels[start + row];
+                // SAFETY: tasks have rows of their own.
+                let out = unsafe { &mut losses.part(row..row + 1)[0] };
+                *out = if label == ignore {
+                    0.0
+                } else {
+                    log_sum_exp(queue.isa(), logits) - logits[label as usize]
+                };
+            }
+        });
+    }
+    write_mean(row_loss, valid, loss)
+}
+
+pub(super) fn backward(queue: &CpuQueue, ignore: i32, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+    let [hidden, weight, labels, gradient] = inputs else { unreachable!("checked by infer") };
+    let labels = labels.slice::<i32>()?;
+    let (width, vocabulary) = (hidden.shape().columns(), weight.shape().columns());
+    let valid = count(labels, ignore, vocabulary)?;
+    let scale = gradient.slice::<f32>()?[0] / valid.max(1) as f32;
+    let [dhidden, dweight, loss, row_loss, logits, narrow @ ..] = outputs else { unreachable!("declared by infer") };
+    let row_loss = row_loss.slice_mut::<f32>()?;
+    let is_bf16 = hidden.meta().dtype == DType::BF16;
+    let narrow = match narrow.first_mut() {
+        Some(narrow) => narrow.slice_mut::<bf16>()?,
+        None => &mut [],
+    };
+    let logits = logits.slice_mut::<f32>()?;
+    let dweight_target = (dweight.pointer(), vocabulary, dweight.meta().dtype == DType::BF16);
+    // One round even without rows: a weight gradient that is set must become zero.
+    for start in (0..labels.len().max(1)).step_by(CHUNK) {
+        let rows = CHUNK.min(labels.len() - start);
+        let sizes = Sizes { m: rows, n: vocabulary, k: width };
+        let target = (logits.as_mut_ptr().cast(), vocabulary, false);
+        // SAFETY: the views cover these rows; the logits hold a chunk.
+        unsafe { multiply(queue, Layout::Nn, sizes, operand(hidden, start), operand(weight, 0), target, false) };
+        let losses = Shared::new(&mut row_loss[start..start + rows]);
+        let (wide, small) = (Shared::new(&mut *logits), Shared::new(&mut *narrow));
+        queue.parallel_ranges(rows, 4, |range| {
+            for row in range {
+                let span = row * vocabulary..(row + 1) * vocabulary;
+                let label = labels[start + row];
+                // SAFETY: tasks have rows of their own.
+                let (loss, logits) = unsafe { (&mut losses.part(row..row + 1)[0], wide.part(span.clone())) };
+                let label = usize::try_from(label).ok().filter(|_| label != ignore);
+                if is_bf16 {
+                    // SAFETY: as above.
+                    let out = unsafe { small.part(span) };
+                    *loss = row_gradient(queue.isa(), logits, label, scale);
+                    narrow_row(queue.isa(), logits, out);
+                } else {
+                    *loss = row_gradient(queue.isa(), logits, label, scale);
+                }
+            }
+        });
+        let pointer = if is_bf16 { narrow.as_ptr().cast::<u8>() } else { logits.as_ptr().cast() };
+        let dlogits = Operand { pointer, stride: vocabulary, is_bf16 };
+        let offset = start * width * hidden.meta().dtype.size();
+        let dhidden_target = (dhidden.pointer().wrapping_add(offset), width, is_bf16);
+        let accumulate = dhidden.accumulates();
+        let sizes = Sizes { m: rows, n: width, k: vocabulary };
+        // SAFETY: the views cover these rows, the outputs the products.
+        unsafe {
+            multiply(queue, Layout::Nt, sizes, dlogits, operand(weight, 0), dhidden_target, accumulate);
+            let sizes = Sizes { m: width, n: vocabulary, k: rows };
+            let accumulate = dweight.accumulates() || start > 0;
+            multiply(queue, Layout::Tn, sizes, operand(hidden, start), dlogits, dweight_target, accumulate);
+        }
+    }
+    write_mean(row_loss, valid, loss)
+}
+
+vectorized! {
+    fn log_sum_exp(logits: &[f32]) -> f32 {
+        let largest = max_by(logits.len(), |i| logits[i]);
+        let sum = sum_by(logits.len(), |i| math::exp::<L>(logits[i] - largest));
+        largest + sum.ln()
+    }
+
+    /// Turns the logits of a row into `scale (softmax - one hot)`, or zeros without a label; returns the row's loss.
+    fn row_gradient(logits: &mut [f32], label: Option<usize>, scale: f32) -> f32 {
+        let Some(label) = label else {
+            logits.fill(0.0);
+            return 0.0;
+        };
+        let largest = max_by(logits.len(), |i| logits[i]);
+        let target = logits[label];
+        logits.iter_mut().for_each(|logit| *logit = math::exp::<L>(*logit - largest));
+        let sum = sum_by(logits.len(), |i| logits[i]);
+        let factor = scale / sum;
+        logits.iter_mut().for_each(|logit| *logit *= factor);
+        logits[label] -= scale;
+        largest + sum.ln() - target
+    }
+
+    fn narrow_row(wide: &[f32], out: &mut [bf16]) {
+        out.iter_mut().zip(wide).for_each(|(out, wide)| *out = Float::narrow(*wide));
+    }
+}
