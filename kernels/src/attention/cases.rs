@@ -1,0 +1,226 @@
+//! Cases of attention: every source, mask and kind of rows on odd shapes, and the shapes of real CoCa towers for benches.
+
+use super::{
+    Attention, AttentionReference, Length, SEEN_BY_ITSELF, SEEN_LATER, Source, Visibility, decode,
+};
+use crate::case::{Case, Draw, Fill, Input, Tolerance};
+use engine::DType;
+use std::sync::Arc;
+
+/// Rows of one side of a case.
+#[derive(Clone, Debug)]
+enum Side {
+    Fixed { sequences: usize, rows: usize },
+    /// Lengths, and spare rows at the end of the tensor.
+    Ragged { lengths: Vec<usize>, spare: usize },
+}
+
+impl Side {
+    fn length(&self) -> Length {
+        match self {
+            Side::Fixed { rows, .. } => Length::Fixed(*rows),
+            Side::Ragged { .. } => Length::Ragged,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Side::Fixed { sequences, rows } => sequences * rows,
+            Side::Ragged { lengths, spare } => lengths.iter().sum::<usize>() + spare,
+        }
+    }
+
+    fn offsets(&self) -> Option<Input> {
+        let Side::Ragged { lengths, .. } = self else { return None };
+        let mut offsets = vec![0i32];
+        for &length in lengths {
+            offsets.push(offsets[offsets.len() - 1] + length as i32);
+        }
+        Some(Input::integers(&offsets))
+    }
+}
+
+impl From<(usize, usize)> for Side {
+    fn from((sequences, rows): (usize, usize)) -> Side {
+        Side::Fixed { sequences, rows }
+    }
+}
+
+impl From<(&[usize], usize)> for Side {
+    fn from((lengths, spare): (&[usize], usize)) -> Side {
+        Side::Ragged { lengths: lengths.to_vec(), spare }
+    }
+}
+
+/// What a case attends with.
+#[derive(Clone, Debug)]
+enum Kind {
+    Packed(Side, Visibility),
+    Separate(Side, Side),
+    SharedQuery(usize, Side),
+}
+
+fn case(name: &str, kind: Kind, heads: usize, head_dim: usize, dtype: DType, bits: Vec<u8>) -> Case {
+    let width = heads * head_dim;
+    let (source, visibility, tensors, sides) = match &kind {
+        Kind::Packed(side, visibility) => {
+            (Source::Packed, *visibility, vec![(side.rows(), 3 * width)], vec![side.clone()])
+        }
+        Kind::Separate(queries, keys) => (
+            Source::Separate,
+            Visibility::All,
+            vec![(queries.rows(), width), (keys.rows(), 2 * width)],
+            vec![queries.clone(), keys.clone()],
+        ),
+        Kind::SharedQuery(rows, keys) => (
+            Source::SharedQuery,
+            Visibility::All,
+            vec![(*rows, width), (keys.rows(), 2 * width)],
+            vec![Side::from((1, *rows)), keys.clone()],
+        ),
+    };
+    let mut inputs: Vec<Input> = tensors.iter().map(|&(rows, columns)| Input::variable([rows, columns], dtype)).collect();
+    for (index, side) in sides.iter().enumerate() {
+        if let Some(offsets) = side.offsets() {
+            inputs[index] = inputs[index].clone().ragged(inputs.len());
+            inputs.push(offsets);
+        }
+    }
+    if visibility == Visibility::KeyBits {
+        let values = bits.iter().map(|&bits| f64::from(bits)).collect();
+        let ragged = inputs[0].ragged;
+        inputs.push(Input { ragged, ..Input::data([tensors[0].0], DType::U8, Fill::Values(values)) });
+    }
+    let op = Attention {
+        heads,
+        source,
+        queries: sides[0].length(),
+        keys: sides[sides.len() - 1].length(),
+        visibility,
+    };
+    let longest = sides.iter().map(Side::rows).max().unwrap_or(0);
+    // The exponential passes an error of the scores on: head_dim products of a few units each, relative to 1.
+    let terms = 2 * head_dim + longest;
+    Case {
+        name: format!("attention {name}: {kind:?}, {heads} heads of {head_dim}, {dtype}"),
+        op: Arc::new(op),
+        reference: Arc::new(AttentionReference(op)),
+        inputs,
+        results: 1,
+        // Roundings to storage: the probabilities and the result. Results are means of values of size 1.
+        forward: Tolerance::sum_of(terms).roundings(2.0).scale(1.0),
+        // And the result that delta is computed from, the score gradients and the gradient. Where a softmax has one
+        // term, gradients of size 1 cancel to 0.
+        backward: Tolerance::sum_of(2 * terms).roundings(4.0).scale(2.0),
+        bench_only: false,
+    }
+}
+
+/// Bits of the legacy mask for texts that end in a pad row and CLS, with an id 0 inside where it fits.
+fn legacy_bits(lengths: &[usize], spare: usize) -> Vec<u8> {
+    let both = SEEN_LATER | SEEN_BY_ITSELF;
+    let mut bits = Vec::new();
+    for (index, &length) in lengths.iter().enumerate() {
+        let hidden = |row: usize| row + 1 == length || (index % 2 == 1 && row == 2);
+        bits.extend((0..length).map(|row| if hidden(row) { 0 } else { both }));
+    }
+    bits.resize(bits.len() + spare, both);
+    bits
+}
+
+/// The fixed cases.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let ragged = [5usize, 0, 1, 9, 3];
+    for dtype in [DType::F32, DType::BF16] {
+        let mut add = |name: &str, kind: Kind, heads: usize, head_dim: usize| {
+            let bits = match &kind {
+                Kind::Packed(Side::Ragged { lengths, spare }, _) => legacy_bits(lengths, *spare),
+                _ => Vec::new(),
+            };
+            cases.push(case(name, kind, heads, head_dim, dtype, bits));
+        };
+        add("image", Kind::Packed((2, 13).into(), Visibility::All), 2, 16);
+        add("image, head dimension 5", Kind::Packed((1, 7).into(), Visibility::All), 3, 5);
+        add("causal, several blocks", Kind::Packed((1, 121).into(), Visibility::Causal), 1, 32);
+        add("several key tiles", Kind::Separate((1, 7).into(), (1, 531).into()), 1, 24);
+        add("causal, several key tiles", Kind::Packed((1, 300).into(), Visibility::Causal), 1, 16);
+        add("decoder", Kind::Packed((&ragged[..], 4).into(), Visibility::Causal), 2, 16);
+        add("text tower", Kind::Packed((&ragged[..], 4).into(), Visibility::KeyBits), 2, 32);
+        add("cross, ragged queries", Kind::Separate((&ragged[..], 2).into(), (5, 11).into()), 2, 16);
+        add("cross", Kind::Separate((3, 4).into(), (3, 19).into()), 2, 64);
+        add("pooler", Kind::SharedQuery(6, (19, 5).into()), 2, 16);
+        add("pooler, head dimension 96", Kind::SharedQuery(1, (2, 10).into()), 1, 96);
+    }
+    cases.extend(decode::cases());
+    cases.extend(bench_cases());
+    cases
+}
+
+/// Shapes of real towers: image, text, decoder, cross-attention and poolers, batch 8.
+fn bench_cases() -> Vec<Case> {
+    let text = [12usize, 17, 9, 14, 20, 8, 11, 15];
+    let mut cases = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        let mut add = |name: &str, kind: Kind, heads: usize, head_dim: usize| {
+            let bits = legacy_bits(&text, 0);
+            cases.push(Case { bench_only: true, ..case(name, kind, heads, head_dim, dtype, bits) });
+        };
+        add("default image", Kind::Packed((64, 37).into(), Visibility::All), 6, 32);
+        add("default text", Kind::Packed((&text[..], 0).into(), Visibility::KeyBits), 6, 32);
+        add("default cross", Kind::Separate((64, 12).into(), (64, 32).into()), 6, 32);
+        add("default pooler", Kind::SharedQuery(32, (64, 37).into()), 6, 32);
+        add("B-32 image", Kind::Packed((8, 50).into(), Visibility::All), 12, 64);
+        add("B-32 text, padded", Kind::Packed((8, 77).into(), Visibility::Causal), 8, 64);
+        add("B-32 text, ragged", Kind::Packed((&text[..], 0).into(), Visibility::KeyBits), 8, 64);
+        add("B-32 cross", Kind::Separate((8, 76).into(), (8, 255).into()), 8, 64);
+        add("B-32 pooler", Kind::SharedQuery(256, (8, 50).into()), 8, 64);
+        add("B-16 image", Kind::Packed((8, 197).into(), Visibility::All), 12, 64);
+        add("L-14 image", Kind::Packed((8, 257).into(), Visibility::All), 16, 64);
+        add("long", Kind::Packed((1, 1024).into(), Visibility::All), 12, 64);
+    }
+    cases
+}
+
+/// A random case.
+pub fn draw(draw: &mut Draw) -> Case {
+    let kind = draw.integer(0, 5);
+    let (heads, head_dim, dtype) = (draw.integer(1, 3), draw.pick(&[16, 32, 3, 20, 64, 96]), draw.float());
+    let sequences = draw.integer(1, 5);
+    let mut lengths = || -> Vec<usize> { (0..sequences).map(|_| draw.integer(0, 12)).collect() };
+    let mut ragged = || -> Vec<usize> {
+        let mut lengths = lengths();
+        // A tensor needs a row.
+        lengths[sequences - 1] = lengths[sequences - 1].max(1);
+        lengths
+    };
+    let queries = ragged();
+    match kind {
+        0 => {
+            let side = Side::from((sequences, draw.integer(1, 40)));
+            let visibility = draw.pick(&[Visibility::All, Visibility::Causal]);
+            case("drawn", Kind::Packed(side, visibility), heads, head_dim, dtype, Vec::new())
+        }
+        1 | 2 => {
+            let spare = draw.integer(0, 3);
+            let rows = queries.iter().sum::<usize>() + spare;
+            let visibility = if kind == 1 { Visibility::Causal } else { Visibility::KeyBits };
+            let bits = (0..rows).map(|_| draw.pick(&[3u8, 3, 0, 1, 2])).collect();
+            case("drawn", Kind::Packed((&queries[..], spare).into(), visibility), heads, head_dim, dtype, bits)
+        }
+        3 => {
+            let side = Side::from((sequences, draw.integer(1, 40)));
+            case("drawn", Kind::Separate((&queries[..], 1).into(), side), heads, head_dim, dtype, Vec::new())
+        }
+        4 => {
+            let fixed = Side::from((sequences, draw.integer(1, 20)));
+            let keys = if draw.flag() { (&queries[..], 0).into() } else { (sequences, draw.integer(1, 40)).into() };
+            case("drawn", Kind::Separate(fixed, keys), heads, head_dim, dtype, Vec::new())
+        }
+        _ if draw.flag() => decode::draw(draw),
+        _ => {
+            let (rows, keys) = (draw.integer(1, 20), draw.integer(1, 40));
+            case("drawn", Kind::SharedQuery(rows, (sequences, keys).into()), heads, head_dim, dtype, Vec::new())
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! One step of generation: each sequence's newest row attends to its cached rows and to itself. No backward.
+//!
+//! The cache stands outside: after the step the caller appends the keys and values of the new rows to it.
+
+use super::lanes::{self, Kernel, Lanes};
+use super::pack::Storage;
+use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
+use engine::{Cost, CpuQueue, DType, Error, Meta, Op, Out, Queue, Result, Shared, Tape, Tensor, View};
+use half::bf16;
+use std::sync::Arc;
+
+/// `qkv [sequences, 3·width]` are the packed projections of the newest rows; `cache [sequences · capacity, 2·width]`
+/// holds keys and values side by side, each sequence's earlier rows from row `sequence · capacity` on; `lengths
+/// [sequences]` (i32) says how many there are. Returns `[sequences, width]`. Causality is in the lengths.
+#[track_caller]
+pub fn attention_decode(tape: &mut Tape, qkv: Tensor, cache: Tensor, lengths: Tensor, heads: usize) -> Result<Tensor> {
+    Ok(tape.push(AttentionDecode { heads }, &[qkv, cache, lengths])?[0])
+}
+
+/// The op; see [`attention_decode`].
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionDecode {
+    /// Number of heads.
+    pub heads: usize,
+}
+
+impl AttentionDecode {
+    /// Number of sequences, rows of the cache for each, width.
+    fn sizes(&self, inputs: &[Meta]) -> Result<(usize, usize, usize)> {
+        let [qkv, cache, lengths] = inputs else {
+            return Err(Error::invalid(format!("expects 3 inputs, got {}", inputs.len())));
+        };
+        let (sequences, columns) = (qkv.shape.rows(), qkv.shape.columns());
+        let width = columns / 3;
+        if !qkv.dtype.is_float() || cache.dtype != qkv.dtype || qkv.shape.rank() != 2 || cache.shape.rank() != 2 {
+            return Err(Error::invalid("the projections and the cache are matrices of one dtype, f32 or bf16"));
+        }
+        if !columns.is_multiple_of(3) || self.heads == 0 || width == 0 || !width.is_multiple_of(self.heads) {
+            return Err(Error::invalid(format!("{columns} columns are not q, k and v of {} heads", self.heads)));
+        }
+        if cache.shape.columns() != 2 * width || !cache.shape.rows().is_multiple_of(sequences.max(1)) {
+            return Err(Error::invalid(format!(
+                "the cache has {} columns and a multiple of {sequences} rows, got {cache}",
+                2 * width
+            )));
+        }
+        if lengths.dtype != DType::I32 || lengths.elements() != sequences {
+            return Err(Error::invalid(format!("lengths are {sequences} i32, got {lengths}")));
+        }
+        Ok((sequences, cache.shape.rows() / sequences.max(1), width))
+    }
+}
+
+impl Op for AttentionDecode {
+    fn name(&self) -> &'static str {
+        "attention_decode"
+    }
+
+    fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
+        let (sequences, capacity, width) = self.sizes(inputs)?;
+        // Scores of a (sequence, head): the cached rows and the new one.
+        let scratch = Meta::new([sequences, self.heads, capacity + 1], DType::F32);
+        Ok(vec![Meta::new([sequences, width], inputs[0].dtype), scratch])
+    }
+
+    fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+        match (queue, inputs[0].meta().dtype) {
+            (Queue::Cpu(cpu), DType::BF16) => self.typed::<bf16>(cpu, inputs, outputs),
+            (Queue::Cpu(cpu), _) => self.typed::<f32>(cpu, inputs, outputs),
+        }
+    }
+
+    fn cost(&self, inputs: &[Meta]) -> Cost {
+        let Ok((sequences, capacity, width)) = self.sizes(inputs) else { return Cost::default() };
+        // Counted for a full cache.
+        let rows = (sequences * (capacity + 1) * width) as f64;
+        let bytes: usize = inputs.iter().map(Meta::bytes).sum();
+        Cost { flops: 4.0 * rows, bytes: bytes as f64 }
+    }
+}
+
+impl AttentionDecode {
+    fn typed<T: Storage>(&self, queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+        let metas: Vec<_> = inputs.iter().map(View::meta).collect();
+        let (sequences, capacity, width) = self.sizes(&metas)?;
+        let (qkv, cache, lengths) = (inputs[0].slice::<T>()?, inputs[1].slice::<T>()?, inputs[2].slice::<i32>()?);
+        if let Some(length) = lengths.iter().find(|&&length| length < 0 || length as usize > capacity) {
+            return Err(Error::invalid(format!("a length is {length}, the cache holds 0 to {capacity} rows")));
+        }
+        let dim = width / self.heads;
+        let (result, scores) = outputs.split_at_mut(1);
+        let accumulate = result[0].accumulates();
+        let result = Shared::new(result[0].slice_mut::<T>()?);
+        let scores = Shared::new(scores[0].slice_mut::<f32>()?);
+        queue.parallel(sequences * self.heads, |pair| {
+            let (sequence, head) = (pair / self.heads, pair % self.heads);
+            let (start, column) = (sequence * 3 * width, head * dim);
+            let rows = &cache[sequence * capacity * 2 * width..(sequence + 1) * capacity * 2 * width];
+            // SAFETY: each pair has its own part of both outputs.
+            let (out, scores) = unsafe {
+                (
+                    result.part(sequence * width + column..sequence * width + column + dim),
+                    scores.part(pair * (capacity + 1)..(pair + 1) * (capacity + 1)),
+                )
+            };
+            // What the length leaves unused is defined too.
+            scores.fill(0.0);
+            let step = Step {
+                query: &qkv[start + column..][..dim],
+                key: &qkv[start + width + column..][..dim],
+                value: &qkv[start + 2 * width + column..][..dim],
+                rows,
+                column,
+                width,
+                length: lengths[sequence] as usize,
+                scores,
+                out,
+                accumulate,
+            };
+            // SAFETY: the queue's path is available; slices are checked by their owners.
+            unsafe { lanes::run(queue.isa(), step) }
+        });
+        Ok(())
+    }
+}
+
+/// One head of one sequence.
+#[derive(Debug)]
+struct Step<'a, T> {
+    query: &'a [T],
+    key: &'a [T],
+    value: &'a [T],
+    rows: &'a [T],
+    column: usize,
+    width: usize,
+    length: usize,
+    scores: &'a mut [f32],
+    out: &'a mut [T],
+    accumulate: bool,
+}
+
+impl<T: Storage> Kernel for Step<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let dim = self.query.len();
+        let scale = 1.0 / (dim as f32).sqrt();
+        let cached = |row: usize, part: usize| &self.rows[row * 2 * self.width + part * self.width + self.column..][..dim];
+        let scores = &mut self.scores[..self.length + 1];
+        for (row, score) in scores.iter_mut().enumerate() {
+            let key = if row < self.length { cached(row, 0) } else { self.key };
+            // SAFETY: the instructions are the caller's promise.
+            *score = unsafe { dot::<T, L>(self.query, key) } * scale;
+        }
+        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut total = 0.0;
+        for score in scores.iter_mut() {
+            *score = (*score - largest).exp();
+            total += *score;
+        }
+        let whole = dim / L::COUNT * L::COUNT;
+        let value = |row: usize| if row < self.length { cached(row, 1) } else { self.value };
+        for column in (0..whole).step_by(L::COUNT) {
+            // SAFETY: whole vectors inside the rows.
+            unsafe {
+                let mut sum = L::zero();
+                for (row, &score) in scores.iter().enumerate() {
+                    sum = L::multiply_add(L::splat(score), T::load::<L>(value(row).as_ptr().add(column)), sum);
+                }
+                let mut sum = L::multiply(sum, L::splat(1.0 / total));
+                let out = self.out.as_mut_ptr().add(column);
+                if self.accumulate {
+                    sum = L::add(sum, T::load::<L>(out));
+                }
+                T::store::<L>(out, sum);
+            }
+        }
+        for column in whole..dim {
+            let sum: f32 = scores.iter().enumerate().map(|(row, score)| score * value(row)[column].widen()).sum();
+            let before = if self.accumulate { self.out[column].widen() } else { 0.0 };
+            self.out[column] = T::narrow(before + sum / total);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn dot<T: Storage, L: Lanes>(a: &[T], b: &[T]) -> f32 {
+    let whole = a.len() / L::COUNT * L::COUNT;
+    // SAFETY: whole vectors inside both slices of equal length.
+    let sum = unsafe {
+        let mut sum = L::zero();
+        for index in (0..whole).step_by(L::COUNT) {
+            let (a, b) = (T::load::<L>(a.as_ptr().add(index)), T::load::<L>(b.as_ptr().add(index)));
+            sum = L::multiply_add(a, b, sum);
+        }
+        L::reduce_sum(sum)
+    };
+    (whole..a.len()).fold(sum, |sum, index| sum + a[index].widen() * b[index].widen())
+}
+
+impl Reference for AttentionDecode {
+    fn forward(&self, inputs: &[Array]) -> Vec<Array> {
+        let (sequences, width) = (inputs[0].shape.rows(), inputs[0].shape.columns() / 3);
+        let (capacity, dim) = (inputs[1].shape.rows() / sequences, width / self.heads);
+        let mut out = Array::zeros([sequences, width]);
+        for sequence in 0..sequences {
+            let new = inputs[0].row(sequence);
+            let mut rows: Vec<&[f64]> = (0..inputs[2].data[sequence] as usize)
+                .map(|row| inputs[1].row(sequence * capacity + row))
+                .collect();
+            rows.push(&new[width..]);
+            for head in 0..self.heads {
+                let query = &new[head * dim..(head + 1) * dim];
+                let score = |row: &&[f64]| -> f64 {
+                    let dot: f64 = query.iter().zip(&row[head * dim..]).map(|(a, b)| a * b).sum();
+                    (dot / (dim as f64).sqrt()).exp()
+                };
+                let weights: Vec<f64> = rows.iter().map(score).collect();
+                let total: f64 = weights.iter().sum();
+                for channel in head * dim..(head + 1) * dim {
+                    let sum: f64 = weights.iter().zip(&rows).map(|(weight, row)| weight * row[width + channel]).sum();
+                    out.row_mut(sequence)[channel] = sum / total;
+                }
+            }
+        }
+        vec![out]
+    }
+
+    fn gradients(&self, inputs: &[Array], _outputs: &[Array]) -> Vec<Option<Array>> {
+        vec![None; inputs.len()]
+    }
+}
+
+fn case(lengths: &[i32], capacity: usize, heads: usize, head_dim: usize, dtype: DType) -> Case {
+    let (sequences, width) = (lengths.len(), heads * head_dim);
+    let op = AttentionDecode { heads };
+    Case {
+        name: format!("attention_decode {lengths:?} of {capacity}, {heads} heads of {head_dim}, {dtype}"),
+        op: Arc::new(op),
+        reference: Arc::new(op),
+        inputs: vec![
+            Input::variable([sequences, 3 * width], dtype),
+            Input::variable([sequences * capacity, 2 * width], dtype),
+            Input::integers(lengths),
+        ],
+        results: 0,
+        forward: Tolerance::sum_of(2 * head_dim + capacity).scale(1.0),
+        backward: Tolerance::sum_of(0),
+        bench_only: false,
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        cases.push(case(&[3, 0, 7], 7, 2, 16, dtype));
+        cases.push(case(&[2], 5, 3, 21, dtype));
+        cases.push(Case { bench_only: true, ..case(&[75; 6], 76, 8, 64, dtype) });
+    }
+    cases
+}
+
+pub(super) fn draw(draw: &mut Draw) -> Case {
+    let (heads, head_dim, dtype) = (draw.integer(1, 3), draw.pick(&[16, 32, 5, 64]), draw.float());
+    let (capacity, sequences) = (draw.integer(1, 20), draw.integer(1, 4));
+    let lengths: Vec<i32> = (0..sequences).map(|_| draw.integer(0, capacity) as i32).collect();
+    case(&lengths, capacity, heads, head_dim, dtype)
+}
