@@ -244,7 +244,7 @@ impl Op for Attention {
 impl Attention {
     /// `per_score` FLOPs for each (query, key, channel); `passes` times the bytes of operands and results.
     fn cost_of(&self, inputs: &[Meta], per_score: f64, passes: f64) -> Cost {
-        let Ok(geometry) = Geometry::check(self, inputs) else { return Cost::default() };
+        let Ok(geometry) = Geometry::check(self, &inputs[..self.input_count().min(inputs.len())]) else { return Cost::default() };
         // Ragged sequences are counted as equally long.
         let mut pairs = geometry.output_rows as f64 * (geometry.key_rows as f64 / geometry.sequences as f64);
         if self.visibility != Visibility::All {
