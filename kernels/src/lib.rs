@@ -22,4 +22,4 @@ macro_rules! ops {
     };
 }
 
-ops! { activation, attention, contrastive, elementwise, embed, layer_norm, linear_cross_entropy, matmul, normalize, patchify, rows }
+ops! { activation, attention, columns, contrastive, elementwise, embed, layer_norm, linear_cross_entropy, matmul, normalize, patchify, rows }

@@ -1,6 +1,12 @@
 //! CoCa in terms of kernels: towers, losses, generation, tokenizer, preprocessing, weights.
 
+mod coca;
 pub mod config;
 pub mod flops;
+pub mod network;
+pub mod packing;
 pub mod params;
+pub mod train;
 pub mod weights;
+
+pub use coca::{Coca, LOGIT_SCALE};

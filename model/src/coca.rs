@@ -1,0 +1,126 @@
+//! A CoCa in memory: its configuration, its parameters, and the programs that run it.
+
+use crate::config::CocaConfig;
+use crate::network::Layers;
+use crate::params::{Init, ParamSpec, parameters};
+use crate::weights::{FileDtype, TensorRef, Weights, save_folder};
+use engine::rng::Philox;
+use engine::{DType, Parameters, Result, Tape};
+use std::path::Path;
+
+/// The name of the temperature's parameter: the logarithm of the scale of the contrastive logits.
+pub const LOGIT_SCALE: &str = "logit_scale";
+
+/// The model. Tapes hold on to the parameters' arenas, so programs see every change of a weight.
+#[derive(Debug)]
+pub struct Coca {
+    config: CocaConfig,
+    specs: Vec<ParamSpec>,
+    parameters: Parameters,
+    dtype: DType,
+}
+
+impl Coca {
+    /// A model of zeros. `dtype` is the storage type of activations and of the matrices that products read (f32 masters
+    /// are kept); `gradients` adds the gradient arena that training needs.
+    pub fn new(config: CocaConfig, dtype: DType, gradients: bool) -> Result<Coca> {
+        config.validate()?;
+        let specs = parameters(&config);
+        let shapes = specs.iter().map(|spec| (spec.name.clone(), spec.shape));
+        let parameters = Parameters::new(shapes, dtype == DType::BF16, gradients)?;
+        Ok(Coca { config, specs, parameters, dtype })
+    }
+
+    /// Draws every parameter from its starting distribution. Stream i of the generator makes parameter i.
+    pub fn initialize(&self, seed: u64) -> Result<()> {
+        for (index, spec) in self.specs.iter().enumerate() {
+            let mut random = Philox::new(seed, index as u64);
+            let count = spec.shape.elements();
+            let values: Vec<f32> = match spec.init {
+                Init::Constant(value) => vec![value; count],
+                Init::Normal(deviation) => (0..count).map(|_| random.normal() as f32 * deviation).collect(),
+                Init::Uniform(bound) => (0..count).map(|_| (2.0 * random.uniform() - 1.0) as f32 * bound).collect(),
+            };
+            self.parameters.write(&spec.name, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Reads every parameter from weights that were checked against this configuration.
+    pub fn load(&self, weights: &Weights) -> Result<()> {
+        weights.check(&self.specs)?;
+        for spec in &self.specs {
+            self.parameters.write(&spec.name, &weights.to_vec(&spec.name)?)?;
+        }
+        Ok(())
+    }
+
+    /// A model from a folder that holds `open_clip_config.json` and weights.
+    pub fn open(folder: &Path, dtype: DType, gradients: bool) -> Result<Coca> {
+        let (config, weights) = crate::weights::load_folder(folder)?;
+        let model = Coca::new(config, dtype, gradients)?;
+        model.load(&weights)?;
+        Ok(model)
+    }
+
+    /// Writes a folder that open_clip loads: configuration and f32 weights, `values` in place of the parameters if given
+    /// (an average of them, say), in arena order.
+    pub fn save(&self, folder: &Path, values: Option<&[f32]>) -> Result<()> {
+        let owned;
+        let arena = match values {
+            Some(values) => values,
+            None => {
+                owned = self.parameters.master().read::<f32>(0, self.parameters.elements())?;
+                &owned
+            }
+        };
+        let tensors: Vec<TensorRef> = (self.parameters.entries().iter())
+            .map(|entry| TensorRef {
+                name: &entry.name,
+                shape: entry.shape.dims(),
+                data: &arena[entry.offset..entry.offset + entry.shape.elements()],
+            })
+            .collect();
+        save_folder(folder, &self.config, &tensors, FileDtype::F32)
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &CocaConfig {
+        &self.config
+    }
+
+    /// Name, shape, start and decay of every parameter, in arena order.
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    /// The arenas.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The arenas, to freeze parameters.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// Storage type of activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Number of parameters.
+    pub fn parameter_count(&self) -> usize {
+        self.specs.iter().map(|spec| spec.shape.elements()).sum()
+    }
+
+    /// Pushes layers of this model onto a tape.
+    pub fn layers<'a>(&'a self, tape: &'a mut Tape) -> Layers<'a> {
+        Layers { tape, parameters: &self.parameters, config: &self.config, dtype: self.dtype }
+    }
+
+    /// The factor of the contrastive logits, `exp(logit_scale)`.
+    pub fn logit_scale(&self) -> Result<f32> {
+        Ok(self.parameters.read(LOGIT_SCALE)?[0].exp())
+    }
+}
