@@ -22,4 +22,6 @@ macro_rules! ops {
     };
 }
 
+pub mod optimizer;
+pub mod reduce;
 ops! { activation, attention, columns, contrastive, elementwise, embed, layer_norm, linear_cross_entropy, matmul, normalize, patchify, rows }

@@ -2,6 +2,7 @@
 
 mod coca;
 pub mod config;
+pub mod encoder;
 pub mod flops;
 pub mod network;
 pub mod packing;

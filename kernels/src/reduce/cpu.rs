@@ -1,0 +1,72 @@
+//! CPU code of the reductions: f64 lanes over chunks of a fixed length, chunks added in order.
+
+use crate::vectorized;
+use engine::{CpuQueue, Shared};
+
+/// Elements of a partial sum. Part of the result's definition: it does not depend on the number of threads.
+const CHUNK: usize = 1 << 15;
+
+/// Independent f64 sums inside a chunk.
+const LANES: usize = 32;
+
+pub(super) fn sum(queue: &CpuQueue, values: &[f32]) -> f64 {
+    chunked(queue, values, |values| sum_chunk(queue.isa(), values))
+}
+
+pub(super) fn sum_of_squares(queue: &CpuQueue, values: &[f32]) -> f64 {
+    chunked(queue, values, |values| square_chunk(queue.isa(), values))
+}
+
+/// The count is exact: an f64 holds every integer that a slice's length can be.
+pub(super) fn count_non_finite(queue: &CpuQueue, values: &[f32]) -> f64 {
+    chunked(queue, values, |values| count_chunk(queue.isa(), values))
+}
+
+fn chunked(queue: &CpuQueue, values: &[f32], kernel: impl Fn(&[f32]) -> f64 + Sync) -> f64 {
+    let mut partial = vec![0.0f64; values.len().div_ceil(CHUNK)];
+    let shared = Shared::new(&mut partial);
+    queue.parallel(values.len().div_ceil(CHUNK), |index| {
+        let end = ((index + 1) * CHUNK).min(values.len());
+        // SAFETY: one element a task.
+        unsafe { shared.part(index..index + 1)[0] = kernel(&values[index * CHUNK..end]) };
+    });
+    partial.iter().sum()
+}
+
+/// Sum of `term` over the values in [`LANES`] interleaved sums, added pairwise.
+#[inline(always)]
+fn lanes(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
+    let mut sums = [0.0f64; LANES];
+    let whole = values.chunks_exact(LANES);
+    let rest = whole.remainder();
+    for chunk in whole {
+        for (sum, &value) in sums.iter_mut().zip(chunk) {
+            *sum += term(value);
+        }
+    }
+    for (sum, &value) in sums.iter_mut().zip(rest) {
+        *sum += term(value);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+vectorized! {
+    fn sum_chunk(values: &[f32]) -> f64 {
+        lanes(values, f64::from)
+    }
+
+    fn square_chunk(values: &[f32]) -> f64 {
+        lanes(values, |value| f64::from(value) * f64::from(value))
+    }
+
+    fn count_chunk(values: &[f32]) -> f64 {
+        lanes(values, |value| if value.is_finite() { 0.0 } else { 1.0 })
+    }
+}
