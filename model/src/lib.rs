@@ -8,6 +8,7 @@ pub mod network;
 pub mod packing;
 pub mod params;
 pub mod train;
+pub mod tokenizer;
 pub mod weights;
 
 pub use coca::{Coca, LOGIT_SCALE};
