@@ -2,9 +2,10 @@
 //!
 //! The cache stands outside: after the step the caller appends the keys and values of the new rows to it.
 
-use super::lanes::{self, Kernel, Lanes};
-use super::pack::Storage;
 use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
+use crate::simd::math::exp;
+use crate::simd::{Float, LANES, max_by, sum_by};
+use crate::vectorized;
 use engine::{Cost, CpuQueue, DType, Error, Meta, Op, Out, Queue, Result, Shared, Tape, Tensor, View};
 use half::bf16;
 use std::sync::Arc;
@@ -80,7 +81,7 @@ impl Op for AttentionDecode {
 }
 
 impl AttentionDecode {
-    fn typed<T: Storage>(&self, queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+    fn typed<T: Float>(&self, queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
         let metas: Vec<_> = inputs.iter().map(View::meta).collect();
         let (sequences, capacity, width) = self.sizes(&metas)?;
         let (qkv, cache, lengths) = (inputs[0].slice::<T>()?, inputs[1].slice::<T>()?, inputs[2].slice::<i32>()?);
@@ -105,7 +106,7 @@ impl AttentionDecode {
             };
             // What the length leaves unused is defined too.
             scores.fill(0.0);
-            let step = Step {
+            let work = Step {
                 query: &qkv[start + column..][..dim],
                 key: &qkv[start + width + column..][..dim],
                 value: &qkv[start + 2 * width + column..][..dim],
@@ -113,19 +114,15 @@ impl AttentionDecode {
                 column,
                 width,
                 length: lengths[sequence] as usize,
-                scores,
-                out,
                 accumulate,
             };
-            // SAFETY: the queue's path is available; slices are checked by their owners.
-            unsafe { lanes::run(queue.isa(), step) }
+            step(queue.isa(), &work, scores, out);
         });
         Ok(())
     }
 }
 
 /// One head of one sequence.
-#[derive(Debug)]
 struct Step<'a, T> {
     query: &'a [T],
     key: &'a [T],
@@ -134,69 +131,47 @@ struct Step<'a, T> {
     column: usize,
     width: usize,
     length: usize,
-    scores: &'a mut [f32],
-    out: &'a mut [T],
     accumulate: bool,
 }
 
-impl<T: Storage> Kernel for Step<'_, T> {
-    type Output = ();
-
+impl<'a, T> Step<'a, T> {
+    /// The key (part 0) or value (part 1) of a row: cached, or the new one.
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let dim = self.query.len();
-        let scale = 1.0 / (dim as f32).sqrt();
-        let cached = |row: usize, part: usize| &self.rows[row * 2 * self.width + part * self.width + self.column..][..dim];
-        let scores = &mut self.scores[..self.length + 1];
-        for (row, score) in scores.iter_mut().enumerate() {
-            let key = if row < self.length { cached(row, 0) } else { self.key };
-            // SAFETY: the instructions are the caller's promise.
-            *score = unsafe { dot::<T, L>(self.query, key) } * scale;
-        }
-        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut total = 0.0;
-        for score in scores.iter_mut() {
-            *score = (*score - largest).exp();
-            total += *score;
-        }
-        let whole = dim / L::COUNT * L::COUNT;
-        let value = |row: usize| if row < self.length { cached(row, 1) } else { self.value };
-        for column in (0..whole).step_by(L::COUNT) {
-            // SAFETY: whole vectors inside the rows.
-            unsafe {
-                let mut sum = L::zero();
-                for (row, &score) in scores.iter().enumerate() {
-                    sum = L::multiply_add(L::splat(score), T::load::<L>(value(row).as_ptr().add(column)), sum);
-                }
-                let mut sum = L::multiply(sum, L::splat(1.0 / total));
-                let out = self.out.as_mut_ptr().add(column);
-                if self.accumulate {
-                    sum = L::add(sum, T::load::<L>(out));
-                }
-                T::store::<L>(out, sum);
-            }
-        }
-        for column in whole..dim {
-            let sum: f32 = scores.iter().enumerate().map(|(row, score)| score * value(row)[column].widen()).sum();
-            let before = if self.accumulate { self.out[column].widen() } else { 0.0 };
-            self.out[column] = T::narrow(before + sum / total);
+    fn row(&self, row: usize, part: usize) -> &'a [T] {
+        match (row < self.length, part) {
+            (true, _) => &self.rows[row * 2 * self.width + part * self.width + self.column..][..self.query.len()],
+            (false, 0) => self.key,
+            (false, _) => self.value,
         }
     }
 }
 
-#[inline(always)]
-unsafe fn dot<T: Storage, L: Lanes>(a: &[T], b: &[T]) -> f32 {
-    let whole = a.len() / L::COUNT * L::COUNT;
-    // SAFETY: whole vectors inside both slices of equal length.
-    let sum = unsafe {
-        let mut sum = L::zero();
-        for index in (0..whole).step_by(L::COUNT) {
-            let (a, b) = (T::load::<L>(a.as_ptr().add(index)), T::load::<L>(b.as_ptr().add(index)));
-            sum = L::multiply_add(a, b, sum);
+vectorized! {
+    fn step<T: Float>(step: &Step<'_, T>, scores: &mut [f32], out: &mut [T]) {
+        let dim = step.query.len();
+        let scale = 1.0 / (dim as f32).sqrt();
+        let scores = &mut scores[..step.length + 1];
+        for (row, score) in scores.iter_mut().enumerate() {
+            let key = step.row(row, 0);
+            *score = scale * sum_by(dim, |channel| step.query[channel].widen() * key[channel].widen());
         }
-        L::reduce_sum(sum)
-    };
-    (whole..a.len()).fold(sum, |sum, index| sum + a[index].widen() * b[index].widen())
+        let largest = max_by(scores.len(), |row| scores[row]);
+        scores.iter_mut().for_each(|score| *score = exp::<L>(*score - largest));
+        let factor = 1.0 / sum_by(scores.len(), |row| scores[row]);
+        for (first, out) in out.chunks_mut(LANES).enumerate() {
+            let mut sums = [0.0f32; LANES];
+            for (row, &score) in scores.iter().enumerate() {
+                let value = &step.row(row, 1)[first * LANES..];
+                match value.first_chunk::<LANES>() {
+                    Some(value) => (0..LANES).for_each(|lane| sums[lane] = L::fma(score, value[lane].widen(), sums[lane])),
+                    None => sums.iter_mut().zip(value).for_each(|(sum, value)| *sum = L::fma(score, value.widen(), *sum)),
+                }
+            }
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = T::narrow(if step.accumulate { out.widen() + sum * factor } else { sum * factor });
+            }
+        }
+    }
 }
 
 impl Reference for AttentionDecode {

@@ -4,13 +4,15 @@
 //! Queries, keys and values are read in place as column slices of packed projections; sequences are fixed-length or
 //! ragged (row offsets). One task owns one (sequence, head) pair: no atomics, the same bits for any thread count.
 
+mod backward;
 mod cases;
 mod cpu;
 mod decode;
+mod forward;
 mod geometry;
-mod lanes;
 mod pack;
 mod reference;
+mod registers;
 mod scratch;
 mod softmax;
 mod tile;
@@ -216,7 +218,7 @@ impl Op for Attention {
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
         match queue {
-            Queue::Cpu(cpu) => cpu::forward(self, cpu, inputs, outputs),
+            Queue::Cpu(cpu) => forward::forward(self, cpu, inputs, outputs),
         }
     }
 
@@ -277,7 +279,7 @@ impl Op for AttentionBackward {
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
         match queue {
-            Queue::Cpu(cpu) => cpu::backward(&self.of, cpu, inputs, outputs),
+            Queue::Cpu(cpu) => backward::backward(&self.of, cpu, inputs, outputs),
         }
     }
 

@@ -1,229 +1,113 @@
 //! Moves head-sized matrices between packed tensors of f32 or bf16 and contiguous f32 scratch: copy, transpose, store.
+//!
+//! Scratch rows are whole vectors of [`LANES`]; columns past the head dimension are 0.
 
-use super::lanes::{Kernel, Lanes};
-use engine::Element;
-use half::bf16;
-
-/// A storage type that vectors load and store.
-#[allow(clippy::missing_safety_doc)]
-pub(super) trait Storage: Element {
-    /// # Safety
-    /// As `Lanes::load`.
-    unsafe fn load<L: Lanes>(from: *const Self) -> L::V;
-    /// # Safety
-    /// As `Lanes::store`.
-    unsafe fn store<L: Lanes>(to: *mut Self, value: L::V);
-    fn widen(self) -> f32;
-    fn narrow(value: f32) -> Self;
-}
-
-impl Storage for f32 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const f32) -> L::V {
-        // SAFETY: the caller's.
-        unsafe { L::load(from) }
-    }
-    #[inline(always)]
-    unsafe fn store<L: Lanes>(to: *mut f32, value: L::V) {
-        // SAFETY: the caller's.
-        unsafe { L::store(to, value) }
-    }
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    fn narrow(value: f32) -> f32 {
-        value
-    }
-}
-
-impl Storage for bf16 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const bf16) -> L::V {
-        // SAFETY: the caller's.
-        unsafe { L::load_bf16(from) }
-    }
-    #[inline(always)]
-    unsafe fn store<L: Lanes>(to: *mut bf16, value: L::V) {
-        // SAFETY: the caller's.
-        unsafe { L::store_bf16(to, value) }
-    }
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-    #[inline(always)]
-    fn narrow(value: f32) -> bf16 {
-        bf16::from_f32(value)
-    }
-}
-
-/// Copies rows into scratch, scaled; columns up to `to_stride` become 0.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Load<T> {
-    pub from: *const T,
-    pub from_stride: usize,
-    pub to: *mut f32,
-    pub to_stride: usize,
-    pub rows: usize,
-    pub columns: usize,
-    pub scale: f32,
-}
-
-impl<T: Storage> Kernel for Load<T> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        // SAFETY: both matrices have these rows and columns.
-        unsafe {
-            let scale = L::splat(self.scale);
-            let whole = self.columns / L::COUNT * L::COUNT;
-            for row in 0..self.rows {
-                let (from, to) = (self.from.add(row * self.from_stride), self.to.add(row * self.to_stride));
-                for column in (0..whole).step_by(L::COUNT) {
-                    L::store(to.add(column), L::multiply(T::load::<L>(from.add(column)), scale));
-                }
-                for column in whole..self.columns {
-                    *to.add(column) = (*from.add(column)).widen() * self.scale;
-                }
-                for column in self.columns..self.to_stride {
-                    *to.add(column) = 0.0;
-                }
-            }
-        }
-    }
-}
-
-/// Transposes rows `[rows, columns]` into scratch `[columns, to_stride]`; the rest of each scratch row becomes 0.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Transpose<T> {
-    pub from: *const T,
-    pub from_stride: usize,
-    pub to: *mut f32,
-    pub to_stride: usize,
-    pub rows: usize,
-    pub columns: usize,
-}
+use crate::simd::{Float, LANES, fold};
+use crate::vectorized;
 
 /// Side of the square blocks that are transposed at a time.
 const SIDE: usize = 8;
 
-impl<T: Storage> Kernel for Transpose<T> {
-    type Output = ();
+vectorized! {
+    /// Copies rows of `columns` elements, `stride` apart, times `scale`, into rows of `to_stride`.
+    pub(super) fn load_rows<T: Float>(from: &[T], stride: usize, columns: usize, scale: f32, to: &mut [f32], to_stride: usize) {
+        for (from, to) in from.chunks(stride).zip(to.chunks_exact_mut(to_stride)) {
+            let (from, from_rest) = from[..columns].as_chunks::<LANES>();
+            let (to, to_rest) = to.as_chunks_mut::<LANES>().0.split_at_mut(from.len());
+            for (to, from) in to.iter_mut().zip(from) {
+                for (to, &from) in to.iter_mut().zip(from) {
+                    *to = from.widen() * scale;
+                }
+            }
+            if let Some(to) = to_rest.first_mut() {
+                *to = [0.0; LANES];
+                to.iter_mut().zip(from_rest).for_each(|(to, &from)| *to = from.widen() * scale);
+            }
+        }
+    }
 
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let (whole_rows, whole_columns) = (self.rows / SIDE * SIDE, self.columns / SIDE * SIDE);
-        // SAFETY: both matrices have these rows and columns.
-        unsafe {
-            for row in (0..whole_rows).step_by(SIDE) {
-                for column in (0..whole_columns).step_by(SIDE) {
-                    let from = self.from.add(row * self.from_stride + column);
-                    let block: [[f32; SIDE]; SIDE] = std::array::from_fn(|row| {
-                        let from = from.add(row * self.from_stride);
-                        std::array::from_fn(|column| (*from.add(column)).widen())
-                    });
-                    let to = self.to.add(column * self.to_stride + row);
-                    for column in 0..SIDE {
-                        let values: [f32; SIDE] = std::array::from_fn(|row| block[row][column]);
-                        to.add(column * self.to_stride).cast::<[f32; SIDE]>().write_unaligned(values);
+    /// Transposes `rows` rows of `columns` elements, `stride` apart, into `columns` rows of `to_stride`. The scratch
+    /// rows' elements past `rows` are 0.
+    pub(super) fn transpose<T: Float>(from: &[T], stride: usize, rows: usize, columns: usize, to: &mut [f32], to_stride: usize) {
+        let (whole_rows, whole_columns) = (rows / SIDE * SIDE, columns / SIDE * SIDE);
+        for row in (0..whole_rows).step_by(SIDE) {
+            for column in (0..whole_columns).step_by(SIDE) {
+                let mut block = [[0.0f32; SIDE]; SIDE];
+                for (index, block) in block.iter_mut().enumerate() {
+                    let from = &from[(row + index) * stride + column..][..SIDE];
+                    block.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+                }
+                let block = transposed(block);
+                for (index, block) in block.iter().enumerate() {
+                    to[(column + index) * to_stride + row..][..SIDE].copy_from_slice(block);
+                }
+            }
+        }
+        for row in 0..rows {
+            let first = if row < whole_rows { whole_columns } else { 0 };
+            for column in first..columns {
+                to[column * to_stride + row] = from[row * stride + column].widen();
+            }
+        }
+        for row in to.chunks_exact_mut(to_stride).take(columns) {
+            row[rows..].fill(0.0);
+        }
+    }
+
+    /// One row of scratch times `scale` into a tensor, or added to it.
+    pub(super) fn store_row<T: Float>(from: &[f32], scale: f32, accumulate: bool, to: &mut [T]) {
+        let (to, to_rest) = to.as_chunks_mut::<LANES>();
+        let (from, from_rest) = from.as_chunks::<LANES>().0.split_at(to.len());
+        for (to, from) in to.iter_mut().zip(from) {
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = T::narrow(if accumulate { to.widen() + from * scale } else { from * scale });
+            }
+        }
+        if let Some(from) = from_rest.first() {
+            for (to, &from) in to_rest.iter_mut().zip(from) {
+                *to = T::narrow(if accumulate { to.widen() + from * scale } else { from * scale });
+            }
+        }
+    }
+
+    /// The dot product of each row of the result, `stride` apart, with its gradient in scratch.
+    pub(super) fn row_dots<T: Float>(result: &[T], stride: usize, columns: usize, gradient: &[f32], gradient_stride: usize, dots: &mut [f32]) {
+        for ((result, gradient), dot) in result.chunks(stride).zip(gradient.chunks_exact(gradient_stride)).zip(dots) {
+            let mut sums = [0.0f32; LANES];
+            for (result, gradient) in result[..columns].chunks(LANES).zip(gradient.as_chunks::<LANES>().0) {
+                match result.as_array::<LANES>() {
+                    Some(result) => {
+                        for lane in 0..LANES {
+                            sums[lane] = L::fma(result[lane].widen(), gradient[lane], sums[lane]);
+                        }
+                    }
+                    None => {
+                        for (lane, result) in result.iter().enumerate() {
+                            sums[lane] = L::fma(result.widen(), gradient[lane], sums[lane]);
+                        }
                     }
                 }
             }
-            let edge = |row: usize, column: usize| {
-                *self.to.add(column * self.to_stride + row) = (*self.from.add(row * self.from_stride + column)).widen();
-            };
-            for row in 0..self.rows {
-                let first = if row < whole_rows { whole_columns } else { 0 };
-                (first..self.columns).for_each(|column| edge(row, column));
-            }
-            for column in 0..self.columns {
-                for row in self.rows..self.to_stride {
-                    *self.to.add(column * self.to_stride + row) = 0.0;
-                }
-            }
+            *dot = fold(sums);
         }
     }
 }
 
-/// Writes scratch rows to a tensor, or adds them to it; each row times `scale` and, if given, its own factor.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Store<T> {
-    pub from: *const f32,
-    pub from_stride: usize,
-    pub to: *mut T,
-    pub to_stride: usize,
-    pub rows: usize,
-    pub columns: usize,
-    pub scale: f32,
-    pub factors: Option<*const f32>,
-    pub accumulate: bool,
-}
-
-impl<T: Storage> Kernel for Store<T> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        // SAFETY: both matrices have these rows and columns; there is a factor for each row.
-        unsafe {
-            let whole = self.columns / L::COUNT * L::COUNT;
-            for row in 0..self.rows {
-                let (from, to) = (self.from.add(row * self.from_stride), self.to.add(row * self.to_stride));
-                let scale = self.scale * self.factors.map_or(1.0, |factors| *factors.add(row));
-                let vector = L::splat(scale);
-                for column in (0..whole).step_by(L::COUNT) {
-                    let mut value = L::multiply(L::load(from.add(column)), vector);
-                    if self.accumulate {
-                        value = L::add(value, T::load::<L>(to.add(column)));
-                    }
-                    T::store::<L>(to.add(column), value);
-                }
-                for column in whole..self.columns {
-                    let to = to.add(column);
-                    let before = if self.accumulate { (*to).widen() } else { 0.0 };
-                    *to = T::narrow(before + *from.add(column) * scale);
+/// Three rounds of exchanging halves, quarters and eighths of rows: each a pattern that compilers turn into shuffles.
+#[inline(always)]
+fn transposed(mut block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+    let mut half = SIDE / 2;
+    while half > 0 {
+        let before = block;
+        for (row, values) in block.iter_mut().enumerate() {
+            for (column, value) in values.iter_mut().enumerate() {
+                // Element (r, c) changes places with (r ^ half, c ^ half) where exactly one of them has the bit.
+                if row & half != column & half {
+                    *value = before[row ^ half][column ^ half];
                 }
             }
         }
+        half /= 2;
     }
-}
-
-/// delta = the dot product of each row of the result with its gradient (a scratch matrix).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Delta<T> {
-    pub result: *const T,
-    pub result_stride: usize,
-    pub gradient: *const f32,
-    pub gradient_stride: usize,
-    pub delta: *mut f32,
-    pub rows: usize,
-    pub columns: usize,
-}
-
-impl<T: Storage> Kernel for Delta<T> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        // SAFETY: both matrices have these rows and columns.
-        unsafe {
-            let whole = self.columns / L::COUNT * L::COUNT;
-            for row in 0..self.rows {
-                let (result, gradient) =
-                    (self.result.add(row * self.result_stride), self.gradient.add(row * self.gradient_stride));
-                let mut sum = L::zero();
-                for column in (0..whole).step_by(L::COUNT) {
-                    sum = L::multiply_add(T::load::<L>(result.add(column)), L::load(gradient.add(column)), sum);
-                }
-                let mut total = L::reduce_sum(sum);
-                for column in whole..self.columns {
-                    total += (*result.add(column)).widen() * *gradient.add(column);
-                }
-                *self.delta.add(row) = total;
-            }
-        }
-    }
+    block
 }

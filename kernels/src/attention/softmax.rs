@@ -1,8 +1,9 @@
 //! Row passes over a block of scores: mask, online softmax, and its backward from the kept log-sum-exp.
 
-use super::lanes::{Kernel, Lanes};
 use super::tile::{TILE_ROWS, reach};
 use super::{SEEN_BY_ITSELF, SEEN_LATER};
+use crate::simd::{LANES, Level, fold};
+use crate::vectorized;
 
 /// A block of scores: queries `first_query ..` against the keys `first_key ..` of a tile, both counted in their
 /// sequence.
@@ -30,37 +31,27 @@ impl Block<'_> {
     }
 
     /// Elements of the row that must be defined: the products' register tiles read a few keys past the diagonal.
-    fn extent(&self, query: usize, lanes: usize) -> usize {
+    fn extent(&self, query: usize) -> usize {
         let needed = match self.causal {
             true => reach(self.shift(), query / TILE_ROWS * TILE_ROWS + 2 * TILE_ROWS).min(self.keys),
             false => self.keys,
         };
-        needed.next_multiple_of(lanes)
+        needed.next_multiple_of(LANES)
     }
 
-    /// Puts minus infinity where `query` sees nothing.
-    ///
-    /// # Safety
-    /// `row` holds `extent` scores.
+    /// Puts minus infinity where `query` sees nothing. `row` holds its defined scores.
     #[inline(always)]
-    unsafe fn mask<L: Lanes>(&self, query: usize, row: *mut f32, extent: usize) {
+    fn mask(&self, query: usize, row: &mut [f32]) {
         let visible = self.visible(query);
-        // SAFETY: visible <= extent; the bias is as long as a row.
-        unsafe {
-            if let Some(mask) = self.key_mask {
-                let own = (self.first_query + query).checked_sub(self.first_key).filter(|&own| own < visible);
-                let itself = own.map(|own| *row.add(own));
-                for key in (0..visible).step_by(L::COUNT) {
-                    L::store(row.add(key), L::add(L::load(row.add(key)), L::load(mask.bias.add(key))));
-                }
-                if let (Some(own), Some(itself)) = (own, itself) {
-                    *row.add(own) = if mask.bits[own] & SEEN_BY_ITSELF != 0 { itself } else { f32::NEG_INFINITY };
-                }
-            }
-            for key in visible..extent {
-                *row.add(key) = f32::NEG_INFINITY;
+        if let Some(mask) = self.key_mask {
+            let own = (self.first_query + query).checked_sub(self.first_key).filter(|&own| own < visible);
+            let itself = own.map(|own| row[own]);
+            row.iter_mut().zip(mask.bias).for_each(|(score, bias)| *score += bias);
+            if let (Some(own), Some(itself)) = (own, itself) {
+                row[own] = if mask.bits[own] & SEEN_BY_ITSELF != 0 { itself } else { f32::NEG_INFINITY };
             }
         }
+        row[visible..].fill(f32::NEG_INFINITY);
     }
 }
 
@@ -68,8 +59,8 @@ impl Block<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeyMask<'a> {
     pub bits: &'a [u8],
-    /// 0 for keys that later rows see, else minus infinity: whole vectors of finite or infinite values.
-    pub bias: *const f32,
+    /// 0 for keys that later rows see, else minus infinity: as long as a row of scores.
+    pub bias: &'a [f32],
 }
 
 /// Fills the bias of a [`KeyMask`].
@@ -78,108 +69,117 @@ pub(super) fn fill_bias(bits: &[u8], bias: &mut [f32]) {
     bias.iter_mut().zip(values.chain(std::iter::repeat(0.0))).for_each(|(bias, value)| *bias = value);
 }
 
-/// Turns scores into exp(score - largest so far), keeps the running sum, and rescales what was accumulated before.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OnlineSoftmax<'a> {
-    pub block: Block<'a>,
-    pub scores: *mut f32,
-    /// Largest score so far and sum of exponentials, one a query.
-    pub largest: *mut f32,
-    pub total: *mut f32,
-    /// Rows of accumulated values, to be rescaled; `columns` is a multiple of a vector.
-    pub values: *mut f32,
+/// e^x within 2 ulp for x up to 80; 0 below -87.33. As `simd::math::exp`, less what scores above their largest need.
+#[inline(always)]
+fn exp<L: Level>(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, kept in the low mantissa bits
+    let bounded = if x < -87.33 { -87.33 } else { x };
+    let shifted = L::fma(bounded, std::f32::consts::LOG2_E, SHIFT);
+    let n = shifted - SHIFT;
+    // ln 2 in two parts; n has at most 8 bits, so n times the first part is exact.
+    let r = L::fma(n, -0.693_145_75, bounded);
+    let r = L::fma(n, -1.428_606_8e-6, r);
+    let p = L::fma(r, 1.0 / 5040.0, 1.0 / 720.0);
+    let p = L::fma(p, r, 1.0 / 120.0);
+    let p = L::fma(p, r, 1.0 / 24.0);
+    let p = L::fma(p, r, 1.0 / 6.0);
+    let p = L::fma(p, r, 0.5);
+    let p = L::fma(p, r, 1.0);
+    let p = L::fma(p, r, 1.0);
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < -87.33 { 0.0 } else { p * power }
+}
+
+/// What the online softmax knows of each query so far.
+#[derive(Debug)]
+pub(super) struct Running<'a> {
+    /// Largest score.
+    pub largest: &'a mut [f32],
+    /// Sum of the exponentials of the scores, less the largest.
+    pub total: &'a mut [f32],
+    /// Rows of accumulated values, to be rescaled.
+    pub values: &'a mut [f32],
+    /// Elements of such a row, whole vectors.
     pub columns: usize,
     /// True for the first tile of keys: nothing was accumulated.
     pub first: bool,
 }
 
-impl Kernel for OnlineSoftmax<'_> {
-    type Output = ();
+vectorized! {
+    /// Turns scores into exp(score - largest so far), keeps the running sum, and rescales what was accumulated before.
+    pub(super) fn online_softmax(block: &Block<'_>, scores: &mut [f32], running: &mut Running<'_>) {
+        for query in 0..block.queries {
+            let extent = block.extent(query);
+            if extent == 0 {
+                continue;
+            }
+            let row = &mut scores[query * block.stride..][..extent];
+            block.mask(query, row);
+            let row = row.as_chunks_mut::<LANES>().0;
+            let mut peak = [f32::NEG_INFINITY; LANES];
+            for chunk in row.iter() {
+                for (peak, &score) in peak.iter_mut().zip(chunk) {
+                    *peak = if score > *peak { score } else { *peak };
+                }
+            }
+            let mut largest = largest_of(peak);
+            let before = if running.first { f32::NEG_INFINITY } else { running.largest[query] };
+            largest = if before > largest { before } else { largest };
+            // A row that has seen nothing yet keeps minus infinity; any finite shift makes its terms 0.
+            let shift = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
+            let mut sums = [0.0f32; LANES];
+            for chunk in row {
+                for (sum, score) in sums.iter_mut().zip(chunk) {
+                    *score = exp::<L>(*score - shift);
+                    *sum += *score;
+                }
+            }
+            let mut total = fold(sums);
+            if !running.first {
+                let factor = exp::<L>(before - shift);
+                total += running.total[query] * factor;
+                running.values[query * running.columns..][..running.columns].iter_mut().for_each(|value| *value *= factor);
+            }
+            running.largest[query] = largest;
+            running.total[query] = total;
+        }
+    }
 
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        for query in 0..self.block.queries {
-            // SAFETY: the block has these rows; each holds `extent` scores; the statistics have one entry a query.
-            unsafe {
-                let row = self.scores.add(query * self.block.stride);
-                let extent = self.block.extent(query, L::COUNT);
-                if extent == 0 {
-                    continue;
+    /// Turns scores into probabilities and their gradients into score gradients: p = exp(score - log-sum-exp),
+    /// dscore = p (dp - delta).
+    pub(super) fn softmax_backward(block: &Block<'_>, scores: &mut [f32], gradients: &mut [f32], log_sum_exp: &[f32], delta: &[f32]) {
+        for query in 0..block.queries {
+            let extent = block.extent(query);
+            if extent == 0 {
+                continue;
+            }
+            let row = &mut scores[query * block.stride..][..extent];
+            let gradient = &mut gradients[query * block.stride..][..extent];
+            block.mask(query, row);
+            // The products leave gradients past the diagonal undefined, and 0 times NaN is NaN.
+            gradient[block.visible(query)..].fill(0.0);
+            let (log_sum_exp, delta) = (log_sum_exp[query], delta[query]);
+            for (scores, gradients) in row.as_chunks_mut::<LANES>().0.iter_mut().zip(gradient.as_chunks_mut::<LANES>().0) {
+                for (score, gradient) in scores.iter_mut().zip(gradients) {
+                    let probability = exp::<L>(*score - log_sum_exp);
+                    *score = probability;
+                    *gradient = probability * (*gradient - delta);
                 }
-                self.block.mask::<L>(query, row, extent);
-                let mut peak = L::load(row);
-                for key in (L::COUNT..extent).step_by(L::COUNT) {
-                    peak = L::largest(peak, L::load(row.add(key)));
-                }
-                let mut largest = L::reduce_largest(peak);
-                let before = if self.first { f32::NEG_INFINITY } else { *self.largest.add(query) };
-                largest = largest.max(before);
-                // A row that has seen nothing yet keeps minus infinity; any finite shift makes its terms 0.
-                let shift = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
-                let minus = L::splat(-shift);
-                let mut sum = L::zero();
-                for key in (0..extent).step_by(L::COUNT) {
-                    let value = L::exp(L::add(L::load(row.add(key)), minus));
-                    L::store(row.add(key), value);
-                    sum = L::add(sum, value);
-                }
-                let mut total = L::reduce_sum(sum);
-                if !self.first {
-                    let factor = (before - shift).exp();
-                    total += *self.total.add(query) * factor;
-                    let values = self.values.add(query * self.columns);
-                    let factor = L::splat(factor);
-                    for column in (0..self.columns).step_by(L::COUNT) {
-                        L::store(values.add(column), L::multiply(L::load(values.add(column)), factor));
-                    }
-                }
-                *self.largest.add(query) = largest;
-                *self.total.add(query) = total;
             }
         }
     }
 }
 
-/// Turns scores into probabilities and their gradients into score gradients: p = exp(score - log-sum-exp),
-/// dscore = p · (dp - delta).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SoftmaxBackward<'a> {
-    pub block: Block<'a>,
-    pub scores: *mut f32,
-    pub gradients: *mut f32,
-    /// One each a query.
-    pub log_sum_exp: *const f32,
-    pub delta: *const f32,
-}
-
-impl Kernel for SoftmaxBackward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        for query in 0..self.block.queries {
-            // SAFETY: as in `OnlineSoftmax`.
-            unsafe {
-                let row = self.scores.add(query * self.block.stride);
-                let gradient = self.gradients.add(query * self.block.stride);
-                let extent = self.block.extent(query, L::COUNT);
-                if extent == 0 {
-                    continue;
-                }
-                self.block.mask::<L>(query, row, extent);
-                // The products leave gradients past the diagonal undefined, and 0 times NaN is NaN.
-                for key in self.block.visible(query)..extent {
-                    *gradient.add(key) = 0.0;
-                }
-                let minus = L::splat(-*self.log_sum_exp.add(query));
-                let delta = L::splat(-*self.delta.add(query));
-                for key in (0..extent).step_by(L::COUNT) {
-                    let probability = L::exp(L::add(L::load(row.add(key)), minus));
-                    let difference = L::add(L::load(gradient.add(key)), delta);
-                    L::store(row.add(key), probability);
-                    L::store(gradient.add(key), L::multiply(probability, difference));
-                }
-            }
+/// The largest lane.
+#[inline(always)]
+fn largest_of(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            let other = lanes[lane + width];
+            lanes[lane] = if other > lanes[lane] { other } else { lanes[lane] };
         }
+        width /= 2;
     }
+    lanes[0]
 }

@@ -1,13 +1,16 @@
 //! Products of small matrices that sit in cache: C (+)= A · B without packing, by register tiles of up to 6 rows and
 //! 4 vectors. A is read by broadcast with any strides, so the same code serves A and Aᵀ.
 
-use super::lanes::{Kernel, Lanes};
+use super::registers::{Plain, Registers};
+use crate::simd::LANES;
+use engine::cpu::Isa;
+use std::ops::Range;
 
 /// Rows of a register tile.
 pub(super) const TILE_ROWS: usize = 6;
 
-/// What a causal mask leaves to compute. The number is the index of
-/// the first query minus that of the first key, both counted in their sequence.
+/// What a causal mask leaves to compute. The number is the index of the first query minus that of the first key, both
+/// counted in their sequence.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Limit {
     /// Everything.
@@ -20,17 +23,22 @@ pub(super) enum Limit {
     DepthStart(isize),
 }
 
+/// `index + shift`, at least 0.
+pub(super) fn reach(shift: isize, index: usize) -> usize {
+    (index as isize + shift).max(0) as usize
+}
+
 /// C `[rows, columns]` = or += A `[rows, depth]` · B `[depth, columns]`.
 ///
-/// Columns are computed in whole vectors: B and C are readable and writable up to the next multiple of a vector.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Multiply {
-    pub a: *const f32,
+/// Columns are computed in whole vectors: B and C have rows of a multiple of [`LANES`] elements.
+#[derive(Debug)]
+pub(super) struct Multiply<'a> {
+    pub a: &'a [f32],
     /// Elements between rows of A and between steps of its depth.
     pub a_strides: (usize, usize),
-    pub b: *const f32,
+    pub b: &'a [f32],
     pub b_stride: usize,
-    pub c: *mut f32,
+    pub c: &'a mut [f32],
     pub c_stride: usize,
     pub rows: usize,
     pub columns: usize,
@@ -39,52 +47,80 @@ pub(super) struct Multiply {
     pub limit: Limit,
 }
 
-/// `index + shift`, at least 0.
-pub(super) fn reach(shift: isize, index: usize) -> usize {
-    (index as isize + shift).max(0) as usize
-}
+impl Multiply<'_> {
+    /// Runs on the calling thread. `isa` is a queue's: the CPU has it.
+    pub fn run(&mut self, isa: Isa) {
+        if self.rows == 0 || self.columns == 0 {
+            return;
+        }
+        // The tiles trust these sizes.
+        let width = self.columns.next_multiple_of(LANES);
+        let last = |count: usize| count.saturating_sub(1);
+        assert!(self.c.len() >= last(self.rows) * self.c_stride + width);
+        if self.depth > 0 {
+            assert!(self.a.len() > last(self.rows) * self.a_strides.0 + last(self.depth) * self.a_strides.1);
+            assert!(self.b.len() >= last(self.depth) * self.b_stride + width);
+        }
+        match isa {
+            // SAFETY: the path is available; sizes are checked above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { self.avx512() },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { self.avx2() },
+            // SAFETY: as above.
+            _ => unsafe { self.tiles::<Plain>() },
+        }
+    }
 
-impl Kernel for Multiply {
-    type Output = ();
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    unsafe fn avx512(&mut self) {
+        // SAFETY: the caller's.
+        unsafe { self.tiles::<std::arch::x86_64::__m512>() }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2(&mut self) {
+        // SAFETY: the caller's.
+        unsafe { self.tiles::<std::arch::x86_64::__m256>() }
+    }
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let vectors = self.columns.div_ceil(L::COUNT);
-        let panels = vectors.div_ceil(L::TILE_VECTORS);
+    unsafe fn tiles<R: Registers>(&mut self) {
+        let vectors = self.columns.div_ceil(R::COUNT);
+        let panels = vectors.div_ceil(R::TILE_VECTORS);
         // Panels of nearly equal width: 5 vectors are 3 and 2, not 4 and 1.
         for panel in 0..panels {
             let first = panel * vectors / panels;
             let last = (panel + 1) * vectors / panels;
-            let mut row = 0;
-            while row < self.rows {
+            for row in (0..self.rows).step_by(TILE_ROWS) {
                 let count = TILE_ROWS.min(self.rows - row);
                 let (mut end, mut depth) = (last, 0..self.depth);
                 match self.limit {
                     Limit::None => {}
-                    Limit::Columns(shift) => end = end.min(reach(shift, row + count).div_ceil(L::COUNT)),
+                    Limit::Columns(shift) => end = end.min(reach(shift, row + count).div_ceil(R::COUNT)),
                     Limit::DepthEnd(shift) => depth.end = depth.end.min(reach(shift, row + count)),
                     Limit::DepthStart(shift) => depth.start = reach(-shift, row).min(depth.end),
                 }
                 if first < end && (!depth.is_empty() || !self.accumulate) {
                     // SAFETY: the caller's matrices hold these rows, columns and depth.
-                    unsafe { self.tiles::<L>(row, count, first * L::COUNT, end - first, depth) };
+                    unsafe { self.any_tile::<R>(row, count, first * R::COUNT, end - first, depth) };
                 }
-                row += count;
             }
         }
     }
-}
 
-impl Multiply {
     /// One register tile of `rows` rows and `vectors` vectors.
     #[inline(always)]
-    unsafe fn tiles<L: Lanes>(
-        &self,
+    unsafe fn any_tile<R: Registers>(
+        &mut self,
         row: usize,
         rows: usize,
         column: usize,
         vectors: usize,
-        depth: std::ops::Range<usize>,
+        depth: Range<usize>,
     ) {
         macro_rules! dispatch {
             ($($rows:literal)*) => {
@@ -92,10 +128,10 @@ impl Multiply {
                 unsafe {
                     match (rows, vectors) {
                         $(
-                            ($rows, 1) => self.tile::<L, $rows, 1>(row, column, depth),
-                            ($rows, 2) => self.tile::<L, $rows, 2>(row, column, depth),
-                            ($rows, 3) if L::TILE_VECTORS >= 3 => self.tile::<L, $rows, 3>(row, column, depth),
-                            ($rows, 4) if L::TILE_VECTORS >= 4 => self.tile::<L, $rows, 4>(row, column, depth),
+                            ($rows, 1) => self.tile::<R, $rows, 1>(row, column, depth),
+                            ($rows, 2) => self.tile::<R, $rows, 2>(row, column, depth),
+                            ($rows, 3) if R::TILE_VECTORS >= 3 => self.tile::<R, $rows, 3>(row, column, depth),
+                            ($rows, 4) if R::TILE_VECTORS >= 4 => self.tile::<R, $rows, 4>(row, column, depth),
                         )*
                         _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
                     }
@@ -106,39 +142,38 @@ impl Multiply {
     }
 
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const ROWS: usize, const VECTORS: usize>(
-        &self,
+    unsafe fn tile<R: Registers, const ROWS: usize, const VECTORS: usize>(
+        &mut self,
         row: usize,
         column: usize,
-        depth: std::ops::Range<usize>,
+        depth: Range<usize>,
     ) {
         let (a_row, a_step) = self.a_strides;
-        let count = depth.len();
         // SAFETY: rows row..row + ROWS, the vectors from `column` and the depth lie in the matrices.
         unsafe {
-            let mut a = self.a.add(row * a_row + depth.start * a_step);
-            let mut b = self.b.add(depth.start * self.b_stride + column);
-            let c = self.c.add(row * self.c_stride + column);
-            let mut sums = [[L::zero(); VECTORS]; ROWS];
-            for _ in 0..count {
-                let mut values = [L::zero(); VECTORS];
+            let mut a = self.a.as_ptr().add(row * a_row + depth.start * a_step);
+            let mut b = self.b.as_ptr().add(depth.start * self.b_stride + column);
+            let c = self.c.as_mut_ptr().add(row * self.c_stride + column);
+            let mut sums = [[R::splat(0.0); VECTORS]; ROWS];
+            for _ in depth {
+                let mut values = [R::splat(0.0); VECTORS];
                 for (index, value) in values.iter_mut().enumerate() {
-                    *value = L::load(b.add(index * L::COUNT));
+                    *value = R::load(b.add(index * R::COUNT));
                 }
                 for (index, sums) in sums.iter_mut().enumerate() {
-                    let factor = L::splat(*a.add(index * a_row));
+                    let factor = R::splat(*a.add(index * a_row));
                     for (sum, &value) in sums.iter_mut().zip(&values) {
-                        *sum = L::multiply_add(factor, value, *sum);
+                        *sum = value.multiply_add(factor, *sum);
                     }
                 }
-                a = a.add(a_step);
-                b = b.add(self.b_stride);
+                a = a.wrapping_add(a_step);
+                b = b.wrapping_add(self.b_stride);
             }
             for (index, sums) in sums.into_iter().enumerate() {
                 for (vector, sum) in sums.into_iter().enumerate() {
-                    let target = c.add(index * self.c_stride + vector * L::COUNT);
-                    let sum = if self.accumulate { L::add(L::load(target), sum) } else { sum };
-                    L::store(target, sum);
+                    let target = c.add(index * self.c_stride + vector * R::COUNT);
+                    let sum = if self.accumulate { R::load(target).add(sum) } else { sum };
+                    sum.store(target);
                 }
             }
         }
