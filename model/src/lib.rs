@@ -7,8 +7,9 @@ pub mod flops;
 pub mod network;
 pub mod packing;
 pub mod params;
-pub mod train;
+pub mod preprocess;
 pub mod tokenizer;
+pub mod train;
 pub mod weights;
 
 pub use coca::{Coca, LOGIT_SCALE};

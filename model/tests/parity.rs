@@ -84,7 +84,8 @@ fn forward_equals_open_clip() {
                 let off = largest_difference(ours, &all[start..start + ours.len()]);
                 assert!(off < 1e-4 * scale, "{what}: logits of text {text} are off by {off:e} of {scale}");
             }
-            for (ours, key) in [(outputs.contrastive_loss, "contrastive_loss"), (outputs.caption_loss, "caption_loss")] {
+            for (ours, key) in [(outputs.contrastive_loss, "contrastive_loss"), (outputs.caption_loss, "caption_loss")]
+            {
                 let off = (f64::from(ours) - fixture.json[key].as_f64().expect("loss")).abs();
                 assert!(off < 1e-5, "{what}: {key} is off by {off:e}");
             }

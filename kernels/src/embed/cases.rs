@@ -50,7 +50,7 @@ impl Reference for EmbedPatches {
         for row in 0..outputs[0].shape.rows() {
             let (image, within) = (row / rows, row % rows);
             let dy = outputs[0].row(row).to_vec();
-            let mut add = |target: &mut [f64]| target.iter_mut().zip(&dy).for_each(|(sum, dy)| *sum += dy);
+            let add = |target: &mut [f64]| target.iter_mut().zip(&dy).for_each(|(sum, dy)| *sum += dy);
             add(gradients[1].row_mut(within));
             if within < offset {
                 add(&mut gradients[2].data);

@@ -1,0 +1,178 @@
+//! Where samples come from. A source has parts (shards; other sources have one), a part has samples by index; both
+//! are read from several threads at once, in any order.
+
+mod emoji;
+mod folder;
+mod pattern;
+mod shards;
+mod table;
+
+pub use emoji::EmojiSource;
+pub use folder::FolderSource;
+pub use pattern::expand;
+pub use shards::ShardSource;
+pub use table::{TableColumns, TableSource};
+
+use super::emoji::Split;
+use super::{Fault, FaultKind};
+use crate::config::{Data, DataFormat};
+use crate::{Error, Result};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Largest image file that is read, in bytes.
+const MAX_IMAGE_BYTES: u64 = 1 << 28;
+/// Largest caption file that is read, in bytes.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
+/// Extensions of the images that can be decoded, in lower case.
+const IMAGE_EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+
+/// An image and its text as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raw {
+    /// What the sample is called in messages and predictions.
+    pub key: String,
+    /// The image.
+    pub image: RawImage,
+    /// Captions, trimmed; at least one, none empty. Evaluation uses the first.
+    pub captions: Vec<String>,
+    /// Words about the image that are no caption of their own.
+    pub keywords: Vec<String>,
+}
+
+/// The image of a sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawImage {
+    /// A JPEG, PNG or WebP file.
+    Encoded(Vec<u8>),
+    /// A square drawing on a transparent ground.
+    Drawing {
+        /// Width and height.
+        side: usize,
+        /// Pixels on white, `[side, side, 3]`.
+        rgb: Vec<u8>,
+        /// Which pixels are ground, `[side, side]`.
+        transparent: Vec<bool>,
+    },
+}
+
+/// A collection of samples.
+pub trait Source: Send + Sync {
+    /// What messages call it.
+    fn name(&self) -> String;
+
+    /// Number of parts; a constant of the source.
+    fn parts(&self) -> usize;
+
+    /// Opens a part.
+    ///
+    /// # Errors
+    /// It is missing or unreadable as a whole: counted as one faulty sample.
+    fn part(&self, part: usize) -> std::result::Result<Arc<dyn Part>, Fault>;
+}
+
+/// Samples that are found by index.
+pub trait Part: Send + Sync {
+    /// Number of samples, faulty ones included.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads sample `index`, which is below [`Part::len`]. The image is not decoded.
+    ///
+    /// # Errors
+    /// The sample is faulty.
+    fn sample(&self, index: usize) -> std::result::Result<Raw, Fault>;
+}
+
+/// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, a pattern of `.tar` shards, a `.csv`
+/// or `.tsv` table, a folder.
+///
+/// # Errors
+/// Nothing is there, it holds no sample, or its kind cannot be told.
+pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
+    let ends = |endings: &[&str]| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
+    let format = match options.format {
+        // `emoji` names the bundled set whatever data.format says of the training data.
+        _ if name == "emoji" || name.starts_with("emoji:") => DataFormat::Emoji,
+        DataFormat::Auto if ends(&[".tar"]) => DataFormat::Shards,
+        DataFormat::Auto if ends(&[".csv", ".tsv"]) => DataFormat::Csv,
+        DataFormat::Auto if Path::new(name).is_dir() => DataFormat::Folder,
+        DataFormat::Auto => {
+            return Err(Error::invalid(format!(
+                "{name}: no folder of this name; data can be emoji, .tar shards, a .csv or .tsv table, or a folder"
+            )));
+        }
+        format => format,
+    };
+    Ok(match format {
+        DataFormat::Shards => Arc::new(ShardSource::open(name)?),
+        DataFormat::Folder => Arc::new(FolderSource::open(Path::new(name))?),
+        DataFormat::Csv => {
+            let separator = match options.separator.as_bytes() {
+                [] => None,
+                [byte] => Some(*byte),
+                _ => return Err(Error::invalid("data.separator must be one ASCII character, such as \"\\t\"")),
+            };
+            let columns = TableColumns { image: &options.image_column, caption: &options.caption_column };
+            Arc::new(TableSource::open(Path::new(name), columns, separator)?)
+        }
+        DataFormat::Auto | DataFormat::Emoji => {
+            let split = name.strip_prefix("emoji").and_then(|rest| rest.strip_prefix(':'));
+            Arc::new(EmojiSource::bundled(split.map_or(Ok(Split::Train), Split::parse)?)?)
+        }
+    })
+}
+
+/// The bytes of a small file.
+fn read_file(path: &Path, limit: u64) -> std::result::Result<Vec<u8>, Fault> {
+    let fault = |kind, detail: &dyn ToString| Fault::new(kind, path.display().to_string(), detail.to_string());
+    let file = std::fs::File::open(path).map_err(|error| fault(FaultKind::MissingFile, &error))?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| fault(FaultKind::MissingFile, &error))?;
+    if bytes.len() as u64 > limit {
+        return Err(fault(FaultKind::Oversized, &format!("more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Captions of a sample: UTF-8, trimmed, not empty.
+fn captions<'a>(key: &str, texts: impl IntoIterator<Item = &'a [u8]>) -> std::result::Result<Vec<String>, Fault> {
+    let mut captions = Vec::new();
+    for text in texts {
+        let text = std::str::from_utf8(text).map_err(|error| Fault::new(FaultKind::BadUtf8, key, error))?;
+        captions.extend(Some(text.trim()).filter(|text| text.chars().any(char::is_alphanumeric)).map(str::to_string));
+    }
+    if captions.is_empty() {
+        return Err(Fault::new(FaultKind::EmptyCaption, key, "no caption has a letter or digit"));
+    }
+    Ok(captions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_a_source_is_told_by_its_name() {
+        let error = |name: &str| open(name, &Data::default()).err().unwrap().to_string();
+        assert!(error("nowhere/{0..2}.tar").contains("nowhere/0.tar"));
+        assert!(error("nowhere.csv").starts_with("nowhere.csv"));
+        assert!(error("emoji:nowhere").contains("fresh-noto-v1"));
+        assert!(error("nowhere").contains("no folder of this name"));
+        assert_eq!(open("emoji", &Data::default()).unwrap().part(0).ok().unwrap().len(), 5945);
+        assert_eq!(open("emoji:fxemoji", &Data::default()).unwrap().part(0).ok().unwrap().len(), 467);
+    }
+
+    #[test]
+    fn captions_are_trimmed_and_judged() {
+        assert_eq!(captions("k", [&b" a cat\n"[..], b" "]).unwrap(), ["a cat"]);
+        assert_eq!(captions("k", [&b" ...\n"[..]]).unwrap_err().kind, FaultKind::EmptyCaption);
+        assert_eq!(captions("k", [&b"caf\xe9"[..]]).unwrap_err().kind, FaultKind::BadUtf8);
+        assert_eq!(captions("k", []).unwrap_err().kind, FaultKind::EmptyCaption);
+    }
+}
