@@ -98,7 +98,7 @@ impl Buffer {
     ///
     /// # Safety
     /// Nothing else reads or writes the range while the slice lives.
-    #[allow(clippy::mut_from_ref)]
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that nothing else touches the range")]
     pub unsafe fn slice_mut<T: Element>(&self, offset: usize, count: usize) -> Result<&mut [T]> {
         self.check(offset, count * size_of::<T>())?;
         // SAFETY: as in `slice`, and exclusive by contract.

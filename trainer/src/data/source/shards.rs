@@ -116,7 +116,6 @@ impl Shard {
                 _ => {}
             }
         }
-        drop(archive);
         Ok(Shard { path: path.to_string(), file, entries })
     }
 
