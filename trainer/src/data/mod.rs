@@ -1,8 +1,21 @@
 //! Training data: where pairs of image and text come from, and the stream of batches made of them.
 
+mod augment;
+mod drawing;
 pub mod emoji;
 mod fault;
+mod order;
+mod read;
 pub mod source;
+mod stats;
+mod stream;
+#[cfg(test)]
+mod test_source;
 
+pub use augment::Augmenter;
 pub use fault::{Fault, FaultKind, LEDGER, Ledger};
+pub use order::Position;
+pub use read::{Sample, captions, read_all};
 pub use source::{Part, Raw, RawImage, Source, open};
+pub use stats::{check, stats};
+pub use stream::{Batch, Stream};

@@ -1,0 +1,146 @@
+//! Reading a whole source once, on all cores, in its own order.
+
+use super::augment::with_keywords;
+use super::{Augmenter, Fault, Ledger, Raw, Source};
+use crate::config::Data;
+use crate::{Error, Result};
+use engine::rng::Philox;
+use model::config::CocaConfig;
+
+/// Samples that a thread reads before they are handed on; bounds what is held in memory.
+const BLOCK: usize = 64;
+
+/// A sample for evaluation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// What it is called.
+    pub key: String,
+    /// The model's input, u8 `[size, size, 3]`, by the evaluation preprocessing.
+    pub image: Vec<u8>,
+    /// Its captions, at least one.
+    pub captions: Vec<String>,
+}
+
+/// Reads every sample: `each` on all cores, then `then` with what it made, or with the fault, in the source's order.
+pub(super) fn for_each<T: Send>(
+    source: &dyn Source,
+    each: impl Fn(Raw) -> std::result::Result<T, Fault> + Sync,
+    mut then: impl FnMut(std::result::Result<T, Fault>) -> Result<()>,
+) -> Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+    for part in 0..source.parts() {
+        let part = match source.part(part) {
+            Ok(part) => part,
+            Err(fault) => {
+                then(Err(fault))?;
+                continue;
+            }
+        };
+        let make = |index: usize| part.sample(index).and_then(&each);
+        for start in (0..part.len()).step_by(BLOCK * threads) {
+            let end = part.len().min(start + BLOCK * threads);
+            let blocks: Vec<Vec<_>> = std::thread::scope(|scope| {
+                let blocks = (start..end).step_by(BLOCK).map(|first| first..end.min(first + BLOCK));
+                let threads: Vec<_> = blocks.map(|block| scope.spawn(|| block.map(make).collect::<Vec<_>>())).collect();
+                let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                };
+                threads.into_iter().map(join).collect()
+            });
+            blocks.into_iter().flatten().try_for_each(&mut then)?;
+        }
+    }
+    Ok(())
+}
+
+/// All sound samples in the source's order, decoded on all cores; faulty ones go to the ledger.
+///
+/// # Errors
+/// Too large a share is faulty, nothing is sound, or the ledger cannot be written.
+pub fn read_all(source: &dyn Source, model: &CocaConfig, config: &Data, ledger: &mut Ledger) -> Result<Vec<Sample>> {
+    let augmenter = Augmenter::evaluation(model, config);
+    let each = |raw: Raw| {
+        // Nothing is random in evaluation.
+        let image = augmenter.image(&raw.key, &raw.image, &mut Philox::new(0, 0))?;
+        Ok(Sample { key: raw.key, image, captions: raw.captions })
+    };
+    let mut samples = Vec::new();
+    for_each(source, each, |sample| collect(sample, ledger, |sample| samples.push(sample)))?;
+    finish(source, ledger, samples)
+}
+
+/// The texts on which a tokenizer is trained: every caption and, of a sample with keywords, its first caption with all
+/// of them in the form that training uses. Images are not decoded; faulty samples go to the ledger.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn captions(source: &dyn Source, ledger: &mut Ledger) -> Result<Vec<String>> {
+    let each = |raw: Raw| {
+        let keywords: Vec<&str> = raw.keywords.iter().map(String::as_str).collect();
+        let name = raw.captions.first().filter(|_| !keywords.is_empty());
+        let with = name.map(|name| with_keywords(name, &keywords).into_owned());
+        Ok(raw.captions.into_iter().chain(with).collect::<Vec<_>>())
+    };
+    let mut texts = Vec::new();
+    for_each(source, each, |sample| collect(sample, ledger, |sample| texts.extend(sample)))?;
+    finish(source, ledger, texts)
+}
+
+fn collect<T>(made: std::result::Result<T, Fault>, ledger: &mut Ledger, sound: impl FnOnce(T)) -> Result<()> {
+    match made {
+        Ok(made) => {
+            ledger.good();
+            sound(made);
+            Ok(())
+        }
+        Err(fault) => ledger.bad(fault),
+    }
+}
+
+fn finish<T>(source: &dyn Source, ledger: &Ledger, found: Vec<T>) -> Result<Vec<T>> {
+    ledger.judge()?;
+    if found.is_empty() {
+        return Err(Error::invalid(format!("{}: not one sound sample", source.name())));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::FaultKind;
+    use crate::data::test_source::{Kind, TestSource, model};
+
+    #[test]
+    fn everything_in_order_and_faults_aside() {
+        let mut kinds = vec![Kind::Good; 300];
+        (kinds[7], kinds[200], kinds[299]) = (Kind::Corrupt, Kind::Bomb, Kind::Bad(FaultKind::BadRow));
+        let source = TestSource::new(vec![Some(kinds), None, Some(vec![Kind::Drawing; 2])]);
+        let mut ledger = Ledger::new(0.05);
+        let samples = read_all(&source, &model(8), &Data::default(), &mut ledger).unwrap();
+        let sound = (0..300).filter(|index| ![7, 200, 299].contains(index)).map(|index| format!("0/{index}"));
+        let expected: Vec<String> = sound.chain(["2/0".into(), "2/1".into()]).collect();
+        assert_eq!(samples.iter().map(|sample| &sample.key).collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+        assert!(samples.iter().all(|sample| sample.image.len() == 192 && sample.captions.len() == 2));
+        assert_eq!((ledger.faults(), ledger.seen()), (4, 303));
+        assert_eq!(ledger.counts()[&FaultKind::Oversized], 1);
+    }
+
+    #[test]
+    fn captions_come_with_the_keyword_form() {
+        let source = TestSource::all_good(&[2]);
+        let expected =
+            ["caption of 0/0", "another of 0/0", "caption of 0/0: one, two", "caption of 0/1", "another of 0/1"];
+        assert_eq!(captions(&source, &mut Ledger::new(0.0)).unwrap(), expected);
+    }
+
+    #[test]
+    fn nothing_sound_is_an_error() {
+        for parts in [vec![], vec![Some(vec![])], vec![None], vec![Some(vec![Kind::Corrupt; 3])]] {
+            let source = TestSource::new(parts);
+            assert!(read_all(&source, &model(8), &Data::default(), &mut Ledger::new(1.0)).is_err());
+        }
+        let source = TestSource::new(vec![Some(vec![Kind::Bad(FaultKind::BadUtf8)])]);
+        assert!(captions(&source, &mut Ledger::new(1.0)).is_err());
+    }
+}
