@@ -84,6 +84,21 @@ impl Buffer {
         Ok(values)
     }
 
+    /// Copies `bytes` bytes from offset `from` of `source` to offset `offset`; an error if they lie outside of either.
+    pub fn copy(&self, offset: usize, source: &Buffer, from: usize, bytes: usize) -> Result<()> {
+        for (buffer, first) in [(self, offset), (source, from)] {
+            if first.checked_add(bytes).is_none_or(|end| end > buffer.bytes) {
+                let size = buffer.bytes;
+                return Err(Error::invalid(format!(
+                    "{bytes} bytes from {first} on are not in a buffer of {size} bytes"
+                )));
+            }
+        }
+        // SAFETY: both ranges were checked; `copy` allows them to overlap.
+        unsafe { std::ptr::copy(source.pointer().add(from), self.pointer().add(offset), bytes) };
+        Ok(())
+    }
+
     /// The elements in place.
     ///
     /// # Safety
