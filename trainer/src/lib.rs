@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod progress;
 pub mod report;
 pub mod schedule;
+pub mod scores;
 pub mod signal;
 pub mod tensorboard;
 #[cfg(test)]
