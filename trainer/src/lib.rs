@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod machine;
 pub mod metrics;
 pub mod model_folder;
+pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod schedule;
