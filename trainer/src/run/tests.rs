@@ -147,7 +147,7 @@ fn steps_that_are_not_finite_change_nothing_and_end_the_run_if_they_go_on() {
 #[test]
 fn a_run_of_another_model_is_not_resumed() {
     let folder = test_folder("run-other");
-    open(&folder, &["schedule.steps=1"]).train(&Stop::default()).unwrap();
+    open(&folder, &["schedule.steps=2"]).train(&Stop::default()).unwrap();
     let other = config(&folder, &["model.overrides.vision.layers=2"]);
     let error = Run::open(other, &Resume::Auto).unwrap_err().to_string();
     assert!(error.contains("weights.f32 has") && error.contains("--resume none"), "{error}");
