@@ -84,6 +84,21 @@ impl Buffer {
         Ok(values)
     }
 
+    /// Copies `bytes` bytes from offset `from` of `source` to offset `offset`; an error if they lie outside of either.
+    pub fn copy(&self, offset: usize, source: &Buffer, from: usize, bytes: usize) -> Result<()> {
+        for (buffer, first) in [(self, offset), (source, from)] {
+            if first.checked_add(bytes).is_none_or(|end| end > buffer.bytes) {
+                let size = buffer.bytes;
+                return Err(Error::invalid(format!(
+                    "{bytes} bytes from {first} on are not in a buffer of {size} bytes"
+                )));
+            }
+        }
+        // SAFETY: both ranges were checked; `copy` allows them to overlap.
+        unsafe { std::ptr::copy(source.pointer().add(from), self.pointer().add(offset), bytes) };
+        Ok(())
+    }
+
     /// The elements in place.
     ///
     /// # Safety
@@ -98,7 +113,7 @@ impl Buffer {
     ///
     /// # Safety
     /// Nothing else reads or writes the range while the slice lives.
-    #[allow(clippy::mut_from_ref)]
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that nothing else touches the range")]
     pub unsafe fn slice_mut<T: Element>(&self, offset: usize, count: usize) -> Result<&mut [T]> {
         self.check(offset, count * size_of::<T>())?;
         // SAFETY: as in `slice`, and exclusive by contract.

@@ -212,7 +212,6 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Safety
     /// Parts that live at the same time do not overlap. The range lies inside the slice (checked in debug builds).
-    #[allow(clippy::mut_from_ref)]
     pub unsafe fn part(&self, range: std::ops::Range<usize>) -> &'a mut [T] {
         debug_assert!(range.start <= range.end && range.end <= self.length, "{range:?} of {}", self.length);
         // SAFETY: inside the slice and disjoint by contract.

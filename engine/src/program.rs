@@ -235,6 +235,35 @@ impl Program {
         }
     }
 
+    /// Copies `count` elements into an input, from element `target.1` on. They come from element `source.2` of a tensor of
+    /// the same type, an input or a kept tensor of this or of another program (of which nothing else ran since).
+    pub fn copy(&self, source: (&Program, Tensor, usize), target: (Tensor, usize), count: usize) -> Result<()> {
+        let (from, to) = (source.0.slot(source.1)?, self.slot(target.0)?);
+        for (slot, first) in [(from, source.2), (to, target.1)] {
+            if from.meta.dtype != slot.meta.dtype
+                || first.checked_add(count).is_none_or(|end| end > slot.meta.elements())
+            {
+                let (from, to) = (from.meta, to.meta);
+                return Err(Error::invalid(format!(
+                    "cannot copy {count} elements of {from} from {} on into {to} from {} on",
+                    source.2, target.1
+                )));
+            }
+        }
+        let size = from.meta.dtype.size();
+        let Address::Owned(buffer, offset) = &to.address else {
+            return Err(Error::invalid("only inputs can be written before a run"));
+        };
+        let offset = offset + target.1 * size;
+        match &from.address {
+            Address::Owned(owned, first) => buffer.copy(offset, owned, first + source.2 * size, count * size),
+            Address::Planned(first) => {
+                let arena = source.0.workspace.results_of(source.0.id)?;
+                buffer.copy(offset, &arena, first + source.2 * size, count * size)
+            }
+        }
+    }
+
     /// Work of one run for the rows in use now.
     pub fn cost(&self) -> Result<Cost> {
         let used = self.all_used()?;

@@ -2,14 +2,14 @@
 //! given as a share of these, taken in the same run, because clocks and neighbours vary.
 
 use engine::cpu::Isa;
-use engine::{Buffer, CpuQueue, DType, Queue, Result, Roofline, Shared};
+use engine::{Buffer, DType, Queue, Result, Roofline, Shared};
 use std::time::Instant;
 
 /// Multiply-adds per second, times two, that all threads of the queue reach out of registers in this storage type.
 pub fn flops_per_second(queue: &Queue, dtype: DType) -> f64 {
     let Queue::Cpu(cpu) = queue;
     let rounds = 60_000;
-    let best = (0..5)
+    (0..5)
         .map(|_| {
             let start = Instant::now();
             let flops = std::sync::Mutex::new(0.0);
@@ -20,8 +20,7 @@ pub fn flops_per_second(queue: &Queue, dtype: DType) -> f64 {
             let flops = flops.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
             flops / start.elapsed().as_secs_f64()
         })
-        .fold(0.0, f64::max);
-    best
+        .fold(0.0, f64::max)
 }
 
 /// Bytes per second read from memory by all threads.
@@ -135,6 +134,7 @@ unsafe fn burn_avx2(rounds: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use engine::CpuQueue;
 
     #[test]
     fn ceilings_are_positive_on_every_isa() {

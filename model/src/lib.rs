@@ -4,6 +4,7 @@ mod coca;
 pub mod config;
 pub mod encoder;
 pub mod flops;
+pub mod generate;
 pub mod network;
 pub mod packing;
 pub mod params;

@@ -60,15 +60,11 @@ impl PackedText {
         let has_pad_row = mask == ClsMask::Legacy && text.len() < context;
         let rows = text.len() + usize::from(has_pad_row);
         for row in 0..rows {
-            let valid = match mask {
-                // Shifted by one, as in open_clip: a row is hidden by a pad id before it.
-                ClsMask::Legacy => row == 0 || text[row - 1] != pad,
-                ClsMask::Correct => text[row] != pad,
-                ClsMask::Length => true,
-            };
-            self.ids.push(text.get(row).copied().unwrap_or(pad));
+            let id = text.get(row).copied().unwrap_or(pad);
+            let shown = mask.shows(row.checked_sub(1).map(|before| text[before]), id, pad);
+            self.ids.push(id);
             self.positions.push(row as i32);
-            self.key_bits.push(if valid { SEEN } else { 0 });
+            self.key_bits.push(if shown { SEEN } else { 0 });
         }
         self.class_rows.push(self.ids.len() as i32);
         self.ids.push(CLASS_ID);

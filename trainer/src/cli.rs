@@ -1,7 +1,7 @@
 //! The command line of `coca`. Arguments only: each command's work is a function of the module that it names.
 
 use crate::config::Config;
-use crate::{Error, Result, doctor, inspect};
+use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, run};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,22 +9,37 @@ use std::path::PathBuf;
 /// The program's arguments.
 #[derive(Debug, Parser)]
 #[command(name = "coca", version, about = "Trains and evaluates CoCa (Contrastive Captioners) on this machine.")]
-#[command(arg_required_else_help = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What to do.
+    /// What to do; without it, train.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
+    /// Arguments of `coca train`, which is what `coca` alone does.
+    #[command(flatten)]
+    pub train: TrainArgs,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Train a model, evaluate it and write a report (what `coca` alone does, on the bundled emoji)
+    Train(TrainArgs),
+    /// Measure a model: zero-shot classification, retrieval, captions
+    Eval(EvalArgs),
+    /// Write the features of images and texts
+    Embed(EmbedArgs),
+    /// Write a caption for each image
+    Caption(CaptionArgs),
+    /// Show parameters, work and memory of a run without running it
+    Plan(PlanArgs),
     /// Print the configuration of a run with every key explained
     Config(ConfigArgs),
     /// Show what this machine offers and what a run would use of it
     Doctor(DoctorArgs),
     /// Show what a model folder, checkpoint, run folder or file of weights holds
     Inspect(InspectArgs),
+    /// Build, count or check data
+    Data(DataArgs),
 }
 
 impl Cli {
@@ -33,7 +48,13 @@ impl Cli {
     /// # Errors
     /// Whatever the command meets; the text is for the user.
     pub fn run(self) -> Result<()> {
-        match self.command {
+        match self.command.unwrap_or(Command::Train(self.train)) {
+            Command::Train(args) => run::train(&args),
+            Command::Eval(args) => print(&evaluate::evaluate(&args)?),
+            Command::Embed(args) => print(&embed::run(&args)?),
+            Command::Caption(args) => print(&evaluate::caption(&args)?),
+            Command::Plan(args) => print(&plan::report(&args.config.load()?, args.memory)?),
+            Command::Data(args) => args.command.run(),
             Command::Config(args) => print(&args.config.load()?.to_toml(!args.plain)),
             Command::Inspect(args) => print(&inspect::describe(&args.path)?),
             Command::Doctor(DoctorArgs {}) => print(&doctor::report()?),
@@ -283,6 +304,34 @@ pub enum DataCommand {
     Check(DataSource),
 }
 
+impl DataCommand {
+    fn run(self) -> Result<()> {
+        let source = |source: &DataSource| -> Result<_> {
+            let config = Config::load(None, &source.sets)?.data;
+            Ok((data::open(&source.source, &config)?, config))
+        };
+        match self {
+            #[cfg(feature = "build-data")]
+            DataCommand::Build { name, from, out } if name == "emoji" => data::emoji::build(&from, &out.join(name)),
+            DataCommand::Build { name, .. } => Err(Error::invalid(match name.as_str() {
+                "emoji" => {
+                    "building the bundle needs its tools: cargo run --release --features build-data -- data build emoji"
+                        .to_owned()
+                }
+                _ => format!("there is no bundle '{name}'; emoji is the one that can be built"),
+            })),
+            DataCommand::Stats(args) => {
+                let (source, config) = source(&args)?;
+                print(&data::stats(source.as_ref(), &config)?)
+            }
+            DataCommand::Check(args) => {
+                let (source, config) = source(&args)?;
+                print(&data::check(source.as_ref(), &config)?)
+            }
+        }
+    }
+}
+
 /// Data to look at.
 #[derive(Clone, Debug, Args)]
 pub struct DataSource {
@@ -318,29 +367,21 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    /// Every argument struct under one command each, as the program will have them.
-    #[derive(Debug, Parser)]
-    enum All {
-        Train(TrainArgs),
-        Eval(EvalArgs),
-        Embed(EmbedArgs),
-        Caption(CaptionArgs),
-        Plan(PlanArgs),
-        Inspect(InspectArgs),
-        Doctor(DoctorArgs),
-        Config(ConfigArgs),
-        Data(DataArgs),
+    fn try_parse(line: &str) -> std::result::Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("coca").chain(line.split_whitespace()))
     }
 
-    fn parse(line: &str) -> All {
-        All::try_parse_from(std::iter::once("coca").chain(line.split_whitespace())).unwrap()
+    fn parse_train(line: &str) -> TrainArgs {
+        match try_parse(line).unwrap() {
+            Cli { command: Some(Command::Train(args)), .. } | Cli { command: None, train: args } => args,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn the_definitions_are_sound_and_every_help_has_an_example() {
         Cli::command().debug_assert();
-        All::command().debug_assert();
-        let mut unseen: Vec<_> = All::command().get_subcommands().cloned().collect();
+        let mut unseen: Vec<_> = Cli::command().get_subcommands().cloned().collect();
         while let Some(mut command) = unseen.pop() {
             unseen.extend(command.get_subcommands().cloned());
             let help = command.render_long_help().to_string();
@@ -351,7 +392,7 @@ mod tests {
     #[test]
     fn flags_of_train_are_laid_over_sets() {
         let line = "train --set run.seed=3 --set run.out=a --out b --init w --check nan --profile --resume runs/x";
-        let All::Train(args) = parse(line) else { panic!() };
+        let args = parse_train(line);
         assert_eq!(args.resume, Resume::From("runs/x".into()));
         let config = args.load().unwrap();
         assert_eq!(config.run.seed, 3);
@@ -359,8 +400,9 @@ mod tests {
         assert_eq!(config.model.init, PathBuf::from("w"));
         assert_eq!(config.compute.check, crate::config::CheckKind::Nan);
         assert_eq!(config.logging.profile_steps, 3);
-        let All::Train(args) = parse("train") else { panic!() };
-        assert_eq!((args.resume.clone(), args.load().unwrap()), (Resume::Auto, Config::default()));
+        let args = parse_train("--set run.seed=3");
+        assert_eq!((args.resume.clone(), args.load().unwrap().run.seed), (Resume::Auto, 3));
+        assert_eq!(parse_train("").load().unwrap(), parse_train("train").load().unwrap());
     }
 
     #[test]
@@ -373,7 +415,7 @@ mod tests {
 
     #[test]
     fn embed_wants_something_to_embed() {
-        let fails = |line: &str| All::try_parse_from(std::iter::once("coca").chain(line.split_whitespace())).is_err();
+        let fails = |line: &str| try_parse(line).is_err();
         assert!(fails("embed --model m --out o"));
         assert!(fails("embed --model m --out o --images a --pairs"));
         assert!(!fails("embed --model m --out o --texts t"));

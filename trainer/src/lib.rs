@@ -6,12 +6,18 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod doctor;
+pub mod embed;
+pub mod evaluate;
 pub mod inspect;
 pub mod machine;
 pub mod metrics;
+pub mod model_folder;
+pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod run;
 pub mod schedule;
+pub mod scores;
 pub mod signal;
 pub mod tensorboard;
 #[cfg(test)]

@@ -12,10 +12,19 @@ use std::sync::Arc;
 
 /// `qkv [sequences, 3·width]` are the packed projections of the newest rows; `cache [sequences · capacity, 2·width]`
 /// holds keys and values side by side, each sequence's earlier rows from row `sequence · capacity` on; `lengths
-/// [sequences]` (i32) says how many there are. Returns `[sequences, width]`. Causality is in the lengths.
+/// [sequences]` (i32) says how many there are. Returns `[sequences, width]`. Causality is in the lengths. Where
+/// `sees_itself [sequences]` (i32), if given, is 0 the newest row is left out; a row that sees nothing gives zeros.
 #[track_caller]
-pub fn attention_decode(tape: &mut Tape, qkv: Tensor, cache: Tensor, lengths: Tensor, heads: usize) -> Result<Tensor> {
-    Ok(tape.push(AttentionDecode { heads }, &[qkv, cache, lengths])?[0])
+pub fn attention_decode(
+    tape: &mut Tape,
+    qkv: Tensor,
+    cache: Tensor,
+    lengths: Tensor,
+    sees_itself: Option<Tensor>,
+    heads: usize,
+) -> Result<Tensor> {
+    let inputs: Vec<Tensor> = [qkv, cache, lengths].into_iter().chain(sees_itself).collect();
+    Ok(tape.push(AttentionDecode { heads }, &inputs)?[0])
 }
 
 /// The op; see [`attention_decode`].
@@ -28,8 +37,10 @@ pub struct AttentionDecode {
 impl AttentionDecode {
     /// Number of sequences, rows of the cache for each, width.
     fn sizes(&self, inputs: &[Meta]) -> Result<(usize, usize, usize)> {
-        let [qkv, cache, lengths] = inputs else {
-            return Err(Error::invalid(format!("expects 3 inputs, got {}", inputs.len())));
+        let (qkv, cache, lengths, sees_itself) = match inputs {
+            [qkv, cache, lengths] => (qkv, cache, lengths, lengths),
+            [qkv, cache, lengths, sees_itself] => (qkv, cache, lengths, sees_itself),
+            _ => return Err(Error::invalid(format!("expects 3 or 4 inputs, got {}", inputs.len()))),
         };
         let (sequences, columns) = (qkv.shape.rows(), qkv.shape.columns());
         let width = columns / 3;
@@ -45,8 +56,8 @@ impl AttentionDecode {
                 2 * width
             )));
         }
-        if lengths.dtype != DType::I32 || lengths.elements() != sequences {
-            return Err(Error::invalid(format!("lengths are {sequences} i32, got {lengths}")));
+        if let Some(wrong) = [lengths, sees_itself].into_iter().find(|meta| **meta != Meta::new([sequences], DType::I32)) {
+            return Err(Error::invalid(format!("lengths and self-visibility are {sequences} i32, got {wrong}")));
         }
         Ok((sequences, cache.shape.rows() / sequences.max(1), width))
     }
@@ -88,6 +99,7 @@ impl AttentionDecode {
         if let Some(length) = lengths.iter().find(|&&length| length < 0 || length as usize > capacity) {
             return Err(Error::invalid(format!("a length is {length}, the cache holds 0 to {capacity} rows")));
         }
+        let sees_itself = inputs.get(3).map(View::slice::<i32>).transpose()?;
         let dim = width / self.heads;
         let (result, scores) = outputs.split_at_mut(1);
         let accumulate = result[0].accumulates();
@@ -114,6 +126,7 @@ impl AttentionDecode {
                 column,
                 width,
                 length: lengths[sequence] as usize,
+                sees_itself: sees_itself.is_none_or(|seen| seen[sequence] != 0),
                 accumulate,
             };
             step(queue.isa(), &work, scores, out);
@@ -131,6 +144,7 @@ struct Step<'a, T> {
     column: usize,
     width: usize,
     length: usize,
+    sees_itself: bool,
     accumulate: bool,
 }
 
@@ -150,14 +164,14 @@ vectorized! {
     fn step<T: Float>(step: &Step<'_, T>, scores: &mut [f32], out: &mut [T]) {
         let dim = step.query.len();
         let scale = 1.0 / (dim as f32).sqrt();
-        let scores = &mut scores[..step.length + 1];
+        let scores = &mut scores[..step.length + usize::from(step.sees_itself)];
         for (row, score) in scores.iter_mut().enumerate() {
             let key = step.row(row, 0);
             *score = scale * sum_by(dim, |channel| step.query[channel].widen() * key[channel].widen());
         }
         let largest = max_by(scores.len(), |row| scores[row]);
         scores.iter_mut().for_each(|score| *score = exp::<L>(*score - largest));
-        let factor = 1.0 / sum_by(scores.len(), |row| scores[row]);
+        let factor = if scores.is_empty() { 0.0 } else { 1.0 / sum_by(scores.len(), |row| scores[row]) };
         for (first, out) in out.chunks_mut(LANES).enumerate() {
             let mut sums = [0.0f32; LANES];
             for (row, &score) in scores.iter().enumerate() {
@@ -184,7 +198,9 @@ impl Reference for AttentionDecode {
             let mut rows: Vec<&[f64]> = (0..inputs[2].data[sequence] as usize)
                 .map(|row| inputs[1].row(sequence * capacity + row))
                 .collect();
-            rows.push(&new[width..]);
+            if inputs.get(3).is_none_or(|seen| seen.data[sequence] != 0.0) {
+                rows.push(&new[width..]);
+            }
             for head in 0..self.heads {
                 let query = &new[head * dim..(head + 1) * dim];
                 let score = |row: &&[f64]| -> f64 {
@@ -195,7 +211,7 @@ impl Reference for AttentionDecode {
                 let total: f64 = weights.iter().sum();
                 for channel in head * dim..(head + 1) * dim {
                     let sum: f64 = weights.iter().zip(&rows).map(|(weight, row)| weight * row[width + channel]).sum();
-                    out.row_mut(sequence)[channel] = sum / total;
+                    out.row_mut(sequence)[channel] = if rows.is_empty() { 0.0 } else { sum / total };
                 }
             }
         }
@@ -207,18 +223,28 @@ impl Reference for AttentionDecode {
     }
 }
 
-fn case(lengths: &[i32], capacity: usize, heads: usize, head_dim: usize, dtype: DType) -> Case {
+fn case(
+    lengths: &[i32],
+    sees_itself: Option<&[i32]>,
+    capacity: usize,
+    heads: usize,
+    head_dim: usize,
+    dtype: DType,
+) -> Case {
     let (sequences, width) = (lengths.len(), heads * head_dim);
     let op = AttentionDecode { heads };
+    let mut inputs = vec![
+        Input::variable([sequences, 3 * width], dtype),
+        Input::variable([sequences * capacity, 2 * width], dtype),
+        Input::integers(lengths),
+    ];
+    inputs.extend(sees_itself.map(Input::integers));
+    let seen = sees_itself.map_or(String::new(), |seen| format!(" with {seen:?}"));
     Case {
-        name: format!("attention_decode {lengths:?} of {capacity}, {heads} heads of {head_dim}, {dtype}"),
+        name: format!("attention_decode {lengths:?}{seen} of {capacity}, {heads} heads of {head_dim}, {dtype}"),
         op: Arc::new(op),
         reference: Arc::new(op),
-        inputs: vec![
-            Input::variable([sequences, 3 * width], dtype),
-            Input::variable([sequences * capacity, 2 * width], dtype),
-            Input::integers(lengths),
-        ],
+        inputs,
         results: 0,
         forward: Tolerance::sum_of(2 * head_dim + capacity).scale(1.0),
         backward: Tolerance::sum_of(0),
@@ -229,9 +255,10 @@ fn case(lengths: &[i32], capacity: usize, heads: usize, head_dim: usize, dtype: 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in [DType::F32, DType::BF16] {
-        cases.push(case(&[3, 0, 7], 7, 2, 16, dtype));
-        cases.push(case(&[2], 5, 3, 21, dtype));
-        cases.push(Case { bench_only: true, ..case(&[75; 6], 76, 8, 64, dtype) });
+        cases.push(case(&[3, 0, 7], None, 7, 2, 16, dtype));
+        cases.push(case(&[2], None, 5, 3, 21, dtype));
+        cases.push(case(&[2, 0, 0, 5], Some(&[0, 0, 1, 1]), 5, 2, 10, dtype));
+        cases.push(Case { bench_only: true, ..case(&[75; 6], None, 76, 8, 64, dtype) });
     }
     cases
 }
@@ -240,5 +267,6 @@ pub(super) fn draw(draw: &mut Draw) -> Case {
     let (heads, head_dim, dtype) = (draw.integer(1, 3), draw.pick(&[16, 32, 5, 64]), draw.float());
     let (capacity, sequences) = (draw.integer(1, 20), draw.integer(1, 4));
     let lengths: Vec<i32> = (0..sequences).map(|_| draw.integer(0, capacity) as i32).collect();
-    case(&lengths, capacity, heads, head_dim, dtype)
+    let seen: Vec<i32> = (0..sequences).map(|_| draw.integer(0, 1) as i32).collect();
+    case(&lengths, draw.pick(&[true, false]).then_some(&seen), capacity, heads, head_dim, dtype)
 }

@@ -4,7 +4,6 @@
 ///
 /// # Safety
 /// The functions need the CPU to have the instruction set; loads and stores touch `COUNT` elements.
-#[allow(clippy::missing_safety_doc)]
 pub(super) trait Registers: Copy {
     /// Elements of a vector.
     const COUNT: usize;

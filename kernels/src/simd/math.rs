@@ -41,7 +41,7 @@ pub fn erf<L: Level>(x: f32) -> f32 {
     let p = L::fma(p, s, -2.101_024e-6);
     let p = L::fma(p, s, -5.692_506_4e-5);
     let p = L::fma(p, s, -7.349_906_3e-4);
-    let p = L::fma(p, s, -2.954_599_8e-3);
+    let p = L::fma(p, s, -2.954_6e-3);
     let p = L::fma(p, s, -1.609_603_3e-2);
     let q = L::fma(s, -1.456_607_2e-5, -2.133_740_6e-4);
     let q = L::fma(q, s, -1.682_827e-3);

@@ -1,12 +1,12 @@
 //! One body of plain Rust, compiled once for every instruction set and chosen at run time.
 //!
-//! A kernel is written inside [`vectorized!`] as branch-free loops over slices; the compiler turns them into vector
+//! A kernel is written inside [`vectorized!`](crate::vectorized) as branch-free loops over slices; the compiler turns them into vector
 //! code for each set, because the body is inlined into functions that enable its features. Inside the body the type `L`
 //! is the [`Level`]: it decides whether [`Level::fma`] is one instruction. Reductions keep [`LANES`] partial sums, so
 //! their order is fixed. Call kernels inside the tasks of a parallel region, not around it: features do not cross
 //! closures that other threads run.
 //!
-//! ```ignore
+//! ```text
 //! vectorized! {
 //!     /// `y += a x`
 //!     fn axpy<T: Float>(a: f32, x: &[T], y: &mut [f32]) {

@@ -123,6 +123,18 @@ pub enum ClsMask {
     Length,
 }
 
+impl ClsMask {
+    /// Whether the row of a text's `id`, which follows the id `before`, may be seen by itself and by later rows.
+    pub fn shows(self, before: Option<i32>, id: i32, pad: i32) -> bool {
+        match self {
+            // Shifted by one, as in open_clip: a row is hidden by a pad id before it.
+            ClsMask::Legacy => before != Some(pad),
+            ClsMask::Correct => id != pad,
+            ClsMask::Length => true,
+        }
+    }
+}
+
 /// Multimodal decoder: each layer attends to its own past, then to the image tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,10 +3,12 @@
 
 mod decoder;
 mod layers;
+mod step;
 mod text;
 mod vision;
 
 pub use layers::Layers;
+pub use step::{Cached, Step};
 pub use text::TextInputs;
 pub use vision::ImageOutputs;
 

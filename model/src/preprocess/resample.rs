@@ -61,15 +61,15 @@ fn unpremultiply(pixel: &mut [u8]) {
 }
 
 fn nearest(image: &Image, width: usize, height: usize) -> Image {
-    let at = |index: usize, from: usize, to: usize| {
-        (((index as f64 + 0.5) * (from as f64 / to as f64)) as usize).min(from - 1)
+    // Positions are summed up step by step as Pillow does: at ties the rounding of the sum decides.
+    let places = |from: usize, to: usize| -> Vec<usize> {
+        let step = from as f64 / to as f64;
+        let positions = std::iter::successors(Some(step * 0.5), |position| Some(position + step));
+        positions.take(to).map(|position| (position as usize).min(from - 1)).collect()
     };
-    let mut pixels = Vec::with_capacity(width * height);
-    for y in 0..height {
-        let row = at(y, image.height, height) * image.width;
-        pixels.extend((0..width).map(|x| image.pixels[row + at(x, image.width, width)]));
-    }
-    Image { width, height, mode: image.mode.clone(), pixels }
+    let (columns, rows) = (places(image.width, width), places(image.height, height));
+    let pixels = rows.iter().flat_map(|row| columns.iter().map(move |column| image.pixels[row * image.width + column]));
+    Image { width, height, mode: image.mode.clone(), pixels: pixels.collect() }
 }
 
 /// Where the inputs of one output pixel start, and their coefficients.

@@ -107,8 +107,8 @@ fn gpt2_piece(text: &str) -> usize {
             let last = text[..spaces].chars().next_back().map_or(0, char::len_utf8);
             if spaces > last {
                 spaces - last
-            } else if text.starts_with(' ') {
-                1 + run(&text[1..], class(first))
+            } else if let Some(rest) = text.strip_prefix(' ') {
+                1 + run(rest, class(first))
             } else {
                 spaces
             }

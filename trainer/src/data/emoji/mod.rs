@@ -125,7 +125,7 @@ impl EmojiSet {
     /// A set from the text of its table and one PNG a vendor, in the order of [`Vendor::ALL`].
     ///
     /// # Errors
-    /// A file is not what [`table`] describes, or table and sheets disagree.
+    /// A file is not what `table` describes, or table and sheets disagree.
     pub fn read(concepts: &[u8], sheets: &[&[u8]; 7]) -> Result<EmojiSet> {
         let rows = table::parse(concepts)?;
         let mut drawings = Vec::new();

@@ -58,7 +58,7 @@ pub enum RawImage {
 }
 
 /// A collection of samples.
-pub trait Source: Send + Sync {
+pub trait Source: std::fmt::Debug + Send + Sync {
     /// What messages call it.
     fn name(&self) -> String;
 

@@ -131,6 +131,7 @@ fn nothing_sound_is_an_error_and_no_endless_loop() {
 }
 
 /// Panics at one sample, as a decoder with a bug would.
+#[derive(Debug)]
 struct Panics(TestSource);
 
 impl Source for Panics {

@@ -1,0 +1,81 @@
+//! What a trained model can do: zero-shot classification, retrieval in both directions, captions.
+
+mod captions;
+mod command;
+mod ranking;
+mod sets;
+
+pub use captions::{Captioned, caption_row, captions};
+pub use command::{caption, evaluate};
+pub use ranking::{ranks, recall, share_within};
+pub use sets::{EMOJI_SETS, TestSet};
+
+use crate::Result;
+use crate::data::Sample;
+use engine::{Queue, Workspace};
+use model::Coca;
+use model::encoder::{ImageEncoder, TextEncoder};
+use model::tokenizer::Tokenizer;
+
+/// A model with its tokenizer, encoding in passes of a fixed size.
+#[derive(Debug)]
+pub struct Evaluator<'a> {
+    /// The model.
+    pub model: &'a Coca,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Where it runs.
+    pub queue: &'a Queue,
+    workspace: Workspace,
+    batch: usize,
+    images: ImageEncoder,
+    texts: TextEncoder,
+}
+
+impl<'a> Evaluator<'a> {
+    /// An evaluator with `batch` images or texts in a pass.
+    ///
+    /// # Errors
+    /// Memory runs out.
+    pub fn new(
+        model: &'a Coca,
+        tokenizer: &'a Tokenizer,
+        queue: &'a Queue,
+        workspace: &Workspace,
+        batch: usize,
+    ) -> Result<Evaluator<'a>> {
+        let batch = batch.max(1);
+        let images = ImageEncoder::new(model, batch, workspace)?;
+        let texts = TextEncoder::new(model, batch, workspace)?;
+        Ok(Evaluator { model, tokenizer, queue, workspace: workspace.clone(), batch, images, texts })
+    }
+
+    /// Unit features f32 `[samples, embed_dim]` of the images.
+    ///
+    /// # Errors
+    /// An op refuses.
+    pub fn image_features(&mut self, samples: &[Sample]) -> Result<Vec<f32>> {
+        let mut features = Vec::new();
+        for part in samples.chunks(self.batch) {
+            let pixels: Vec<u8> = part.iter().flat_map(|sample| &sample.image).copied().collect();
+            features.extend(self.images.features(self.queue, &pixels)?);
+        }
+        Ok(features)
+    }
+
+    /// Unit features f32 `[texts, embed_dim]`.
+    ///
+    /// # Errors
+    /// An op refuses.
+    pub fn text_features<T: AsRef<str>>(&mut self, texts: &[T]) -> Result<Vec<f32>> {
+        let context = self.model.config().text.context_length;
+        let ids: Vec<Vec<i32>> =
+            texts.iter().map(|text| self.tokenizer.encode_within(text.as_ref(), context)).collect();
+        self.texts.features(self.queue, &ids)
+    }
+
+    /// Width of the features.
+    pub fn width(&self) -> usize {
+        self.model.config().embed_dim
+    }
+}

@@ -1,0 +1,138 @@
+//! The sets that a model is evaluated on, and its rows of the tables.
+
+use super::{Evaluator, ranks, recall, share_within};
+use crate::Result;
+use crate::config::Data;
+use crate::data::emoji::{EmojiSet, Split, Vendor, floor};
+use crate::data::source::EmojiSource;
+use crate::data::{Ledger, Sample, Source, read_all};
+use crate::report::{RetrievalRow, ZeroShotRow};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Samples with the class of each.
+#[derive(Clone, Debug)]
+pub struct TestSet {
+    /// Its name.
+    pub name: String,
+    /// What is special about it, in a few words.
+    pub about: String,
+    /// The samples, preprocessed as for evaluation.
+    pub samples: Vec<Sample>,
+    /// Index into the class names of each sample.
+    pub classes: Vec<usize>,
+    /// The split of the bundled set that it is, if it is one.
+    pub split: Option<Split>,
+}
+
+/// A training run's view of the bundled set: what its evaluation reports, in this order.
+pub const EMOJI_SETS: [(Split, &str); 6] = [
+    (Split::Style(Vendor::NotoV1), "a drawing style never seen"),
+    (Split::Style(Vendor::Fxemoji), "a drawing style never seen"),
+    (Split::Style(Vendor::EmojioneMonotone), "black outlines, a style never seen"),
+    (Split::Fresh, "names never seen, in the training styles"),
+    (Split::FreshStyle(Vendor::NotoV1), "names and style never seen"),
+    (Split::FreshStyle(Vendor::Fxemoji), "names and style never seen"),
+];
+
+impl TestSet {
+    /// One split of the bundled set; classes are its concepts.
+    ///
+    /// # Errors
+    /// As [`read_all`].
+    pub fn emoji(evaluator: &Evaluator<'_>, set: &Arc<EmojiSet>, split: Split, about: &str) -> Result<TestSet> {
+        let source = EmojiSource::new(set.clone(), split);
+        let samples = read_all(&source, evaluator.model.config(), &Data::default(), &mut Ledger::new(0.0))?;
+        let name = if split == Split::All { "emoji".into() } else { split.name() };
+        Ok(TestSet { name, about: about.into(), samples, classes: source.concepts(), split: Some(split) })
+    }
+
+    /// Any source; classes are its distinct first captions, in order of appearance, which are returned as well.
+    ///
+    /// # Errors
+    /// As [`read_all`].
+    pub fn of_source(
+        evaluator: &Evaluator<'_>,
+        source: &dyn Source,
+        data: &Data,
+        ledger: &mut Ledger,
+    ) -> Result<(TestSet, Vec<String>)> {
+        let samples = read_all(source, evaluator.model.config(), data, ledger)?;
+        Ok(TestSet::of_samples(source.name(), samples))
+    }
+
+    /// As [`TestSet::of_source`], of samples.
+    pub fn of_samples(name: String, samples: Vec<Sample>) -> (TestSet, Vec<String>) {
+        let (mut names, mut known) = (Vec::new(), HashMap::new());
+        let class = |sample: &Sample| {
+            let caption = sample.captions.first().cloned().unwrap_or_default();
+            *known.entry(caption.clone()).or_insert_with(|| {
+                names.push(caption);
+                names.len() - 1
+            })
+        };
+        let classes = samples.iter().map(class).collect();
+        (TestSet { name, about: String::new(), samples, classes, split: None }, names)
+    }
+
+    /// Zero-shot classification among `classes` names with these text features, given the images' features.
+    pub fn zero_shot(&self, images: &[f32], names: &[f32], width: usize) -> ZeroShotRow {
+        let ranks = ranks(images, names, width, |image| std::slice::from_ref(&self.classes[image]));
+        ZeroShotRow {
+            set: self.name.clone(),
+            about: self.about.clone(),
+            count: self.samples.len(),
+            classes: names.len() / width.max(1),
+            top1: share_within(&ranks, 1),
+            top5: share_within(&ranks, 5),
+            floor: None,
+            fresh: matches!(self.split, Some(Split::Fresh | Split::FreshStyle(_))),
+        }
+    }
+
+    /// Retrieval among the samples of this set, given both features (`[samples, width]`). A text's right images are all
+    /// those of its class, and the other way round.
+    pub fn retrieval(&self, images: &[f32], texts: &[f32], width: usize) -> RetrievalRow {
+        let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (sample, &class) in self.classes.iter().enumerate() {
+            members.entry(class).or_default().push(sample);
+        }
+        let right = |sample: usize| members[&self.classes[sample]].as_slice();
+        RetrievalRow {
+            set: self.name.clone(),
+            count: self.samples.len(),
+            image_to_text: recall(&ranks(images, texts, width, right)),
+            text_to_image: recall(&ranks(texts, images, width, right)),
+        }
+    }
+
+    /// What pixels alone reach in zero-shot classification, for a style of the bundled set.
+    pub fn pixel_floor(&self, set: &EmojiSet) -> Option<(f64, f64)> {
+        match self.split {
+            Some(split @ Split::Style(_)) => {
+                let floor = floor(set, split, true);
+                Some((floor.top1, floor.top5))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_of_one_caption_are_one_class_and_each_others_answer() {
+        let sample = |caption: &str| Sample { key: caption.into(), image: vec![], captions: vec![caption.into()] };
+        let (set, names) = TestSet::of_samples("s".into(), vec![sample("a"), sample("b"), sample("a")]);
+        assert_eq!((names, set.classes.clone()), (vec!["a".to_owned(), "b".into()], vec![0, 1, 0]));
+        // The third image is nearest to the text of the first: right, they share a caption.
+        let texts = [1.0, 0.0, 0.0, 1.0, 0.8, 0.6];
+        let images = [1.0, 0.0, 0.6, 0.8, 1.0, 0.0];
+        let row = set.retrieval(&images, &texts, 2);
+        assert_eq!((row.image_to_text.at_1, row.count), (2.0 / 3.0, 3));
+        let row = set.zero_shot(&images, &[1.0, 0.0, 0.0, 1.0], 2);
+        assert_eq!((row.top1, row.classes, row.fresh), (1.0, 2, false));
+    }
+}

@@ -1,0 +1,338 @@
+//! `coca train`: from a configuration to a trained model, its evaluation and its report.
+
+mod finish;
+mod state;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use state::{Progress, State, dtype};
+pub use step::{Gradient, Stepper, check};
+
+use crate::checkpoint::{Checkpoint, Checkpoints};
+use crate::cli::{Resume, TrainArgs};
+use crate::config::Config;
+use crate::data::{self, Batch, Ledger, Source, Stream};
+use crate::metrics::{MetricsLog, OutlierDetector, StepRecord};
+use crate::signal::Stop;
+use crate::tensorboard::EventWriter;
+use crate::{Error, Result, progress, schedule};
+use engine::{CpuQueue, Observer, Profiler, Queue};
+use kernels::{gauge, reduce};
+use model::tokenizer::Tokenizer;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Steps in a row that may be skipped because they are not finite.
+const MOST_SKIPPED_IN_A_ROW: u64 = 20;
+/// Name of the folder with the trained model in a run folder.
+pub const MODEL_FOLDER: &str = "model";
+/// Name of the folder with the checkpoints in a run folder.
+pub const CHECKPOINT_FOLDER: &str = "checkpoints";
+/// Name of the metrics file in a run folder.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// Trains, evaluates and reports.
+///
+/// # Errors
+/// Whatever stands in the way; what was done up to the last checkpoint is kept.
+pub fn train(args: &TrainArgs) -> Result<()> {
+    let config = args.load()?;
+    let stop = Stop::install()?;
+    let mut run = Run::open(config, &args.resume)?;
+    let ended = run.train(&stop)?;
+    if ended == Ended::Signal {
+        let (step, folder) = (run.state.progress.step, run.folder().display());
+        run.say(&format!("stopped after step {step} and saved; `coca train --out {folder}` goes on from there"));
+        return Ok(());
+    }
+    run.finish()
+}
+
+/// Why a run's loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Steps,
+    /// The time is up.
+    Time,
+    /// A signal asked for it.
+    Signal,
+}
+
+/// A run in its folder.
+#[derive(Debug)]
+pub struct Run {
+    /// The resolved configuration.
+    pub config: Config,
+    /// What is trained.
+    pub state: State,
+    queue: Queue,
+    source: Arc<dyn Source>,
+    stepper: Stepper,
+    checkpoints: Checkpoints,
+    metrics: MetricsLog,
+    history: Vec<StepRecord>,
+    peak_gflops: f64,
+    notes: Vec<String>,
+    profile: Option<Profiler>,
+}
+
+impl Run {
+    /// Opens or creates the run folder and brings the model to its start or to where it was.
+    ///
+    /// # Errors
+    /// The configuration does not hold together, the data cannot be opened, or a checkpoint is of another model.
+    pub fn open(config: Config, resume: &Resume) -> Result<Run> {
+        if config.batch.size == 0 || config.batch.accumulation == 0 {
+            return Err(Error::invalid("batch.size and batch.accumulation must be at least 1"));
+        }
+        let folder = config.run.out.clone();
+        let queue = Queue::Cpu(CpuQueue::new(config.isa()?, config.threads()?)?);
+        let source = data::open(&config.data.train, &config.data)?;
+        std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
+        let root = folder.join(CHECKPOINT_FOLDER);
+        let checkpoints = Checkpoints::open(&root, config.checkpoint.keep)?;
+        let mut notes = Vec::new();
+        let checkpoint = match resume {
+            Resume::None => None,
+            Resume::Auto => Checkpoints::latest(&root, |text| notes.push(text.to_owned()))?,
+            Resume::From(folder) => Some(Checkpoint::open(folder)?),
+        };
+        notes.iter().for_each(|note| eprintln!("{note}"));
+        let tokenizer = match &checkpoint {
+            Some(checkpoint) => State::tokenizer(checkpoint)?,
+            None => tokenizer(&config, source.as_ref())?,
+        };
+        let mut state = State::new(&config, tokenizer)?;
+        if let Some(checkpoint) = &checkpoint {
+            state.restore(checkpoint)?;
+            eprintln!("going on from {}", checkpoint.folder().display());
+        }
+        let text = config.to_toml(true);
+        write(&folder.join("config.toml"), text.as_bytes())?;
+        let (metrics, history) = MetricsLog::open(&folder.join(METRICS_FILE), state.progress.step)?;
+        let peak_gflops = gauge::flops_per_second(&queue, dtype(&config)) / 1e9;
+        let stepper = Stepper::new(&config)?;
+        Ok(Run {
+            config,
+            state,
+            queue,
+            source,
+            stepper,
+            checkpoints,
+            metrics,
+            history,
+            peak_gflops,
+            notes,
+            profile: None,
+        })
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        &self.config.run.out
+    }
+
+    fn say(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    /// Runs steps until all are done, the time is up, or a signal comes; then saves a checkpoint.
+    ///
+    /// # Errors
+    /// The data runs out of sound samples, a step fails, too many steps in a row are not finite, or the disk is full.
+    pub fn train(&mut self, stop: &Stop) -> Result<Ended> {
+        self.train_to(self.config.schedule.steps, stop)
+    }
+
+    /// As [`Run::train`], up to step `last` of the schedule.
+    fn train_to(&mut self, last: u64, stop: &Stop) -> Result<Ended> {
+        let config = self.config.clone();
+        let steps = config.schedule.steps;
+        if self.state.progress.step >= last {
+            return Ok(Ended::Steps);
+        }
+        let ledger = Ledger::in_folder(self.folder(), config.data.max_bad_share)?;
+        let (model, tokenizer) = (self.state.model.config().clone(), Arc::new(self.state.tokenizer.clone()));
+        let position = self.state.progress.position;
+        let mut stream = Stream::start(self.source.clone(), tokenizer, &model, &config, ledger, position)?;
+        let mut events = match config.logging.tensorboard {
+            true => Some(EventWriter::create(&self.folder().join("tensorboard"), self.state.progress.step)?),
+            false => None,
+        };
+        let (window, threshold) = (config.logging.outlier_window, config.logging.outlier_threshold);
+        let mut outliers = [OutlierDetector::new(window, threshold), OutlierDetector::new(window, threshold)];
+        for record in self.history.iter().filter(|record| !record.skipped) {
+            outliers[0].observe(record.loss);
+            outliers[1].observe(record.grad_norm);
+        }
+        let before = self.state.progress.training_seconds;
+        let limit = (config.schedule.minutes > 0.0)
+            .then(|| Duration::from_secs_f64((config.schedule.minutes * 60.0 - before).clamp(0.0, 1e9)));
+        let mut display = progress::Progress::new(steps, self.state.progress.step, limit, Some(self.peak_gflops));
+        let first_step = self.state.progress.step;
+        let begin = Instant::now();
+        let mut in_a_row = 0;
+        let ended = loop {
+            let ended = if self.state.progress.step >= last {
+                Some(Ended::Steps)
+            } else if stop.requested() {
+                Some(Ended::Signal)
+            } else if limit.is_some_and(|limit| begin.elapsed() >= limit) {
+                Some(Ended::Time)
+            } else {
+                None
+            };
+            if let Some(ended) = ended {
+                break ended;
+            }
+            let profiled = (1..=config.logging.profile_steps).contains(&(self.state.progress.step - first_step));
+            let mut record = self.step(&config, &mut stream, profiled)?;
+            if record.skipped {
+                in_a_row += 1;
+                if in_a_row >= MOST_SKIPPED_IN_A_ROW {
+                    return Err(Error::invalid(format!(
+                        "{in_a_row} steps in a row up to step {} were not finite: lower optimizer.learning_rate, or find \
+                         the op with --check nan",
+                        record.step
+                    )));
+                }
+            } else {
+                in_a_row = 0;
+                let loss = outliers[0].observe(record.loss);
+                record.outlier = outliers[1].observe(record.grad_norm) || loss;
+            }
+            self.metrics.append(&record)?;
+            if let Some(events) = &mut events {
+                events.step(&record)?;
+            }
+            display.step(&record);
+            self.history.push(record);
+            self.state.progress.training_seconds = before + begin.elapsed().as_secs_f64();
+            let step = self.state.progress.step;
+            if config.checkpoint.every > 0 && step.is_multiple_of(config.checkpoint.every) && step < steps {
+                self.save()?;
+            }
+            if config.evaluation.every > 0 && step.is_multiple_of(config.evaluation.every) && step < steps {
+                for (name, value) in self.evaluate_now()? {
+                    display.message(&format!("step {step}: {name} {:.1} %", 100.0 * value));
+                    if let Some(events) = &mut events {
+                        events.scalars(step, &[(&format!("evaluation/{name}"), value)])?;
+                    }
+                }
+            }
+        };
+        display.finish();
+        stream.ledger().judge()?;
+        let faults = stream.ledger().faults();
+        if faults > 0 {
+            self.notes.push(format!(
+                "{faults} of {} samples were faulty and skipped; {} names them.",
+                stream.ledger().seen(),
+                data::LEDGER
+            ));
+        }
+        if ended == Ended::Time {
+            self.notes.push(format!("Stopped by schedule.minutes after {} steps.", self.state.progress.step));
+        }
+        self.save()?;
+        self.write_profile()?;
+        Ok(ended)
+    }
+
+    /// One optimiser step.
+    fn step(&mut self, config: &Config, stream: &mut Stream, profiled: bool) -> Result<StepRecord> {
+        let begin = Instant::now();
+        let batches = (0..config.batch.accumulation).map(|_| stream.next()).collect::<Result<Vec<Batch>>>()?;
+        let data_wait_seconds = begin.elapsed().as_secs_f64();
+        let mut check = check(config)?.map(|check| check.observer()).transpose()?;
+        if profiled && self.profile.is_none() {
+            self.profile = Some(Profiler::new(gauge::roofline(&self.queue, dtype(config))?));
+        }
+        let mut observers: Vec<&mut (dyn Observer + Send)> = Vec::new();
+        if let Some(check) = &mut check {
+            observers.push(check.as_mut());
+        }
+        if let (Some(profiler), true) = (&mut self.profile, profiled) {
+            observers.push(profiler);
+        }
+        let State { model, progress, .. } = &self.state;
+        let step = progress.step;
+        let gradient = self.stepper.run(&self.queue, model, &batches, &mut observers)?;
+        let grad_norm = reduce::gradient_norm(&self.queue, model.parameters())?;
+        let (contrastive_loss, caption_loss) =
+            (f64::from(gradient.losses.contrastive), f64::from(gradient.losses.caption));
+        let loss = config.loss.contrastive_weight * contrastive_loss + config.loss.caption_weight * caption_loss;
+        let learning_rate = schedule::learning_rate(&config.schedule, config.optimizer.learning_rate, step);
+        let logit_scale = self.state.logit_scale()?;
+        let skipped = !(loss.is_finite() && grad_norm.is_finite());
+        if !skipped {
+            self.state.update(&self.queue, config, learning_rate, grad_norm)?;
+        }
+        let progress = &mut self.state.progress;
+        progress.step += 1;
+        progress.skipped += u64::from(skipped);
+        if let Some(last) = batches.last() {
+            progress.position = last.position;
+        }
+        let step_seconds = begin.elapsed().as_secs_f64();
+        Ok(StepRecord {
+            step,
+            loss,
+            contrastive_loss,
+            caption_loss,
+            learning_rate,
+            grad_norm,
+            logit_scale,
+            images_per_second: config.pairs_per_step() as f64 / step_seconds,
+            tokens_per_second: gradient.tokens as f64 / step_seconds,
+            gflops: gradient.flops / step_seconds / 1e9,
+            step_seconds,
+            data_wait_seconds,
+            skipped,
+            outlier: false,
+        })
+    }
+
+    /// Saves a checkpoint of the state as it is.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&mut self) -> Result<PathBuf> {
+        self.metrics.sync()?;
+        let state = &self.state;
+        self.checkpoints.save(state.progress.step, |files| state.save(files))
+    }
+
+    fn write_profile(&self) -> Result<()> {
+        let Some(profiler) = &self.profile else { return Ok(()) };
+        let table = profiler.table(3);
+        self.say(&table);
+        write(&self.folder().join("profile.txt"), table.as_bytes())?;
+        write(&self.folder().join("profile.jsonl"), profiler.json_lines().as_bytes())?;
+        write(&self.folder().join("trace.json"), profiler.chrome_trace().as_bytes())
+    }
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    model::weights::write_atomically(path, |file| std::io::Write::write_all(file, content))
+}
+
+/// The tokenizer that `model.tokenizer` names.
+fn tokenizer(config: &Config, source: &dyn Source) -> Result<Tokenizer> {
+    match config.model.tokenizer.as_str() {
+        "clip" => Ok(Tokenizer::clip()),
+        "captions" => {
+            let inherited = config.model.init.join("tokenizer.json");
+            if !config.model.init.as_os_str().is_empty() && inherited.exists() {
+                return Tokenizer::load(inherited);
+            }
+            let mut ledger = Ledger::new(config.data.max_bad_share);
+            let captions = data::captions(source, &mut ledger)?;
+            Tokenizer::train(captions, config.architecture()?.text.vocabulary_size)
+        }
+        path => Tokenizer::load(path),
+    }
+}

@@ -1,0 +1,247 @@
+//! Everything that a run carries from step to step, as one checkpoint: weights, optimiser state, average, tokenizer, and
+//! where the data stream stands.
+
+use crate::checkpoint::{Checkpoint, Files};
+use crate::config::{Config, OptimizerKind, Precision};
+use crate::data::Position;
+use crate::{Error, Result};
+use engine::{Buffer, DType, Parameter, Queue};
+use kernels::optimizer::{
+    Adafactor, AdafactorSettings, AdamW, AdamWSettings, Optimizer, Rule, Step, clip_factor, update_average,
+};
+use model::params::decays;
+use model::tokenizer::Tokenizer;
+use model::{Coca, LOGIT_SCALE};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Largest logarithm of the temperature's factor, `ln 100`; the smallest is 0. As CLIP and open_clip clamp it.
+const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
+/// Bytes written to a checkpoint at a time.
+const BLOCK: usize = 1 << 22;
+
+const PROGRESS: &str = "progress.json";
+const TOKENIZER: &str = "tokenizer.json";
+const WEIGHTS: &str = "weights.f32";
+const AVERAGE: &str = "average.f32";
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimiser steps done, skipped ones included.
+    pub step: u64,
+    /// Steps whose loss or gradient was not finite.
+    pub skipped: u64,
+    /// Where the next batch starts.
+    pub position: Position,
+    /// Seconds of training so far.
+    pub training_seconds: f64,
+}
+
+/// The model in training and its optimiser.
+#[derive(Debug)]
+pub struct State {
+    /// The model, with gradients.
+    pub model: Coca,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How far it has come.
+    pub progress: Progress,
+    optimizer: Box<dyn Optimizer>,
+    average: Option<Arc<Buffer>>,
+}
+
+impl State {
+    /// A model at its start: random weights, or those in `model.init`.
+    ///
+    /// # Errors
+    /// A setting is out of range, the weights in `model.init` do not fit, or the tokenizer has more ids than the model.
+    pub fn new(config: &Config, tokenizer: Tokenizer) -> Result<State> {
+        let dtype = dtype(config);
+        let architecture = config.architecture()?;
+        let (ids, rows) = (tokenizer.vocabulary_size(), architecture.text.vocabulary_size);
+        if ids > rows {
+            return Err(Error::invalid(format!(
+                "the tokenizer has {ids} ids, the model {rows}: set model.overrides.text.vocabulary_size={ids}"
+            )));
+        }
+        let model = Coca::new(architecture, dtype, true)?;
+        if config.model.init.as_os_str().is_empty() {
+            model.initialize(config.run.seed)?;
+        } else {
+            let (found, weights) = model::weights::load_folder(&config.model.init)?;
+            if found.text.context_length != model.config().text.context_length {
+                return Err(Error::invalid(format!(
+                    "{}: texts of {} ids, the model to train reads {}; set model.preset to that folder",
+                    config.model.init.display(),
+                    found.text.context_length,
+                    model.config().text.context_length
+                )));
+            }
+            model.load(&weights)?;
+        }
+        let settings = &config.optimizer;
+        let rule = |entry: &Parameter| Rule { decay: decays(&entry.name, &entry.shape), learning_rate_scale: 1.0 };
+        let optimizer: Box<dyn Optimizer> = match settings.kind {
+            OptimizerKind::AdamW => Box::new(AdamW::new(
+                AdamWSettings {
+                    beta1: settings.beta1,
+                    beta2: settings.beta2,
+                    epsilon: settings.epsilon,
+                    weight_decay: settings.weight_decay,
+                },
+                model.parameters(),
+                rule,
+            )?),
+            OptimizerKind::Adafactor => Box::new(Adafactor::new(
+                AdafactorSettings {
+                    beta1: settings.beta1,
+                    beta2: settings.beta2,
+                    weight_decay: settings.weight_decay,
+                    clip_threshold: 1.0,
+                },
+                model.parameters(),
+                rule,
+            )?),
+        };
+        let average = match config.ema.decay {
+            decay if decay > 0.0 => {
+                let weights = model.parameters().master();
+                let average = Buffer::zeroed(weights.bytes())?;
+                average.write(0, &weights.read::<u8>(0, weights.bytes())?)?;
+                Some(average)
+            }
+            _ => None,
+        };
+        Ok(State { model, tokenizer, progress: Progress::default(), optimizer, average })
+    }
+
+    /// The tokenizer that a checkpoint holds.
+    ///
+    /// # Errors
+    /// It holds none, or a damaged one.
+    pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
+        Tokenizer::from_json(&String::from_utf8_lossy(&checkpoint.read(TOKENIZER)?))
+    }
+
+    /// Updates the weights from the gradient, whose norm is given, and everything that follows them.
+    ///
+    /// # Errors
+    /// The learning rate is no number.
+    pub fn update(&mut self, queue: &Queue, config: &Config, learning_rate: f64, norm: f64) -> Result<()> {
+        let step = Step {
+            number: self.progress.step - self.progress.skipped + 1,
+            learning_rate,
+            gradient_factor: clip_factor(norm, config.optimizer.clip_norm),
+        };
+        let parameters = self.model.parameters();
+        self.optimizer.step(queue, parameters, step)?;
+        let scale = parameters.read(LOGIT_SCALE)?[0];
+        if !(0.0..=MAX_LOGIT_SCALE).contains(&scale) {
+            parameters.write(LOGIT_SCALE, &[scale.clamp(0.0, MAX_LOGIT_SCALE)])?;
+        }
+        match &self.average {
+            Some(average) => update_average(queue, parameters, average, config.ema.decay),
+            None => Ok(()),
+        }
+    }
+
+    /// The logarithm of the temperature's factor.
+    ///
+    /// # Errors
+    /// None in a model of this program.
+    pub fn logit_scale(&self) -> Result<f64> {
+        Ok(f64::from(self.model.parameters().read(LOGIT_SCALE)?[0]))
+    }
+
+    /// The average of the weights in arena order, if one is kept.
+    ///
+    /// # Errors
+    /// Memory runs out.
+    pub fn average(&self) -> Result<Option<Vec<f32>>> {
+        self.average.as_ref().map(|average| average.read(0, average.bytes() / 4)).transpose()
+    }
+
+    /// The model to evaluate: one with the averaged weights if there are any, else none (take [`State::model`]).
+    ///
+    /// # Errors
+    /// Memory runs out.
+    pub fn averaged_model(&self) -> Result<Option<Coca>> {
+        let Some(average) = self.average()? else { return Ok(None) };
+        let model = Coca::new(self.model.config().clone(), self.model.dtype(), false)?;
+        for entry in self.model.parameters().entries() {
+            let values = &average[entry.offset..entry.offset + entry.shape.elements()];
+            model.parameters().write(&entry.name, values)?;
+        }
+        Ok(Some(model))
+    }
+
+    /// Bytes of the optimiser's state and of the average.
+    pub fn optimizer_bytes(&self) -> usize {
+        let state = self.optimizer.state();
+        state.iter().map(|(_, buffer)| buffer).chain(&self.average.as_ref()).map(|buffer| buffer.bytes()).sum()
+    }
+
+    /// Every arena that a checkpoint holds, by file name.
+    fn arenas(&self) -> Vec<(String, &Arc<Buffer>)> {
+        let mut arenas = vec![(WEIGHTS.to_owned(), self.model.parameters().master())];
+        arenas.extend(self.optimizer.state().into_iter().map(|(name, buffer)| (format!("optimizer.{name}"), buffer)));
+        arenas.extend(self.average.as_ref().map(|average| (AVERAGE.to_owned(), average)));
+        arenas
+    }
+
+    /// Adds everything to a checkpoint.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn save(&self, files: &mut Files) -> Result<()> {
+        for (name, buffer) in self.arenas() {
+            files.add(&name, |out| {
+                for offset in (0..buffer.bytes()).step_by(BLOCK) {
+                    let count = BLOCK.min(buffer.bytes() - offset);
+                    out.write_all(&buffer.read::<u8>(offset, count).map_err(std::io::Error::other)?)?;
+                }
+                Ok(())
+            })?;
+        }
+        files.add_bytes(TOKENIZER, self.tokenizer.to_json()?.as_bytes())?;
+        let progress = serde_json::to_vec_pretty(&self.progress).map_err(|error| Error::invalid(error.to_string()))?;
+        files.add_bytes(PROGRESS, &progress)
+    }
+
+    /// Takes everything from a checkpoint.
+    ///
+    /// # Errors
+    /// A file is missing, or its size is that of another model or optimiser.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        for (name, buffer) in self.arenas() {
+            let bytes = checkpoint.read(&name)?;
+            if bytes.len() != buffer.bytes() {
+                return Err(Error::invalid(format!(
+                    "{}: {name} has {} bytes and this run needs {}: it is of another model or optimiser; choose another \
+                     folder with --out, or start anew with --resume none",
+                    checkpoint.folder().display(),
+                    bytes.len(),
+                    buffer.bytes()
+                )));
+            }
+            buffer.write(0, &bytes)?;
+        }
+        let parameters = self.model.parameters();
+        for entry in parameters.entries() {
+            parameters.write(&entry.name, &parameters.read(&entry.name)?)?; // and the bf16 copy
+        }
+        let progress = checkpoint.read(PROGRESS)?;
+        self.progress = serde_json::from_slice(&progress)
+            .map_err(|error| Error::invalid(format!("{}: {PROGRESS}: {error}", checkpoint.folder().display())))?;
+        Ok(())
+    }
+}
+
+/// The storage type of activations.
+pub fn dtype(config: &Config) -> DType {
+    match config.compute.dtype {
+        Precision::F32 => DType::F32,
+        Precision::BF16 => DType::BF16,
+    }
+}

@@ -1,0 +1,229 @@
+//! The gradient of one optimiser step: one pass over a batch, or several passes whose contrastive loss is still taken
+//! over all pairs (features first, then their gradients, then every pass again with those given).
+
+use crate::config::{self, CheckKind, Config};
+use crate::data::Batch;
+use crate::{Error, Result};
+
+use engine::{Check, Checkpointing, Compile, DType, Meta, Observer, Program, Queue, Tape, Tensor, Workspace};
+use kernels::contrastive::contrastive;
+use model::encoder::{ImageEncoder, TextEncoder};
+use model::packing::PackedText;
+use model::train::{Contrast, Losses, StepPlan, TrainStep};
+use model::{Coca, LOGIT_SCALE};
+
+/// Observers of a run, innermost last.
+pub type Observers<'a, 'b> = &'a mut [&'b mut (dyn Observer + Send)];
+
+/// What the passes of one step gave; the gradient lies in the model's arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gradient {
+    /// Both losses, unweighted, over all pairs of the step.
+    pub losses: Losses,
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Token ids that are not padding.
+    pub tokens: usize,
+}
+
+/// Plans and runs the passes of a step. Plans are made when a batch first needs them and grow with the texts.
+#[derive(Debug)]
+pub struct Stepper {
+    plan: StepPlan,
+    weights: (f32, f32),
+    workspace: Workspace,
+    pass: Option<TrainStep>,
+    features: Option<Features>,
+}
+
+/// The programs that accumulation needs besides the pass itself.
+#[derive(Debug)]
+struct Features {
+    images: ImageEncoder,
+    texts: TextEncoder,
+    contrastive: WholeContrastive,
+}
+
+impl Stepper {
+    /// A stepper for the batch, losses and checks of a configuration.
+    ///
+    /// # Errors
+    /// Both losses have weight 0, or a weight is negative or no number.
+    pub fn new(config: &Config) -> Result<Stepper> {
+        let weight = |name: &str, value: f64| match value {
+            value if value.is_finite() && value >= 0.0 => Ok(value as f32),
+            value => Err(Error::invalid(format!("loss.{name} must be a number of at least 0, not {value}"))),
+        };
+        let weights = (
+            weight("contrastive_weight", config.loss.contrastive_weight)?,
+            weight("caption_weight", config.loss.caption_weight)?,
+        );
+        let contrastive = match (weights.0 > 0.0, config.batch.accumulation) {
+            (false, _) => Contrast::Off,
+            (true, 0 | 1) => Contrast::Within,
+            (true, _) => Contrast::Given,
+        };
+        if weights == (0.0, 0.0) {
+            return Err(Error::invalid("loss.contrastive_weight and loss.caption_weight are both 0: nothing to train"));
+        }
+        let plan = StepPlan {
+            batch: config.batch.size,
+            text_rows: 0,
+            decoder_rows: 0,
+            checkpointing: match config.compute.checkpointing {
+                config::Checkpointing::None => Checkpointing::None,
+                config::Checkpointing::Cheap => Checkpointing::Cheap,
+                config::Checkpointing::Block => Checkpointing::Block,
+            },
+            contrastive,
+            caption: weights.1 > 0.0,
+            guard_bytes: check(config)?.map_or(0, Check::guard_bytes),
+        };
+        Ok(Stepper { plan, weights, workspace: Workspace::new(), pass: None, features: None })
+    }
+
+    /// The activation arena, for other programs that run between steps.
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    /// The program of a pass, once there is one.
+    pub fn pass(&self) -> Option<&TrainStep> {
+        self.pass.as_ref()
+    }
+
+    /// Forward and backward over the batches of one step.
+    ///
+    /// # Errors
+    /// An op refuses, a check fails, or memory runs out.
+    pub fn run(&mut self, queue: &Queue, model: &Coca, batches: &[Batch], observers: Observers) -> Result<Gradient> {
+        let text = &model.config().text;
+        let packed = batches.iter().map(|batch| PackedText::new(&batch.texts, text)).collect::<Result<Vec<_>>>()?;
+        self.fit(model, &packed)?;
+        let mut gradient = Gradient {
+            tokens: batches.iter().flat_map(|batch| &batch.texts).map(Vec::len).sum(),
+            ..Gradient::default()
+        };
+        let given = match self.plan.contrastive {
+            Contrast::Given => Some(self.contrast(queue, model, batches, &mut gradient)?),
+            _ => None,
+        };
+        let Some(pass) = &mut self.pass else { return Ok(gradient) };
+        // The caption loss is the mean over the tokens of all passes.
+        let counted = |texts: &PackedText| texts.labels.iter().filter(|&&label| label != text.pad_id as i32).count();
+        let total = packed.iter().map(counted).sum::<usize>().max(1) as f64;
+        let width = model.config().embed_dim * self.plan.batch;
+        for (index, (batch, texts)) in batches.iter().zip(&packed).enumerate() {
+            let share = if batches.len() == 1 { 1.0 } else { counted(texts) as f64 / total };
+            pass.write(&batch.images, texts)?;
+            if let Some((images, texts)) = &given {
+                let part = index * width..(index + 1) * width;
+                pass.write_feature_gradients(&images[part.clone()], &texts[part])?;
+            }
+            let (contrastive, caption) = (self.weights.0, (f64::from(self.weights.1) * share) as f32);
+            let losses = pass.run(queue, contrastive, caption, index > 0, observers)?;
+            if self.plan.contrastive == Contrast::Within {
+                gradient.losses.contrastive = losses.contrastive;
+            }
+            gradient.losses.caption += (f64::from(losses.caption) * share) as f32;
+            gradient.flops += pass.cost()?.flops;
+        }
+        Ok(gradient)
+    }
+
+    /// Makes or remakes the plan so that these texts fit, with room for longer ones.
+    fn fit(&mut self, model: &Coca, packed: &[PackedText]) -> Result<()> {
+        if let (Some(pass), true) = (&self.pass, packed.iter().all(|texts| texts.texts() == self.plan.batch))
+            && packed.iter().all(|texts| pass.fits(texts))
+        {
+            return Ok(());
+        }
+        let most = PackedText::capacity(self.plan.batch, &model.config().text);
+        let room = |needed: usize, most: usize| (needed + needed / 8).next_multiple_of(64).min(most);
+        let largest = |rows: fn(&PackedText) -> usize| packed.iter().map(rows).max().unwrap_or(0);
+        self.plan.text_rows = self.plan.text_rows.max(room(largest(PackedText::rows), most.0));
+        self.plan.decoder_rows = self.plan.decoder_rows.max(room(largest(|texts| texts.decoder_rows.len()), most.1));
+        self.pass = None; // free the old one first
+        self.pass = Some(TrainStep::new(model, self.plan, &self.workspace)?);
+        Ok(())
+    }
+
+    /// The contrastive loss over all batches and the gradients of all features, times the loss's weight.
+    fn contrast(
+        &mut self,
+        queue: &Queue,
+        model: &Coca,
+        batches: &[Batch],
+        gradient: &mut Gradient,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let features = match &mut self.features {
+            Some(features) => features,
+            none => none.insert(Features {
+                images: ImageEncoder::new(model, self.plan.batch, &self.workspace)?,
+                texts: TextEncoder::new(model, self.plan.batch, &self.workspace)?,
+                contrastive: WholeContrastive::new(model, self.plan.batch * batches.len(), &self.workspace)?,
+            }),
+        };
+        let (mut images, mut texts) = (Vec::new(), Vec::new());
+        for batch in batches {
+            images.extend(features.images.features(queue, &batch.images)?);
+            texts.extend(features.texts.features(queue, &batch.texts)?);
+        }
+        let (loss, gradients) = features.contrastive.run(queue, &images, &texts, self.weights.0)?;
+        gradient.losses.contrastive = loss;
+        Ok(gradients)
+    }
+}
+
+/// The check that a configuration asks for.
+pub fn check(config: &Config) -> Result<Option<Check>> {
+    match config.compute.check {
+        CheckKind::None => Ok(None),
+        kind => Check::parse(kind.name()).map(Some),
+    }
+}
+
+/// The contrastive loss of features that were computed before.
+#[derive(Debug)]
+struct WholeContrastive {
+    program: Program,
+    features: (Tensor, Tensor),
+    gradients: (Tensor, Tensor),
+    weight: Tensor,
+    loss: Tensor,
+}
+
+impl WholeContrastive {
+    fn new(model: &Coca, pairs: usize, workspace: &Workspace) -> Result<WholeContrastive> {
+        let mut tape = Tape::record();
+        let rows = Meta::new([pairs, model.config().embed_dim], DType::F32);
+        let features = (tape.variable("image features", rows)?, tape.variable("text features", rows)?);
+        let scale = tape.parameter(model.parameters(), LOGIT_SCALE, DType::F32)?;
+        let loss = contrastive(&mut tape, features.0, features.1, scale)?;
+        tape.keep(loss);
+        let weight = tape.input("contrastive weight", Meta::new([1], DType::F32))?;
+        tape.backward(&[(loss, weight)])?;
+        let mut gradient = |tensor| {
+            tape.gradient(tensor)?.ok_or_else(|| Error::invalid("the contrastive loss gives its features no gradient"))
+        };
+        let gradients = (gradient(features.0)?, gradient(features.1)?);
+        let program = Program::compile(tape, workspace, Compile::default())?;
+        Ok(WholeContrastive { program, features, gradients, weight, loss })
+    }
+
+    /// The loss and both gradients, times `weight`; the gradient of the temperature goes to the arena.
+    fn run(
+        &mut self,
+        queue: &Queue,
+        images: &[f32],
+        texts: &[f32],
+        weight: f32,
+    ) -> Result<(f32, (Vec<f32>, Vec<f32>))> {
+        self.program.write(self.features.0, images)?;
+        self.program.write(self.features.1, texts)?;
+        self.program.write(self.weight, &[weight])?;
+        self.program.run(queue, false)?;
+        let gradients = (self.program.read(self.gradients.0)?, self.program.read(self.gradients.1)?);
+        Ok((self.program.read::<f32>(self.loss)?[0], gradients))
+    }
+}
