@@ -1,6 +1,7 @@
 //! A CoCa in memory: its configuration, its parameters, and the programs that run it.
 
 use crate::config::CocaConfig;
+use crate::interpolate::{image_positions, text_positions};
 use crate::network::Layers;
 use crate::params::{Init, ParamSpec, parameters};
 use crate::weights::{FileDtype, TensorRef, Weights, save_folder};
@@ -10,6 +11,9 @@ use std::path::Path;
 
 /// The name of the temperature's parameter: the logarithm of the scale of the contrastive logits.
 pub const LOGIT_SCALE: &str = "logit_scale";
+
+const IMAGE_POSITIONS: &str = "visual.positional_embedding";
+const TEXT_POSITIONS: &str = "text.positional_embedding";
 
 /// The model. Tapes hold on to the parameters' arenas, so programs see every change of a weight.
 #[derive(Debug)]
@@ -49,17 +53,47 @@ impl Coca {
     /// Reads every parameter from weights that were checked against this configuration.
     pub fn load(&self, weights: &Weights) -> Result<()> {
         weights.check(&self.specs)?;
-        for spec in &self.specs {
-            self.parameters.write(&spec.name, &weights.to_vec(&spec.name)?)?;
+        self.read(weights)
+    }
+
+    /// Reads every parameter; position tables of another length are interpolated.
+    fn read(&self, weights: &Weights) -> Result<()> {
+        let CocaConfig { vision, text, .. } = &self.config;
+        for ParamSpec { name, shape, .. } in &self.specs {
+            let values = weights.to_vec(name)?;
+            let values = match name.as_str() {
+                _ if values.len() == shape.elements() => values,
+                IMAGE_POSITIONS => {
+                    image_positions(&values, vision.width, vision.class_token, vision.image_size / vision.patch_size)?
+                }
+                TEXT_POSITIONS => text_positions(&values, text.width, text.rows())?,
+                _ => values,
+            };
+            self.parameters.write(name, &values)?;
         }
         Ok(())
     }
 
     /// A model from a folder that holds `open_clip_config.json` and weights.
     pub fn open(folder: &Path, dtype: DType, gradients: bool) -> Result<Coca> {
-        let (config, weights) = crate::weights::load_folder(folder)?;
+        Coca::open_at(folder, None, None, dtype, gradients)
+    }
+
+    /// As [`Coca::open`], for images of another side (in pixels, a multiple of the patches') or texts of another length (in
+    /// ids): positions are interpolated as open_clip does it. Errors: no such folder, weights that do not fit its
+    /// configuration, sizes that the configuration cannot have.
+    pub fn open_at(
+        folder: &Path,
+        image_size: Option<usize>,
+        context_length: Option<usize>,
+        dtype: DType,
+        gradients: bool,
+    ) -> Result<Coca> {
+        let (mut config, weights) = crate::weights::load_folder(folder)?;
+        config.vision.image_size = image_size.unwrap_or(config.vision.image_size);
+        config.text.context_length = context_length.unwrap_or(config.text.context_length);
         let model = Coca::new(config, dtype, gradients)?;
-        model.load(&weights)?;
+        model.read(&weights)?;
         Ok(model)
     }
 

@@ -1,4 +1,4 @@
-//! Generation: the ids of open_clip 3.3 (`fixtures/parity.py`), and steps over a cache against the whole forward pass.
+//! Generation: the ids of open_clip 3.3 (`fixtures/parity.py`, `fixtures/beams.py`), and steps over a cache against the whole forward pass.
 
 use engine::cpu::Isa;
 use engine::{CpuQueue, DType, Queue, Workspace};
@@ -90,6 +90,30 @@ fn captions_equal_open_clip() {
                 assert_eq!(padded, expected, "{name} on {isa}: {settings:?}");
                 assert!(caption.log_probability < 0.0);
             }
+        }
+    }
+}
+
+#[test]
+fn beams_of_log_probabilities_equal_transformers() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/beams.json");
+    let json = std::fs::read_to_string(path).expect("fixture");
+    let cases: Vec<serde_json::Value> = serde_json::from_str(&json).expect("fixture");
+    assert_eq!(cases.len(), 12);
+    for (case, isa) in cases.iter().flat_map(|case| [Isa::Scalar, Isa::best()].map(|isa| (case, isa))) {
+        let fixture = fixture(case["model"].as_str().expect("a name"));
+        let size = |key: &str| case[key].as_u64().expect("a number") as usize;
+        let settings = Settings {
+            min_length: size("min_seq_len"),
+            repetition_penalty: case["repetition_penalty"].as_f64().expect("a number") as f32,
+            ..fixture.settings(beams(size("num_beams"), 1, BeamScore::LogProbability))
+        };
+        let expected: Vec<Vec<i32>> = serde_json::from_value(case["sequences"].clone()).expect("sequences");
+        let captions = fixture.generate(&fixture.open(), isa, 6, &settings, 0);
+        for (caption, expected) in captions.iter().zip(&expected) {
+            let mut padded = caption.ids.clone();
+            padded.resize(expected.len(), 0);
+            assert_eq!(&padded, expected, "{case} on {isa}");
         }
     }
 }

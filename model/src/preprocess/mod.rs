@@ -6,6 +6,7 @@ mod resample;
 
 pub use decode::{DecodeError, decode};
 pub use resample::{Box, resize};
+pub(crate) use resample::{Taps, taps};
 
 use crate::config::ResizeMode;
 

@@ -72,10 +72,10 @@ fn nearest(image: &Image, width: usize, height: usize) -> Image {
     Image { width, height, mode: image.mode.clone(), pixels: pixels.collect() }
 }
 
-/// Where the inputs of one output pixel start, and their coefficients.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
+/// Where the inputs of one output start, and their coefficients.
+pub(crate) struct Taps<T> {
+    pub first: usize,
+    pub weights: Vec<T>,
 }
 
 fn cubic(x: f64) -> f64 {
@@ -90,7 +90,8 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-fn taps(from: usize, to: usize) -> Vec<Taps> {
+/// Coefficients that bring `from` values in a line to `to`: bicubic, antialiased, their sums 1.
+pub(crate) fn taps(from: usize, to: usize) -> Vec<Taps<f64>> {
     let scale = from as f64 / to as f64;
     let filter_scale = scale.max(1.0);
     let support = 2.0 * filter_scale;
@@ -105,13 +106,18 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
             if total != 0.0 {
                 weights.iter_mut().for_each(|weight| *weight /= total);
             }
-            let fixed = |weight: f64| {
-                let scaled = weight * f64::from(1 << PRECISION_BITS);
-                (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
-            };
-            Taps { first, weights: weights.into_iter().map(fixed).collect() }
+            Taps { first, weights }
         })
         .collect()
+}
+
+fn fixed_taps(from: usize, to: usize) -> Vec<Taps<i32>> {
+    let fixed = |weight: f64| {
+        let scaled = weight * f64::from(1 << PRECISION_BITS);
+        (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
+    };
+    let taps = taps(from, to).into_iter();
+    taps.map(|Taps { first, weights }| Taps { first, weights: weights.into_iter().map(fixed).collect() }).collect()
 }
 
 fn to_byte(sum: i32) -> u8 {
@@ -123,7 +129,7 @@ fn bicubic(image: &Image, width: usize, height: usize) -> Image {
     let horizontal = if width == image.width {
         image.pixels.clone()
     } else {
-        let taps = taps(image.width, width);
+        let taps = fixed_taps(image.width, width);
         let mut out = Vec::with_capacity(width * image.height * channels);
         for row in image.pixels.chunks_exact(image.width * channels) {
             for Taps { first, weights } in &taps {
@@ -141,7 +147,7 @@ fn bicubic(image: &Image, width: usize, height: usize) -> Image {
     } else {
         let stride = width * channels;
         let mut out = Vec::with_capacity(height * stride);
-        for Taps { first, weights } in taps(image.height, height) {
+        for Taps { first, weights } in fixed_taps(image.height, height) {
             let mut sums = vec![1i32 << (PRECISION_BITS - 1); stride];
             for (row, weight) in weights.iter().enumerate() {
                 let row = &horizontal[(first + row) * stride..(first + row + 1) * stride];
