@@ -369,6 +369,8 @@ impl Tape {
                 let detail = format!("output {index} is {meta} but goes to a tensor of {}", tensor.meta);
                 return Err(wrap(self, Error::invalid(detail)));
             }
+            // An op sees its outputs in the shape that it declared, also where the target was reshaped.
+            let tensor = if tensor.meta == meta { tensor } else { self.reshape(tensor, meta.shape)? };
             outputs.push((tensor, when));
         }
         let tensors = outputs.iter().map(|&(tensor, _)| tensor).collect();
