@@ -15,7 +15,7 @@ pub enum Check {
     /// Stop at the first node that writes a NaN or an infinity.
     Nan,
     /// Fill outputs with NaN before the node and guard bands after them; stop where either shows.
-    /// Compile the program with `guard_bytes: 256` for the guard bands.
+    /// The program must be compiled with [`Check::guard_bytes`], which also keeps outputs out of their inputs' memory.
     Poison,
     /// Run each node again on the scalar path with one thread and compare.
     Cpu,
@@ -79,12 +79,15 @@ struct PoisonCheck;
 
 impl Observer for PoisonCheck {
     fn before(&mut self, step: &StepView<'_>) -> Result<()> {
+        if step.guard_bytes == 0 {
+            return Err(Error::invalid("the poison check needs a program compiled with Check::guard_bytes"));
+        }
         for (index, &(pointer, meta, write)) in step.outputs.iter().enumerate() {
             if write == Write::Set {
                 // SAFETY: the output's own memory, about to be overwritten by the node.
                 unsafe { std::ptr::write_bytes(pointer, POISON, meta.bytes()) };
             }
-            if step.planned[index] && step.guard_bytes > 0 {
+            if step.planned[index] {
                 // SAFETY: the planner left this many free bytes after each planned tensor.
                 unsafe { std::ptr::write_bytes(pointer.add(step.output_bytes[index]), GUARD, step.guard_bytes) };
             }
@@ -99,7 +102,7 @@ impl Observer for PoisonCheck {
             {
                 return Err(Error::invalid(format!("output {index} ({meta}) was left unwritten at element {element}")));
             }
-            if step.planned[index] && step.guard_bytes > 0 {
+            if step.planned[index] {
                 // SAFETY: the guard band that `before` filled.
                 let guard =
                     unsafe { std::slice::from_raw_parts(pointer.add(step.output_bytes[index]), step.guard_bytes) };

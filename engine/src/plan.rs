@@ -138,6 +138,7 @@ fn merge_in_place(tape: &Tape, items: &mut Vec<Item>) -> usize {
     }
     let mut merges = 0;
     for (at, node) in tape.nodes.iter().enumerate().filter(|(_, node)| !node.removed) {
+        let mut taken = Vec::new(); // inputs whose memory an output of this node has
         for &(output, input) in node.op.in_place() {
             let (Some(&(out, When::Set)), Some(&source)) = (node.outputs.get(output), node.inputs.get(input)) else {
                 continue;
@@ -145,7 +146,7 @@ fn merge_in_place(tape: &Tape, items: &mut Vec<Item>) -> usize {
             let (out, source) = (tape.root(out.id), tape.root(source.id));
             let (target, donor) = (index_of[out as usize], index_of[source as usize]);
             let once = node.inputs.iter().filter(|other| tape.root(other.id) == source).count() == 1;
-            if target == usize::MAX || donor == usize::MAX || target == donor || !once {
+            if target == usize::MAX || donor == usize::MAX || target == donor || !once || taken.contains(&donor) {
                 continue;
             }
             let fits = items[target].bytes == items[donor].bytes && items[target].first == at;
@@ -158,6 +159,7 @@ fn merge_in_place(tape: &Tape, items: &mut Vec<Item>) -> usize {
                 index_of[member as usize] = donor;
             }
             items[donor].members.extend(members);
+            taken.push(donor);
             merges += 1;
         }
     }
@@ -200,3 +202,6 @@ impl fmt::Display for Plan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,8 +103,8 @@ impl Profiler {
     pub fn table(&self, depth: usize) -> String {
         let runs = self.runs.max(1) as f64;
         let total: f64 = self.events.iter().map(|event| event.duration_us).sum();
-        let mut text =
-            format!("{} runs, {:.2} ms a run in {} nodes\n", self.runs, total / runs / 1e3, self.events.len());
+        let nodes = self.events.len() / self.runs.max(1);
+        let mut text = format!("{} runs, {:.2} ms a run in {nodes} nodes\n", self.runs, total / runs / 1e3);
         let by_op = |event: &Event| format!("{} {}", event.phase, event.op);
         let by_span = |event: &Event| {
             let parts: Vec<&str> = event.span.split('.').filter(|part| !part.is_empty()).take(depth).collect();

@@ -3,11 +3,12 @@
 use crate::buffer::{Buffer, align_up};
 use crate::op::{Cost, Op, Out, View, Write};
 use crate::plan::{Plan, plan};
-use crate::tape::{Home, Ragged, Source, Tape, When, clip, rows_in_use};
+use crate::ragged::{Ragged, clip, rows_in_use};
+use crate::tape::{Home, Node, Tape, When};
 use crate::{Element, Error, Meta, Phase, Queue, Result, Tensor};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The activation arena that several programs share, one at a time.
 #[derive(Clone, Debug, Default)]
@@ -26,25 +27,32 @@ impl Workspace {
         Workspace::default()
     }
 
-    fn claim(&self, bytes: usize, program: u64) -> Result<Arc<Buffer>> {
-        let mut arena = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        arena.owner = program;
-        match &arena.buffer {
+    /// Held for the whole of a run, so that programs on several threads take turns.
+    fn lock(&self) -> MutexGuard<'_, Arena> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Arena {
+    fn claim(&mut self, bytes: usize, program: u64) -> Result<Arc<Buffer>> {
+        self.owner = program;
+        match &self.buffer {
             Some(buffer) if buffer.bytes() >= bytes => Ok(buffer.clone()),
             _ => {
-                arena.buffer = None; // free the old one first
+                self.buffer = None; // free the old one first
                 let buffer = Buffer::zeroed(bytes)?;
-                arena.buffer = Some(buffer.clone());
+                self.buffer = Some(buffer.clone());
                 Ok(buffer)
             }
         }
     }
 
-    fn results_of(&self, program: u64) -> Result<Arc<Buffer>> {
-        let arena = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match &arena.buffer {
-            Some(buffer) if arena.owner == program => Ok(buffer.clone()),
-            _ => Err(Error::invalid("the results were overwritten by another program: read them right after the run")),
+    fn results_of(&self, program: u64) -> Result<&Buffer> {
+        match &self.buffer {
+            Some(buffer) if self.owner == program => Ok(buffer),
+            _ => Err(Error::invalid(
+                "the results are not there: the program has not run yet, or another one has overwritten them",
+            )),
         }
     }
 }
@@ -115,6 +123,7 @@ struct Slot {
     meta: Meta,
     ragged: Option<usize>,
     address: Address,
+    kept: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -144,43 +153,32 @@ impl Program {
         }
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let plan = plan(&tape, settings.guard_bytes);
-        let slot = |tensor: Tensor| -> Result<Slot> {
-            let root = tape.root(tensor.id);
-            let address = match &tape.infos[root as usize].home {
+        let slot = |id: u32| -> Option<Slot> {
+            let (info, root) = (&tape.infos[id as usize], tape.root(id));
+            let address = match tape.home(id) {
                 Home::Owned(buffer, offset) => Address::Owned(buffer.clone(), *offset),
-                Home::Planned | Home::Alias(_) => Address::Planned(plan.offsets[root as usize].ok_or_else(|| {
-                    Error::invalid(format!("a tensor of {} is used but never written", tensor.meta()))
-                })?),
+                Home::Planned | Home::Alias(_) => Address::Planned(plan.offsets[root as usize]?),
             };
-            Ok(Slot { meta: tensor.meta(), ragged: tape.infos[tensor.id as usize].ragged, address })
+            let kept = tape.infos[root as usize].keep;
+            Some(Slot { meta: info.meta, ragged: info.ragged, address, kept })
         };
-        let read: HashSet<u32> = (tape.nodes.iter().filter(|node| !node.removed))
-            .flat_map(|node| node.inputs.iter().map(|input| tape.root(input.id)))
-            .collect();
+        let slots: HashMap<u32, Slot> =
+            (0..tape.infos.len() as u32).filter_map(|id| slot(id).map(|slot| (id, slot))).collect();
+        let nodes = || tape.nodes.iter().filter(|node| !node.removed);
+        let read: HashSet<u32> = nodes().flat_map(|node| node.inputs.iter().map(|input| tape.root(input.id))).collect();
+        let mut written = HashSet::new();
         let mut steps = Vec::with_capacity(tape.nodes.len());
-        let mut slots = HashMap::new();
-        for node in tape.nodes.iter().filter(|node| !node.removed) {
-            let inputs = node.inputs.iter().map(|&input| slot(input)).collect::<Result<Vec<_>>>()?;
-            let outputs =
-                node.outputs.iter().map(|&(output, when)| Ok((slot(output)?, when))).collect::<Result<Vec<_>>>()?;
-            for (tensor, slot) in node
-                .inputs
-                .iter()
-                .chain(node.outputs.iter().map(|(output, _)| output))
-                .zip(inputs.iter().chain(outputs.iter().map(|(slot, _)| slot)))
-            {
-                slots.insert(tensor.id, slot.clone());
-            }
-            let Source { span, .. } = node.source;
-            let place = tape.place(node.source);
-            let scratch = node.outputs.iter().map(|(output, _)| is_scratch(&tape, &read, *output)).collect();
-            steps.push(Step { op: node.op.clone(), inputs, outputs, scratch, phase: node.phase, span, place });
-        }
-        for (index, info) in tape.infos.iter().enumerate() {
-            if let Home::Owned(buffer, offset) = &info.home {
-                let address = Address::Owned(buffer.clone(), *offset);
-                slots.entry(index as u32).or_insert(Slot { meta: info.meta, ragged: info.ragged, address });
-            }
+        for node in nodes() {
+            check_written(&tape, node, &mut written)?;
+            steps.push(Step {
+                op: node.op.clone(),
+                inputs: node.inputs.iter().map(|input| slots[&input.id].clone()).collect(),
+                outputs: node.outputs.iter().map(|&(output, when)| (slots[&output.id].clone(), when)).collect(),
+                scratch: node.outputs.iter().map(|(output, _)| is_scratch(&tape, &read, *output)).collect(),
+                phase: node.phase,
+                span: node.source.span,
+                place: tape.place(node.source),
+            });
         }
         Ok(Program {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -231,7 +229,10 @@ impl Program {
         let count = clip(slot.meta, slot.ragged.map(|group| self.used(group)).transpose()?).elements();
         match &slot.address {
             Address::Owned(buffer, offset) => buffer.read(*offset, count),
-            Address::Planned(offset) => self.workspace.results_of(self.id)?.read(*offset, count),
+            Address::Planned(_) if !slot.kept => {
+                Err(Error::invalid(format!("a tensor of {} was not kept: call Tape::keep before compiling", slot.meta)))
+            }
+            Address::Planned(offset) => self.workspace.lock().results_of(self.id)?.read(*offset, count),
         }
     }
 
@@ -286,7 +287,8 @@ impl Program {
         accumulate: bool,
         observers: &mut [&mut (dyn Observer + Send)],
     ) -> Result<()> {
-        let arena = self.workspace.claim(self.plan.peak_bytes, self.id)?;
+        let mut workspace = self.workspace.lock();
+        let arena = workspace.claim(self.plan.peak_bytes, self.id)?;
         let used = self.all_used()?;
         queue.enter(|| {
             for (index, step) in self.steps.iter().enumerate() {
@@ -384,6 +386,21 @@ impl Program {
     fn all_used(&self) -> Result<Vec<usize>> {
         (0..self.ragged.len()).map(|group| self.used(group)).collect()
     }
+}
+
+/// An error if the node reads or adds to a planned tensor that no node before it writes; an op that was absorbed must
+/// have all its outputs replaced before they are read.
+fn check_written(tape: &Tape, node: &Node, written: &mut HashSet<u32>) -> Result<()> {
+    let added = node.outputs.iter().filter(|(_, when)| *when == When::Add).map(|(output, _)| output);
+    for tensor in node.inputs.iter().chain(added) {
+        if matches!(tape.home(tensor.id), Home::Planned) && !written.contains(&tape.root(tensor.id)) {
+            let metas: Vec<Meta> = node.inputs.iter().map(|input| input.meta()).collect();
+            let detail = format!("a tensor of {} is used before anything writes it", tensor.meta());
+            return Err(tape.explain(Error::invalid(detail), node.op.as_ref(), &metas, node.source));
+        }
+    }
+    written.extend(node.outputs.iter().map(|(output, _)| tape.root(output.id)));
+    Ok(())
 }
 
 fn is_scratch(tape: &Tape, read: &HashSet<u32>, output: Tensor) -> bool {

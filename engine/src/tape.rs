@@ -5,8 +5,9 @@
 //! list; see `backward.rs`.
 
 use crate::buffer::Buffer;
-use crate::op::{Op, Out, Recorded, View, Write};
-use crate::{DType, Element, Error, Meta, Parameters, Queue, Result, Shape};
+use crate::op::{Op, Recorded, Write};
+use crate::ragged::Ragged;
+use crate::{DType, Error, Meta, Parameters, Queue, Result, Shape};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::Location;
@@ -125,13 +126,6 @@ pub(crate) struct Span {
     pub path: String,
     /// The nearest enclosing block (a unit of recomputation), itself included.
     pub block: Option<u32>,
-}
-
-/// Rows in use of ragged tensors: the last element of an i32 tensor.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ragged {
-    pub offsets: Tensor,
-    pub capacity: usize,
 }
 
 /// A list of ops under construction; see the module documentation.
@@ -269,27 +263,6 @@ impl Tape {
 
     // ---- shape of tensors -------------------------------------------------------------------------------------------
 
-    /// Declares that only the first `offsets[last]` entries of the leading dimension of `tensor` are in use. Outputs
-    /// whose rows follow it are ragged in the same way. `offsets` is an i32 tensor that the caller writes.
-    pub fn set_ragged(&mut self, tensor: Tensor, offsets: Tensor) -> Result<()> {
-        let capacity = tensor.shape().dims().first().copied().unwrap_or(0);
-        if offsets.dtype() != DType::I32 || offsets.meta.elements() == 0 || capacity == 0 {
-            return Err(Error::invalid(format!(
-                "ragged rows need i32 offsets and a leading dimension, got {} for {}",
-                offsets.meta, tensor.meta
-            )));
-        }
-        let same = |group: &Ragged| group.offsets == offsets && group.capacity == capacity;
-        let group = self.ragged.iter().position(same).unwrap_or_else(|| {
-            self.ragged.push(Ragged { offsets, capacity });
-            self.ragged.len() - 1
-        });
-        let root = self.root(tensor.id);
-        self.infos[root as usize].ragged = Some(group);
-        self.infos[tensor.id as usize].ragged = Some(group);
-        Ok(())
-    }
-
     /// The same elements under another shape. The leading dimension of a ragged tensor must stay.
     #[track_caller]
     pub fn reshape(&mut self, tensor: Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
@@ -396,6 +369,8 @@ impl Tape {
                 let detail = format!("output {index} is {meta} but goes to a tensor of {}", tensor.meta);
                 return Err(wrap(self, Error::invalid(detail)));
             }
+            // An op sees its outputs in the shape that it declared, also where the target was reshaped.
+            let tensor = if tensor.meta == meta { tensor } else { self.reshape(tensor, meta.shape)? };
             outputs.push((tensor, when));
         }
         let tensors = outputs.iter().map(|&(tensor, _)| tensor).collect();
@@ -417,31 +392,6 @@ impl Tape {
         }
         self.nodes[node.index].removed = true;
         true
-    }
-
-    // ---- eager reading and writing ----------------------------------------------------------------------------------
-
-    /// Copies values into an input. On a recording tape the values are the first run's.
-    pub fn write<T: Element>(&self, tensor: Tensor, values: &[T]) -> Result<()> {
-        if T::DTYPE != tensor.dtype() || values.len() > tensor.meta.elements() {
-            let count = values.len();
-            return Err(Error::invalid(format!("cannot write {count} values of {} into {}", T::DTYPE, tensor.meta)));
-        }
-        match self.home(tensor.id) {
-            Home::Owned(buffer, offset) => buffer.write(*offset, values),
-            _ => Err(Error::invalid("only inputs can be written before a run")),
-        }
-    }
-
-    /// Copies the values out (eager tapes; a program reads its own tensors).
-    pub fn read<T: Element>(&self, tensor: Tensor) -> Result<Vec<T>> {
-        if T::DTYPE != tensor.dtype() {
-            return Err(Error::invalid(format!("cannot read {} as {}", tensor.meta, T::DTYPE)));
-        }
-        match self.home(tensor.id) {
-            Home::Owned(buffer, offset) => buffer.read(*offset, tensor.meta.elements()),
-            _ => Err(Error::invalid("a recorded tensor has no values before its program runs")),
-        }
     }
 
     // ---- inside -----------------------------------------------------------------------------------------------------
@@ -489,67 +439,5 @@ impl Tape {
         let path = &self.spans[span as usize].path;
         let at = format!("{}:{}", location.file(), location.line());
         if path.is_empty() { at } else { format!("{path} ({at})") }
-    }
-
-    fn run_eagerly(&self, queue: &Queue, node: &Node) -> Result<()> {
-        let used = self.rows_in_use()?;
-        let resolve = |tensor: Tensor| match self.home(tensor.id) {
-            Home::Owned(buffer, offset) => (buffer.pointer().wrapping_add(*offset), self.clip(tensor, &used)),
-            _ => unreachable!("eager tensors own their memory"),
-        };
-        let views: Vec<View> = (node.inputs.iter())
-            .map(|&input| {
-                let (pointer, meta) = resolve(input);
-                // SAFETY: the buffer lives as long as the tape; eager outputs are never shared with inputs.
-                unsafe { View::new(pointer, meta) }
-            })
-            .collect();
-        let mut outs: Vec<Out> = (node.outputs.iter())
-            .map(|&(output, when)| {
-                let (pointer, meta) = resolve(output);
-                // SAFETY: as above; `&mut self` in the caller keeps others out.
-                unsafe { Out::new(pointer, meta, when.resolve(false)) }
-            })
-            .collect();
-        queue.enter(|| node.op.run(queue, &views, &mut outs)).map_err(|error| {
-            let metas: Vec<Meta> = views.iter().map(View::meta).collect();
-            self.explain(error, node.op.as_ref(), &metas, node.source)
-        })
-    }
-
-    /// Rows in use of each ragged group, read from its offsets.
-    pub(crate) fn rows_in_use(&self) -> Result<Vec<usize>> {
-        self.ragged.iter().map(|group| rows_in_use(group, self.home(group.offsets.id))).collect()
-    }
-
-    fn clip(&self, tensor: Tensor, used: &[usize]) -> Meta {
-        clip(tensor.meta, self.infos[tensor.id as usize].ragged.map(|group| used[group]))
-    }
-}
-
-/// Reads how many rows of a ragged group are in use; an error if they exceed the capacity.
-pub(crate) fn rows_in_use(group: &Ragged, home: &Home) -> Result<usize> {
-    let Home::Owned(buffer, offset) = home else {
-        return Err(Error::invalid("the row offsets of a ragged tensor must be an input"));
-    };
-    let last = group.offsets.meta.elements() - 1;
-    let used: i32 = buffer.read(*offset, last + 1)?[last];
-    match usize::try_from(used) {
-        Ok(used) if used <= group.capacity => Ok(used),
-        _ => Err(Error::invalid(format!("row offsets end at {used}, the plan holds 0 to {} rows", group.capacity))),
-    }
-}
-
-/// A description with its leading dimension cut to the rows in use.
-pub(crate) fn clip(meta: Meta, used: Option<usize>) -> Meta {
-    match used {
-        None => meta,
-        Some(rows) => {
-            let mut sizes = [1; Shape::MAX_RANK];
-            let rank = meta.shape.rank();
-            sizes[..rank].copy_from_slice(meta.shape.dims());
-            sizes[0] = rows;
-            Meta { shape: Shape::new(&sizes[..rank]).unwrap_or(meta.shape), dtype: meta.dtype }
-        }
     }
 }
