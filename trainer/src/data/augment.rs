@@ -14,9 +14,6 @@ use std::borrow::Cow;
 const NAME_ALONE: f64 = 0.6;
 /// Most keywords after a name.
 const MOST_KEYWORDS: usize = 3;
-/// A name and its keywords in one caption.
-const BEFORE_KEYWORDS: &str = ": ";
-const BETWEEN_KEYWORDS: &str = ", ";
 
 /// Makes model inputs of stored samples. What is random depends on the generator alone.
 #[derive(Clone, Debug)]
@@ -103,7 +100,7 @@ impl Augmenter {
         if self.random.is_none() || raw.keywords.is_empty() || random.uniform() < NAME_ALONE {
             return Cow::Borrowed(name);
         }
-        let mut keywords: Vec<&str> = raw.keywords.iter().map(String::as_str).filter(|word| word != name).collect();
+        let mut keywords = new_words(name, &raw.keywords);
         random.shuffle(&mut keywords);
         keywords.truncate(1 + random.below(MOST_KEYWORDS));
         with_keywords(name, &keywords)
@@ -118,12 +115,14 @@ pub(super) fn decode(key: &str, bytes: &[u8], max_pixels: u64) -> Result<Image, 
     })
 }
 
-/// `name: one, two`; the name alone without keywords.
+/// The keywords that do not stand in the name.
+pub(super) fn new_words<'a>(name: &str, keywords: &'a [String]) -> Vec<&'a str> {
+    keywords.iter().map(String::as_str).filter(|word| !name.contains(word)).collect()
+}
+
+/// `name (one, two)`; the name alone without keywords. Names have colons and commas of their own, as in "flag: Chad".
 pub(super) fn with_keywords<'a>(name: &'a str, keywords: &[&str]) -> Cow<'a, str> {
-    if keywords.is_empty() {
-        return Cow::Borrowed(name);
-    }
-    Cow::Owned([name, &keywords.join(BETWEEN_KEYWORDS)].join(BEFORE_KEYWORDS))
+    if keywords.is_empty() { Cow::Borrowed(name) } else { Cow::Owned(format!("{name} ({})", keywords.join(", "))) }
 }
 
 #[cfg(test)]
@@ -187,7 +186,7 @@ mod tests {
             key: "k".into(),
             image: RawImage::Encoded(Vec::new()),
             captions: owned(&["red apple"]),
-            keywords: owned(&["fruit", "red apple", "food", "tree", "round"]),
+            keywords: owned(&["fruit", "red apple", "apple", "food", "tree"]),
         };
         let random = Augmenter::training(&model(16), &config(AugmentKind::Crop));
         let fixed = Augmenter::evaluation(&model(16), &Data::default());
@@ -197,10 +196,11 @@ mod tests {
         let made = all(&random, &raw);
         let alone = made.iter().filter(|caption| *caption == "red apple").count();
         assert!((256..344).contains(&alone), "{alone}");
-        let words = |caption: &String| caption.strip_prefix("red apple: ").map(|rest| rest.split(", ").count());
+        let words = |caption: &String| caption.strip_prefix("red apple (").map(|rest| rest.split(", ").count());
         let counts: Vec<usize> = made.iter().filter_map(words).collect();
         assert_eq!(counts.len() + alone, 500);
         assert_eq!((counts.iter().min(), counts.iter().max()), (Some(&1), Some(&3)));
+        assert!(!made.iter().any(|caption| caption[3..].matches("apple").count() != 1));
         assert!(all(&fixed, &raw).iter().all(|caption| caption == "red apple"));
         raw.keywords = owned(&["red apple"]);
         assert!(all(&random, &raw).iter().all(|caption| caption == "red apple"));

@@ -1,6 +1,6 @@
 //! Reading a whole source once, on all cores, in its own order.
 
-use super::augment::with_keywords;
+use super::augment::{new_words, with_keywords};
 use super::{Augmenter, Fault, Ledger, Raw, Source};
 use crate::config::Data;
 use crate::{Error, Result};
@@ -70,15 +70,14 @@ pub fn read_all(source: &dyn Source, model: &CocaConfig, config: &Data, ledger: 
 }
 
 /// The texts on which a tokenizer is trained: every caption and, of a sample with keywords, its first caption with all
-/// of them in the form that training uses. Images are not decoded; faulty samples go to the ledger.
+/// of them that it does not hold, in the form that training uses. Images are not decoded; faulty samples go to the ledger.
 ///
 /// # Errors
 /// As [`read_all`].
 pub fn captions(source: &dyn Source, ledger: &mut Ledger) -> Result<Vec<String>> {
     let each = |raw: Raw| {
-        let keywords: Vec<&str> = raw.keywords.iter().map(String::as_str).collect();
-        let name = raw.captions.first().filter(|_| !keywords.is_empty());
-        let with = name.map(|name| with_keywords(name, &keywords).into_owned());
+        let name = raw.captions.first().map(|name| (name, new_words(name, &raw.keywords)));
+        let with = name.filter(|(_, words)| !words.is_empty()).map(|(name, words)| with_keywords(name, &words).into());
         Ok(raw.captions.into_iter().chain(with).collect::<Vec<_>>())
     };
     let mut texts = Vec::new();
@@ -130,7 +129,7 @@ mod tests {
     fn captions_come_with_the_keyword_form() {
         let source = TestSource::all_good(&[2]);
         let expected =
-            ["caption of 0/0", "another of 0/0", "caption of 0/0: one, two", "caption of 0/1", "another of 0/1"];
+            ["caption of 0/0", "another of 0/0", "caption of 0/0 (one, two)", "caption of 0/1", "another of 0/1"];
         assert_eq!(captions(&source, &mut Ledger::new(0.0)).unwrap(), expected);
     }
 

@@ -247,7 +247,7 @@ pub(crate) mod tests {
         // Members end at 512 + 1024, + 512 + 512 = 2560, 4096, 5120; the end mark follows. At 4700
         // only padding is lost.
         for (length, good, faults) in
-            [(5120, 2, 0), (4700, 2, 0), (4608, 1, 1), (4300, 1, 2), (3000, 1, 1), (2600, 1, 1), (900, 0, 1)]
+            [(5120, 2, 0), (4700, 2, 0), (4608, 1, 2), (4300, 1, 2), (3000, 1, 1), (2600, 1, 1), (900, 0, 1)]
         {
             std::fs::write(&path, &whole[..length]).unwrap();
             let kinds = kinds(&Shard::open(&path).unwrap());
