@@ -56,7 +56,9 @@ impl AttentionDecode {
                 2 * width
             )));
         }
-        if let Some(wrong) = [lengths, sees_itself].into_iter().find(|meta| **meta != Meta::new([sequences], DType::I32)) {
+        if let Some(wrong) =
+            [lengths, sees_itself].into_iter().find(|meta| **meta != Meta::new([sequences], DType::I32))
+        {
             return Err(Error::invalid(format!("lengths and self-visibility are {sequences} i32, got {wrong}")));
         }
         Ok((sequences, cache.shape.rows() / sequences.max(1), width))
@@ -195,9 +197,8 @@ impl Reference for AttentionDecode {
         let mut out = Array::zeros([sequences, width]);
         for sequence in 0..sequences {
             let new = inputs[0].row(sequence);
-            let mut rows: Vec<&[f64]> = (0..inputs[2].data[sequence] as usize)
-                .map(|row| inputs[1].row(sequence * capacity + row))
-                .collect();
+            let mut rows: Vec<&[f64]> =
+                (0..inputs[2].data[sequence] as usize).map(|row| inputs[1].row(sequence * capacity + row)).collect();
             if inputs.get(3).is_none_or(|seen| seen.data[sequence] != 0.0) {
                 rows.push(&new[width..]);
             }
