@@ -124,10 +124,15 @@ fn nothing_sound_is_an_error_and_no_endless_loop() {
             assert!(stream.next().is_err(), "{parts:?}");
         }
     }
-    // Entered behind the last sound sample.
+}
+
+#[test]
+fn the_rest_of_an_epoch_is_not_judged() {
     let source = TestSource::new(vec![Some(vec![Kind::Good, Kind::Corrupt])]);
-    let mut stream = start(&source, &config(1, 1, false, 4), 1.0, Position { epoch: 0, slot: 1 });
-    assert!(stream.next().is_err_and(|error| error.to_string().contains("1 of 1 samples")), "the ledger's judgement");
+    let mut stream = start(&source, &config(1, 1, false, 4), 0.6, Position { epoch: 0, slot: 1 });
+    assert_eq!(stream.next().unwrap().position, Position { epoch: 1, slot: 1 });
+    // Two of three, once an epoch was seen whole.
+    assert!(stream.next().unwrap_err().to_string().contains("2 of 3 samples are faulty"));
 }
 
 /// Panics at one sample, as a decoder with a bug would.
