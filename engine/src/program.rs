@@ -258,9 +258,12 @@ impl Program {
         let offset = offset + target.1 * size;
         match &from.address {
             Address::Owned(owned, first) => buffer.copy(offset, owned, first + source.2 * size, count * size),
+            Address::Planned(_) if !from.kept => {
+                Err(Error::invalid(format!("a tensor of {} was not kept: call Tape::keep before compiling", from.meta)))
+            }
             Address::Planned(first) => {
-                let arena = source.0.workspace.results_of(source.0.id)?;
-                buffer.copy(offset, &arena, first + source.2 * size, count * size)
+                let arena = source.0.workspace.lock();
+                buffer.copy(offset, arena.results_of(source.0.id)?, first + source.2 * size, count * size)
             }
         }
     }
