@@ -8,7 +8,8 @@ use std::time::Instant;
 /// Multiply-adds per second, times two, that all threads of the queue reach out of registers in this storage type.
 pub fn flops_per_second(queue: &Queue, dtype: DType) -> f64 {
     let Queue::Cpu(cpu) = queue;
-    let rounds = 60_000;
+    // Milliseconds of work, beside which waking the threads does not count.
+    let rounds = 1_000_000;
     (0..5)
         .map(|_| {
             let start = Instant::now();

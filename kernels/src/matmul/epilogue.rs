@@ -2,7 +2,7 @@
 //! backward, residual; set or add; f32 or bf16.
 
 use super::gemm::Place;
-use crate::simd::{Float, math};
+use crate::simd::{Float, LANES, Level, math};
 use crate::vectorized;
 use engine::cpu::Isa;
 use half::bf16;
@@ -100,63 +100,94 @@ vectorized! {
         accumulate: bool,
         epilogue: &Epilogue<'_>,
     ) {
-        let Place { row, rows, column, columns, stride } = place;
-        let mut line = [0.0f32; 32];
-        let line = &mut line[..columns];
-        for i in 0..rows {
-            line.copy_from_slice(&tile[i * stride..i * stride + columns]);
-            // SAFETY: the caller's contract; in-place residuals are read before the same element is written.
-            let slice = |pointer: *mut u8, stride: usize| unsafe {
-                std::slice::from_raw_parts_mut(pointer.cast::<T>().add((row + i) * stride + column), columns)
-            };
-            if target.alpha != 1.0 {
-                line.iter_mut().for_each(|value| *value *= target.alpha);
+        for i in 0..place.rows {
+            let row = place.row + i;
+            let line = &tile[i * place.stride..i * place.stride + place.columns];
+            let (whole, rest) = line.as_chunks::<LANES>();
+            for (part, values) in whole.iter().enumerate() {
+                let column = place.column + part * LANES;
+                finish_part::<L, T>(*values, LANES, row, column, target, accumulate, epilogue);
             }
-            if let Some(bias) = epilogue.bias {
-                line.iter_mut().zip(&bias[column..column + columns]).for_each(|(value, bias)| *value += bias);
-            }
-            if let Some((activation, side)) = epilogue.activate {
-                let kept = slice(side.pointer, side.stride);
-                match activation {
-                    Activation::Gelu => {
-                        for (value, kept) in line.iter_mut().zip(kept) {
-                            *kept = T::narrow(*value);
-                            *value = math::gelu::<L>(kept.widen());
-                        }
-                    }
-                    Activation::QuickGelu => {
-                        for (value, kept) in line.iter_mut().zip(kept) {
-                            *kept = T::narrow(*value);
-                            *value = math::quick_gelu::<L>(kept.widen());
-                        }
-                    }
-                }
-            }
-            if let Some((activation, side)) = epilogue.activation_backward {
-                let kept = slice(side.pointer, side.stride);
-                match activation {
-                    Activation::Gelu => {
-                        for (value, kept) in line.iter_mut().zip(kept) {
-                            *value *= math::gelu_derivative::<L>(kept.widen());
-                        }
-                    }
-                    Activation::QuickGelu => {
-                        for (value, kept) in line.iter_mut().zip(kept) {
-                            *value *= math::quick_gelu_derivative::<L>(kept.widen());
-                        }
-                    }
-                }
-            }
-            if let Some(residual) = epilogue.residual {
-                let residual = slice(residual.pointer, residual.stride);
-                line.iter_mut().zip(residual).for_each(|(value, residual)| *value += residual.widen());
-            }
-            let out = slice(target.pointer, target.stride);
-            if accumulate {
-                out.iter_mut().zip(line.iter()).for_each(|(out, value)| *out = T::narrow(out.widen() + value));
-            } else {
-                out.iter_mut().zip(line.iter()).for_each(|(out, value)| *out = T::narrow(*value));
+            if !rest.is_empty() {
+                let mut values = [0.0; LANES];
+                values[..rest.len()].copy_from_slice(rest);
+                let column = place.column + whole.len() * LANES;
+                finish_part::<L, T>(values, rest.len(), row, column, target, accumulate, epilogue);
             }
         }
     }
+}
+
+/// Writes the first `count` of `values` to C at `row` and `column`. Values travel in arrays of fixed size, which become
+/// vector registers where `count` is a constant.
+#[inline(always)]
+fn finish_part<L: Level, T: Float>(
+    mut values: [f32; LANES],
+    count: usize,
+    row: usize,
+    column: usize,
+    target: &Target<'_>,
+    accumulate: bool,
+    epilogue: &Epilogue<'_>,
+) {
+    if target.alpha != 1.0 {
+        values = values.map(|value| value * target.alpha);
+    }
+    if let Some(bias) = epilogue.bias {
+        values = zip(values, load(&bias[column..column + count]), |value, bias| value + bias);
+    }
+    // SAFETY: the caller's contract. Each element is read before the same one is written: residuals may be in place.
+    let slice = |pointer: *mut u8, stride: usize| unsafe {
+        std::slice::from_raw_parts_mut(pointer.cast::<T>().add(row * stride + column), count)
+    };
+    if let Some((activation, side)) = epilogue.activate {
+        // The activation is applied to what is kept: the value rounded to its storage type.
+        let kept = values.map(T::narrow);
+        store(slice(side.pointer, side.stride), kept);
+        values = match activation {
+            Activation::Gelu => kept.map(|x| math::gelu::<L>(x.widen())),
+            Activation::QuickGelu => kept.map(|x| math::quick_gelu::<L>(x.widen())),
+        };
+    }
+    if let Some((activation, side)) = epilogue.activation_backward {
+        let kept = load(slice(side.pointer, side.stride));
+        values = match activation {
+            Activation::Gelu => zip(values, kept, |value, x| value * math::gelu_derivative::<L>(x)),
+            Activation::QuickGelu => zip(values, kept, |value, x| value * math::quick_gelu_derivative::<L>(x)),
+        };
+    }
+    if let Some(residual) = epilogue.residual {
+        values = zip(values, load(slice(residual.pointer, residual.stride)), |value, residual| value + residual);
+    }
+    let out = slice(target.pointer, target.stride);
+    if accumulate {
+        values = zip(values, load(out), |value, before| before + value);
+    }
+    store(out, values.map(T::narrow));
+}
+
+/// A slice of at most [`LANES`] elements, widened; zeros behind it.
+#[inline(always)]
+fn load<T: Float>(slice: &[T]) -> [f32; LANES] {
+    match slice.as_array::<LANES>() {
+        Some(whole) => whole.map(T::widen),
+        None => {
+            let mut values = [0.0; LANES];
+            values.iter_mut().zip(slice).for_each(|(value, element)| *value = element.widen());
+            values
+        }
+    }
+}
+
+#[inline(always)]
+fn store<T: Float>(slice: &mut [T], values: [T; LANES]) {
+    match slice.as_mut_array::<LANES>() {
+        Some(whole) => *whole = values,
+        None => slice.copy_from_slice(&values[..slice.len()]),
+    }
+}
+
+#[inline(always)]
+fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    std::array::from_fn(|lane| f(a[lane], b[lane]))
 }

@@ -1,18 +1,22 @@
 //! The blocked driver: packs blocks of A and B that stay in cache and runs the micro-kernel over their panels.
 //!
-//! k is taken whole up to [`KC`] words, so that C is touched once; a longer k adds block after block in f32. B blocks
-//! are packed once and shared by all threads. Every task owns its part of C and the order of sums depends on shapes
+//! k is taken whole up to [`KC`] words, so that C is touched once; a longer k adds block after block in f32.
+//! B blocks are packed once and shared by all threads. Every task owns its part of C and the order of sums depends on shapes
 //! alone, so results are the same bits for any number of threads.
 
 use super::epilogue::{Epilogue, Target, finish};
 use super::micro::{MAX_TILE, Micro, select};
 use super::pack::{Source, pack_panel, words};
 use engine::cpu::Isa;
+use bytemuck::{Pod, Zeroable};
 use engine::{CpuQueue, Shared};
 use std::cell::RefCell;
 
-/// Words of k in a packed block: two panels of 32 columns (256 KiB each) fit a level-2 cache.
+/// Most words of k in a packed block: shorter blocks fit caches better, and lose more by touching C again.
 const KC: usize = 2048;
+/// Bytes of the panels of A that a task holds against one panel of B: they stay in a level-2 cache while panels of B
+/// stream by.
+const GROUP_BYTES: usize = 192 << 10;
 /// Bytes of a packed block of B, and of A: together in a level-3 cache.
 const BLOCK_BYTES: usize = 8 << 20;
 
@@ -27,16 +31,22 @@ pub(crate) struct Gemm<'a> {
     pub epilogue: Epilogue<'a>,
 }
 
+/// A cache line: packed panels of B start on one, so that no vector load crosses two.
+#[derive(Clone, Copy, Zeroable, Pod)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
 thread_local! {
     /// Packed A, packed B and partial sums; they grow on first use and stay.
-    static BUFFERS: RefCell<[Vec<u32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+    static BUFFERS: RefCell<[Vec<Line>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
-fn grown(buffer: &mut Vec<u32>, words: usize) -> &mut [u32] {
-    if buffer.len() < words {
-        *buffer = vec![0; words.next_power_of_two()];
+fn grown(buffer: &mut Vec<Line>, words: usize) -> &mut [u32] {
+    let lines = words.div_ceil(16);
+    if buffer.len() < lines {
+        *buffer = vec![Line::zeroed(); lines.next_power_of_two()];
     }
-    &mut buffer[..words]
+    &mut bytemuck::cast_slice_mut(buffer)[..words]
 }
 
 /// How the work is cut.
@@ -142,12 +152,11 @@ fn compute(
     partial: Option<Shared<'_, f32>>,
 ) {
     let Block { a_first, a_count, b_first, b_count, depth } = block;
-    // A task is one panel of B against a run of panels of A: enough tasks to balance, each big enough to pay.
-    let flops_per_tile = 2 * depth * micro.rows * micro.columns;
-    let a_group = (4_000_000 / flops_per_tile.max(1)).clamp(1, a_count);
+    // A task is one panel of B against a group of panels of A; neighbouring tasks share the group.
+    let a_group = (GROUP_BYTES / (depth * micro.rows * 4).max(1)).clamp(1, a_count);
     let a_groups = a_count.div_ceil(a_group);
     queue.parallel(b_count * a_groups, |task| {
-        let (b_panel, group) = (task / a_groups, task % a_groups);
+        let (group, b_panel) = (task / b_count, task % b_count);
         let column = (b_first + b_panel) * micro.columns;
         let columns = micro.columns.min(work.n - column);
         let mut tile = [0.0f32; MAX_TILE];
@@ -213,7 +222,7 @@ unsafe fn add_partial(tile: &mut [f32; MAX_TILE], place: Place, n: usize, partia
 /// A single-threaded multiplication for use inside the tasks of other kernels: small operands, no parallel region.
 pub(crate) fn gemm_here(isa: Isa, work: &Gemm<'_>) {
     thread_local! {
-        static SMALL: RefCell<[Vec<u32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+        static SMALL: RefCell<[Vec<Line>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
     }
     let micro = select(isa, work.a.is_bf16);
     let depth = words(work.k, micro.pairs);

@@ -42,6 +42,11 @@ pub(crate) unsafe fn pack_panel(
     unsafe {
         match (source.is_bf16, source.k_contiguous) {
             (false, true) => transpose(isa, source.pointer.cast::<u32>(), source.stride, width, first, rows, k0, kc, out),
+            #[cfg(target_arch = "x86_64")]
+            (true, true) if !pairs && isa == Isa::Avx2 => {
+                let base = source.pointer.cast::<bf16>().add(first * source.stride + k0);
+                transpose_avx2::<true>(base.cast(), source.stride, width, rows, kc, out);
+            }
             (true, true) if pairs && k0.is_multiple_of(2) && source.stride.is_multiple_of(2) && kc.is_multiple_of(2) => {
                 let words = source.pointer.cast::<u32>();
                 transpose(isa, words, source.stride / 2, width, first, rows, k0 / 2, kc / 2, out);
@@ -106,6 +111,12 @@ unsafe fn transpose(
     out: &mut [u32],
 ) {
     assert!(out.len() >= kc * width && rows <= width);
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 {
+        // SAFETY: the caller's source covers the rows; AVX2 is available.
+        unsafe { transpose_avx2::<false>(base.add(first * stride + k0).cast(), stride, width, rows, kc, out) };
+        return;
+    }
     let mut r = 0;
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx512 {
@@ -141,6 +152,80 @@ unsafe fn transpose(
     }
     for k in 0..kc {
         out[k * width + rows..(k + 1) * width].fill(0);
+    }
+}
+
+/// `out[k][r] = source[r][k]` in blocks of 8 by 8; bf16 is widened to f32. Columns of `out` beyond `rows` become zero.
+///
+/// # Safety
+/// `source` covers `rows` rows of `kc` elements, `stride` elements apart; AVX2 is available.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn transpose_avx2<const BF16: bool>(
+    source: *const u8,
+    stride: usize,
+    width: usize,
+    rows: usize,
+    kc: usize,
+    out: &mut [u32],
+) {
+    use std::arch::x86_64::*;
+    assert!(out.len() >= kc * width && rows <= width);
+    let whole = kc / 8 * 8;
+    for r in (0..width).step_by(8) {
+        let (lanes, keep) = (rows.saturating_sub(r).min(8), (width - r).min(8));
+        for k in (0..whole).step_by(8) {
+            let mut x = [_mm256_setzero_ps(); 8];
+            for (lane, row) in x.iter_mut().enumerate().take(lanes) {
+                let element = (r + lane) * stride + k;
+                // SAFETY: 8 elements of a row that the source covers.
+                *row = unsafe {
+                    if BF16 {
+                        let half = _mm_loadu_si128(source.cast::<u16>().add(element).cast());
+                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
+                    } else {
+                        _mm256_loadu_ps(source.cast::<f32>().add(element))
+                    }
+                };
+            }
+            // Pairs, then quads inside 128-bit lanes, then the lanes.
+            let mut y = x;
+            for i in 0..4 {
+                y[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+                y[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+            }
+            for i in 0..2 {
+                x[4 * i] = _mm256_shuffle_ps::<0x44>(y[4 * i], y[4 * i + 2]);
+                x[4 * i + 1] = _mm256_shuffle_ps::<0xee>(y[4 * i], y[4 * i + 2]);
+                x[4 * i + 2] = _mm256_shuffle_ps::<0x44>(y[4 * i + 1], y[4 * i + 3]);
+                x[4 * i + 3] = _mm256_shuffle_ps::<0xee>(y[4 * i + 1], y[4 * i + 3]);
+            }
+            for i in 0..4 {
+                y[i] = _mm256_permute2f128_ps::<0x20>(x[i], x[i + 4]);
+                y[i + 4] = _mm256_permute2f128_ps::<0x31>(x[i], x[i + 4]);
+            }
+            for (i, row) in y.iter().enumerate() {
+                let target = &mut out[(k + i) * width + r..][..keep];
+                if keep == 8 {
+                    // SAFETY: 8 words.
+                    unsafe { _mm256_storeu_ps(target.as_mut_ptr().cast(), *row) };
+                } else {
+                    // SAFETY: same size, any bits are words.
+                    let words = unsafe { std::mem::transmute::<__m256, [u32; 8]>(*row) };
+                    target.copy_from_slice(&words[..keep]);
+                }
+            }
+        }
+        for k in whole..kc {
+            for lane in 0..keep {
+                let element = (r + lane) * stride + k;
+                // SAFETY: an element of a row that the source covers.
+                let word = || unsafe {
+                    if BF16 { u32::from(*source.cast::<u16>().add(element)) << 16 } else { *source.cast::<u32>().add(element) }
+                };
+                out[k * width + r + lane] = if lane < lanes { word() } else { 0 };
+            }
+        }
     }
 }
 

@@ -1,0 +1,28 @@
+//! Criterion over every op's model-sized cases: forward, and forward with backward. Throughput is FLOP/s.
+
+use benches::op;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use engine::Queue;
+use std::time::Duration;
+
+fn ops(criterion: &mut Criterion) {
+    let queue = Queue::cpu_from_env().expect("COCA_ISA and COCA_THREADS are valid");
+    for case in kernels::cases().iter().filter(|case| case.bench_only) {
+        let mut group = criterion.benchmark_group(&case.name);
+        group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+        let passes = if case.results > 0 {
+            &[("forward", false), ("forward and backward", true)][..]
+        } else {
+            &[("forward", false)]
+        };
+        for &(name, with_backward) in passes {
+            let mut program = op::program(case, with_backward).expect("a case that compiles");
+            group.throughput(Throughput::Elements(program.cost().expect("a cost").flops as u64));
+            group.bench_function(name, |bencher| bencher.iter(|| program.run(&queue, false).expect("a run")));
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(all, ops);
+criterion_main!(all);

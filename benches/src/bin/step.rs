@@ -1,0 +1,158 @@
+//! Training steps, ours and open_clip's in PyTorch, taking turns in one run on the same shapes.
+//!
+//! Peers run if `--python` names an interpreter with open_clip_torch; without one only ours is measured.
+
+use benches::machine::{Machine, peak_bytes};
+use benches::peer::Peer;
+use benches::step::OurStep;
+use clap::Parser;
+use engine::{DType, Queue};
+use kernels::gauge;
+use model::config::CocaConfig;
+use serde::Serialize;
+use std::error::Error;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// What to measure.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// A preset: emoji, coca_ViT-B-32, …
+    #[arg(long, default_value = "emoji")]
+    preset: String,
+    /// Pairs in a batch.
+    #[arg(long, default_value_t = 128)]
+    batch: usize,
+    /// Ids of every caption; 0: as many as the model reads.
+    #[arg(long, default_value_t = 0)]
+    tokens: usize,
+    /// f32 or bf16.
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+    /// Rounds; in each, every contestant takes one step. The first is warm-up.
+    #[arg(long, default_value_t = 6)]
+    rounds: usize,
+    /// An interpreter with open_clip_torch.
+    #[arg(long)]
+    python: Option<PathBuf>,
+    /// Peers: eager, compile, tuned (eager, with an allocator that keeps its pages).
+    #[arg(long, value_delimiter = ',', default_value = "eager,tuned")]
+    peers: Vec<String>,
+    /// A file that gets one more line of JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// One contestant's figures.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    /// Every measured step.
+    seconds: Vec<f64>,
+    median_seconds: f64,
+    images_per_second: f64,
+    peak_bytes: u64,
+}
+
+/// A line of the results file.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    machine: Machine,
+    preset: String,
+    batch: usize,
+    tokens: usize,
+    dtype: String,
+    /// Multiply-add rate before, between and after the rounds.
+    peak_gflops: Vec<f64>,
+    /// What our step executes.
+    gflop: f64,
+    rows: Vec<Row>,
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let dtype = match arguments.dtype.as_str() {
+        "f32" => DType::F32,
+        "bf16" => DType::BF16,
+        other => return Err(format!("--dtype {other}: use f32 or bf16").into()),
+    };
+    let queue = Queue::cpu_from_env()?;
+    let machine = Machine::now(&queue);
+    let config = CocaConfig::preset(&arguments.preset)?;
+    let tokens = if arguments.tokens == 0 { config.text.context_length } else { arguments.tokens };
+
+    let path = std::env::temp_dir().join(format!("coca-step-{}.json", std::process::id()));
+    std::fs::write(&path, config.to_open_clip())?;
+    let mut peers = Vec::new();
+    if let Some(python) = &arguments.python {
+        for name in &arguments.peers {
+            let mode = if name == "compile" { "compile" } else { "eager" };
+            let words =
+                [&path.display().to_string(), &arguments.batch.to_string(), &tokens.to_string(), &arguments.dtype]
+                    .map(String::clone);
+            let words = words.into_iter().chain([mode.into(), machine.threads.to_string()]).collect::<Vec<_>>();
+            peers.push((name.clone(), Peer::start(python, &words, name == "tuned")?, Vec::new()));
+        }
+    }
+    std::fs::remove_file(&path)?;
+
+    let mut ours = OurStep::new(&queue, config, dtype, arguments.batch, tokens)?;
+    let (mut seconds, mut peaks) = (Vec::new(), Vec::new());
+    for round in 0..arguments.rounds.max(2) {
+        peaks.push(gauge::flops_per_second(&queue, dtype) / 1e9);
+        let own = ours.run()?;
+        for (_, peer, times) in &mut peers {
+            let time = peer.step()?;
+            if round > 0 {
+                times.push(time);
+            }
+        }
+        if round > 0 {
+            seconds.push(own);
+        }
+    }
+    let row = |name: String, seconds: Vec<f64>, peak_bytes: u64| {
+        let median_seconds = median(&seconds);
+        Row { name, median_seconds, images_per_second: arguments.batch as f64 / median_seconds, seconds, peak_bytes }
+    };
+    let mut rows = vec![row("coca".into(), seconds, peak_bytes())];
+    for (name, mut peer, times) in peers {
+        let bytes = peer.peak_bytes()?;
+        rows.push(row(format!("open_clip {name}"), times, bytes));
+    }
+    let gflop = ours.flops()? / 1e9;
+
+    println!(
+        "{} batch {} of {tokens} tokens, {}; {} {} {} threads; {gflop:.0} GFLOP a step, peak {:.0} GFLOP/s",
+        arguments.preset,
+        arguments.batch,
+        arguments.dtype,
+        machine.processor,
+        machine.isa,
+        machine.threads,
+        median(&peaks)
+    );
+    for row in &rows {
+        println!(
+            "{:20} {:8.3} s {:8.2} images/s  {:5.2} of ours  {:6.2} GiB",
+            row.name,
+            row.median_seconds,
+            row.images_per_second,
+            rows[0].median_seconds / row.median_seconds,
+            row.peak_bytes as f64 / f64::from(1 << 30)
+        );
+    }
+    if let Some(file) = &arguments.json {
+        let (preset, batch, dtype) = (arguments.preset, arguments.batch, arguments.dtype);
+        let outcome = Outcome { machine, preset, batch, tokens, dtype, peak_gflops: peaks, gflop, rows };
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
+        writeln!(file, "{}", serde_json::to_string(&outcome)?)?;
+    }
+    Ok(())
+}
