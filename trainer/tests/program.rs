@@ -1,5 +1,7 @@
-//! The program itself: what it prints, and how it refuses.
+//! The program itself: what it prints, what it writes, and how it refuses.
 
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn coca(arguments: &[&str]) -> Output {
@@ -14,19 +16,51 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
+/// What a command prints; it must succeed.
+fn succeed(arguments: &[&str]) -> String {
+    let output = coca(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    stdout(&output)
+}
+
+/// What a command says on stderr; it must fail as a command does, not by a panic.
+fn fail(arguments: &[&str]) -> String {
+    let output = coca(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", stdout(&output));
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+/// A folder that goes away.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("coca-test-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("the temporary directory can be written");
+        Folder(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 #[test]
 fn the_printed_configuration_is_a_configuration() {
-    let folder = std::env::temp_dir().join(format!("coca-test-{}-program", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let file = folder.join("run.toml");
+    let folder = Folder::new("program");
+    let file = folder.path("run.toml");
     let sets = ["--set", "optimizer.kind=adafactor", "--set", "model.overrides.vision.layers=2"];
-    let documented = coca(&[&["config"], &sets[..]].concat());
-    assert!(documented.status.success());
-    std::fs::write(&file, &documented.stdout).unwrap();
-    let again = coca(&["config", file.to_str().unwrap(), "--plain"]);
-    assert_eq!(stdout(&again), stdout(&coca(&[&["config", "--plain"], &sets[..]].concat())));
-    assert!(stdout(&again).contains("kind = \"adafactor\"\n"));
-    std::fs::remove_dir_all(&folder).unwrap();
+    let documented = succeed(&[&["config"], &sets[..]].concat());
+    std::fs::write(&file, documented).unwrap();
+    let again = succeed(&["config", &file, "--plain"]);
+    assert_eq!(again, succeed(&[&["config", "--plain"], &sets[..]].concat()));
+    assert!(again.contains("kind = \"adafactor\"\n"));
 }
 
 #[test]
@@ -57,4 +91,115 @@ fn doctor_names_what_it_uses() {
     let text = stdout(&output);
     assert!(text.contains("(used: scalar, set by COCA_ISA)") && text.contains("\nthreads       1 of "), "{text}");
     assert!(text.contains("\nGPU") && text.contains("\nmeasured peak "), "{text}");
+}
+
+/// A model of a few thousand weights; a step takes milliseconds.
+const TINY: &str = r#"
+[model.overrides]
+embed_dim = 32
+vision = { image_size = 24, layers = 1, width = 32, heads = 2, mlp_width = 64 }
+pooler = { layout = "open_clip", queries = 4, heads = 2 }
+text = { layers = 1, width = 32, heads = 2, mlp_width = 64, vocabulary_size = 520, context_length = 16 }
+decoder = { layers = 1, width = 32, heads = 2, mlp_width = 64 }
+[batch]
+size = 4
+[schedule]
+steps = 5
+warmup_steps = 1
+[checkpoint]
+every = 2
+[ema]
+decay = 0.9
+"#;
+
+/// Twelve pictures in one colour each, as a folder with captions; every caption stands under two of them.
+fn pictures(folder: &Path) -> Vec<(String, String)> {
+    std::fs::create_dir_all(folder).unwrap();
+    let names = ["a red square", "a green square", "a blue square", "a red wall", "a green wall", "a blue wall"];
+    let picture = |index: usize| {
+        let path = folder.join(format!("{index:02}.png"));
+        let mut colour = [40 * (index / 6) as u8; 3];
+        colour[index % 3] = 250 - 10 * (index % 6) as u8;
+        let mut encoder = png::Encoder::new(std::fs::File::create(&path).unwrap(), 30, 26);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header().unwrap().write_image_data(&colour.repeat(30 * 26)).unwrap();
+        std::fs::write(path.with_extension("txt"), names[index % 6]).unwrap();
+        (path.display().to_string(), names[index % 6].to_owned())
+    };
+    (0..12).map(picture).collect()
+}
+
+/// The header of a safetensors file: name to dtype, shape and place.
+fn header(path: &str) -> Map<String, Value> {
+    let bytes = std::fs::read(path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut tensors: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    tensors.remove("__metadata__");
+    tensors
+}
+
+fn shape(tensors: &Map<String, Value>, name: &str) -> Vec<u64> {
+    assert_eq!(tensors[name]["dtype"], "F32", "{name}");
+    tensors[name]["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).collect()
+}
+
+#[test]
+fn a_model_is_trained_and_used() {
+    let folder = Folder::new("whole");
+    let (data, run, file) = (folder.path("pictures"), folder.path("run"), folder.path("tiny.toml"));
+    let pairs = pictures(Path::new(&data));
+    std::fs::write(&file, format!("{TINY}[data]\ntrain = {data:?}\n")).unwrap();
+
+    let plan = succeed(&["plan", &file, "--memory", "1GiB"]);
+    assert!(plan.contains("parameters"), "{plan}");
+    succeed(&["train", &file, "--out", &run]);
+    assert_eq!(std::fs::read_to_string(format!("{run}/metrics.jsonl")).unwrap().lines().count(), 5);
+    let page = std::fs::read_to_string(format!("{run}/report.html")).unwrap();
+    assert!(
+        page.contains("<h2>Learning</h2>") && page.contains("<h2>Retrieval</h2>") && page.contains("<img src=\"data:")
+    );
+    for outside in ["http:", "https:", "<script", "<link", "@import", "href=", "src=\"/"] {
+        assert!(!page.contains(outside), "the page refers to something outside: {outside}");
+    }
+    // A run that is over is not trained again, only written out.
+    succeed(&["train", &file, "--out", &run]);
+    assert_eq!(std::fs::read_to_string(format!("{run}/metrics.jsonl")).unwrap().lines().count(), 5);
+
+    let model = format!("{run}/model");
+    let weights = header(&format!("{model}/open_clip_model.safetensors"));
+    assert_eq!(shape(&weights, "logit_scale"), [0; 0]);
+    assert_eq!(shape(&weights, "text.token_embedding.weight"), [520, 32]);
+    let inspected = succeed(&["inspect", &model]);
+    assert!(inspected.contains("token_embedding"), "{inspected}");
+
+    let json = folder.path("figures.json");
+    let evaluate = |task: &str, more: &[&str]| -> (String, Value) {
+        let text = succeed(&[&["eval", task, "--model", &model, "--data", &data, "--json", &json], more].concat());
+        (text, serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap())
+    };
+    let (text, figures) = evaluate("zero-shot", &[]);
+    assert!(text.contains("12 images, 6 classes") && text.contains("top-5"), "{text}");
+    assert!((0.0..=1.0).contains(&figures["top1"].as_f64().unwrap()) && figures["classes"] == 6, "{figures}");
+    let (text, figures) = evaluate("retrieval", &["--batch-size", "5"]);
+    assert!(text.contains("12 pairs\nimage to text  R@1 ") && figures["count"] == 12, "{text}");
+    let (text, figures) = evaluate("caption", &[]);
+    assert!(text.contains("12 images\nexact ") && text.contains("CIDEr-D ") && figures["count"] == 12, "{text}");
+
+    let images: Vec<&str> = pairs.iter().map(|(image, _)| image.as_str()).collect();
+    let (texts, features) = (folder.path("texts.txt"), folder.path("features.safetensors"));
+    std::fs::write(&texts, pairs.iter().map(|(_, text)| format!("{text}\n")).collect::<String>()).unwrap();
+    let embed = ["embed", "--model", &model, "--texts", &texts, "--pairs", "--out", &features, "--images"];
+    succeed(&[&embed, &images[..]].concat());
+    let tensors = header(&features);
+    assert_eq!(tensors.len(), 5, "{tensors:?}");
+    assert_eq!((shape(&tensors, "image_features"), shape(&tensors, "text_features")), (vec![12, 32], vec![12, 32]));
+    assert_eq!((shape(&tensors, "contrastive_loss"), shape(&tensors, "caption_loss")), (vec![], vec![]));
+    let logits = shape(&tensors, "logits");
+    assert!(logits.len() == 3 && logits[0] == 12 && (4..16).contains(&logits[1]) && logits[2] == 520, "{logits:?}");
+
+    let captions = succeed(&[&["caption", "--model", &model], &images[..2]].concat());
+    let lines: Vec<&str> = captions.lines().collect();
+    assert_eq!(lines.len(), 2, "{captions}");
+    assert!(lines.iter().zip(&images).all(|(line, image)| line.starts_with(&format!("{image}\t"))), "{captions}");
+    assert!(fail(&["caption", "--model", &model, &texts]).contains("texts.txt: the image is no PNG"));
 }
