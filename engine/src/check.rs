@@ -147,14 +147,18 @@ impl Observer for CpuCheck {
             .map(|(buffer, &(_, meta, write))| unsafe { Out::new(buffer.pointer(), meta, write) })
             .collect();
         step.op.run(&self.queue, &views, &mut outs)?;
+        let dtypes = (step.inputs.iter().map(View::meta)).chain(step.outputs.iter().map(|&(_, meta, _)| meta));
+        let floats = dtypes.map(|meta| meta.dtype).filter(|dtype| dtype.is_float());
+        let coarsest = floats.map(DType::epsilon).fold(0.0, f64::max);
         for (index, (buffer, &(pointer, meta, _))) in outputs.iter().zip(step.outputs).enumerate() {
             if step.scratch[index] {
                 continue;
             }
             let (fast, plain) = (to_f64(pointer, meta), to_f64(buffer.pointer(), meta));
             let largest = plain.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-            // Two orders of summation of up to 2^16 terms in f32, and one rounding to the storage type.
-            let bound = largest * (2.0 * meta.dtype.epsilon() + 256.0 * f32::EPSILON as f64);
+            // Two orders of summation of up to 2^16 terms in f32, and a rounding to the coarsest type that the op stores:
+            // an f32 gradient may be a sum over intermediates in bf16.
+            let bound = largest * (2.0 * coarsest + 256.0 * f32::EPSILON as f64);
             let off = |(a, b): (&f64, &f64)| (a - b).abs() > bound || a.is_nan() != b.is_nan();
             if let Some(element) = fast.iter().zip(&plain).position(off) {
                 return Err(Error::invalid(format!(

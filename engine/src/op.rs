@@ -3,6 +3,7 @@
 use crate::{Element, Error, Meta, Queue, Result, Shape, Tape, Tensor};
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// One coarse, fused operation with a hand-written backward. See the crate documentation for the rules.
 pub trait Op: Debug + Send + Sync {
@@ -31,6 +32,14 @@ pub trait Op: Debug + Send + Sync {
     /// Whether the `cheap` checkpointing level computes this op again instead of keeping its outputs.
     fn recompute(&self) -> Recompute {
         Recompute::Keep
+    }
+
+    /// How the `cheap` checkpointing level makes one output again from another one of the same node, which it keeps: the
+    /// index of that one and an op of one input and one output that gives the same bits. For fused ops whose own
+    /// recomputation would cost too much.
+    fn remake(&self, output: usize) -> Option<(usize, Arc<dyn Op>)> {
+        let _ = output;
+        None
     }
 
     /// Pairs (output, input) that may share memory when the input dies here. Such an op must read an element of the

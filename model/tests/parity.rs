@@ -148,7 +148,7 @@ fn checkpointing_changes_no_bit_and_takes_less_memory() {
         assert!(plan.peak_bytes as f64 <= 1.1 * plan.lower_bound_bytes as f64, "{plan}");
         peaks.push(plan.peak_bytes);
     }
-    assert!(peaks[2] < peaks[0], "{peaks:?}");
+    assert!(peaks[2] < peaks[1] && peaks[1] < peaks[0], "{peaks:?}");
     assert!(gradients[0] == gradients[1] && gradients[1] == gradients[2], "recomputation changed a bit");
 }
 

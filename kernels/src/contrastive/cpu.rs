@@ -9,7 +9,7 @@ use engine::{CpuQueue, Out, Result, Shared, View};
 use std::cell::RefCell;
 
 /// Columns of a block: with [`BLOCK`] rows 128 KiB of similarities, inside a level-2 cache.
-const COLUMNS: usize = 512;
+pub(super) const COLUMNS: usize = 512;
 
 thread_local! {
     static SIMILARITIES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };

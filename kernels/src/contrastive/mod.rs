@@ -172,6 +172,7 @@ pub fn cases() -> Vec<Case> {
         case(1, 5, 0.0),
         case(7, 33, 2.659),
         case(BLOCK + 9, 16, 1.0),
+        case(cpu::COLUMNS + 9, 4, 1.0),
         Case { bench_only: true, ..case(1024, 512, 4.6) },
     ]
 }

@@ -32,13 +32,13 @@ fn forward_typed<T: Float>(
     let (x, weight, bias) = (inputs[0].slice::<T>()?, inputs[1].slice::<f32>()?, inputs[2].slice::<f32>()?);
     let residual = inputs.get(3).map(View::slice::<T>).transpose()?;
     let (rows, n) = (inputs[0].shape().rows(), inputs[0].shape().columns());
-    let [y, mean, rstd, sum @ ..] = outputs else { unreachable!("declared by infer") };
+    let (y, sum, mean, rstd) = match outputs {
+        [y, mean, rstd] => (y, None, mean, rstd),
+        [y, sum, mean, rstd] => (y, Some(Shared::new(sum.slice_mut::<T>()?)), mean, rstd),
+        _ => unreachable!("declared by infer"),
+    };
     let (y, mean, rstd) =
         (Shared::new(y.slice_mut::<T>()?), Shared::new(mean.slice_mut::<f32>()?), Shared::new(rstd.slice_mut::<f32>()?));
-    let sum = match sum.first_mut() {
-        Some(sum) => Some(Shared::new(sum.slice_mut::<T>()?)),
-        None => None,
-    };
     queue.parallel_ranges(rows, GRAIN.div_ceil(n), |range| {
         let span = range.start * n..range.end * n;
         // SAFETY: tasks have rows of their own.

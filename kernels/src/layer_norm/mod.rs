@@ -28,11 +28,11 @@ pub fn add_layer_norm(
     epsilon: f32,
 ) -> Result<(Tensor, Tensor)> {
     let outputs = tape.push(LayerNorm { epsilon, residual: true }, &[x, weight, bias, residual])?;
-    Ok((outputs[0], outputs[3]))
+    Ok((outputs[0], outputs[1]))
 }
 
-/// The op: inputs x, weight, bias and, if asked for, a residual. Outputs y, mean, reciprocal standard deviation (f32
-/// `[rows]`) and, with a residual, the sum.
+/// The op: inputs x, weight, bias and, if asked for, a residual. Outputs y, with a residual the sum, then mean and
+/// reciprocal standard deviation (f32 `[rows]`).
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm {
     /// Added to the variance.
@@ -63,9 +63,7 @@ impl Op for LayerNorm {
             return Err(Error::invalid("the residual must have the shape and dtype of x"));
         }
         let statistic = Meta::new([x.shape.rows()], DType::F32);
-        let mut outputs = vec![x, statistic, statistic];
-        outputs.extend_from_slice(rest);
-        Ok(outputs)
+        Ok(if self.residual { vec![x, x, statistic, statistic] } else { vec![x, statistic, statistic] })
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
@@ -76,9 +74,10 @@ impl Op for LayerNorm {
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
         let (x, weight, bias) = (node.inputs[0], node.inputs[1], node.inputs[2]);
-        let normalised = if self.residual { node.outputs[3] } else { x };
+        let (normalised, statistics) =
+            if self.residual { (node.outputs[1], &node.outputs[2..]) } else { (x, &node.outputs[1..]) };
         if let Some(dy) = gradients[0] {
-            let inputs = [normalised, weight, node.outputs[1], node.outputs[2], dy];
+            let inputs = [normalised, weight, statistics[0], statistics[1], dy];
             let targets = [Target::Gradient(normalised), Target::Gradient(weight), Target::Gradient(bias)];
             tape.push_into(LayerNormBackward, &inputs, &targets)?;
         }
@@ -167,7 +166,7 @@ impl Reference for LayerNorm {
             }
         }
         // With a residual the statistics are those of the rounded sum: results are compared, statistics are not.
-        if self.residual { vec![y] } else { vec![y, means, rstds] }
+        if self.residual { vec![y, x] } else { vec![y, means, rstds] }
     }
 
     fn gradients(&self, inputs: &[Array], outputs: &[Array]) -> Vec<Option<Array>> {
@@ -186,6 +185,9 @@ impl Reference for LayerNorm {
                 dbias.data[column] += dy.row(row)[column];
                 dx.data[row * columns + column] = rstd * (g(column) - mean_g - hat(column) * mean_gx);
             }
+        }
+        if let Some(direct) = outputs.get(1) {
+            dx.data.iter_mut().zip(&direct.data).for_each(|(dx, direct)| *dx += direct);
         }
         let mut gradients = vec![Some(dx.clone()), Some(dweight), Some(dbias)];
         if self.residual {
@@ -210,7 +212,7 @@ fn case(rows: usize, columns: usize, dtype: DType, residual: bool) -> Case {
         op: Arc::new(op),
         reference: Arc::new(op),
         inputs,
-        results: 1,
+        results: 1 + usize::from(residual),
         // A row of few columns may have a tiny variance: errors of x - mean are then divided by it (up to sqrt(1/ε)).
         forward: Tolerance::sum_of(columns + if columns < 4 { 4000 } else { 40 }).roundings(2.0).scale(1.0),
         backward: Tolerance::sum_of(columns + rows + if columns < 4 { 40_000 } else { 100 })

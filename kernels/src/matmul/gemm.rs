@@ -58,13 +58,13 @@ struct Cut {
     b_panels: usize,
 }
 
-fn cut(gemm: &Gemm<'_>, micro: Micro) -> Cut {
+fn cut(gemm: &Gemm<'_>, micro: Micro, block_bytes: usize) -> Cut {
     let per_word = if micro.pairs { 2 } else { 1 };
     let blocks = gemm.k.div_ceil(KC * per_word).max(1);
     let kc = gemm.k.div_ceil(blocks).next_multiple_of(2).max(2);
     let panel_bytes = |width: usize| words(kc, micro.pairs).max(1) * width * 4;
     let fitting = |width: usize, total: usize| {
-        let most = (BLOCK_BYTES / panel_bytes(width)).max(1);
+        let most = (block_bytes / panel_bytes(width)).max(1);
         let panels = total.div_ceil(width);
         panels.div_ceil(panels.div_ceil(most).max(1)).max(1)
     };
@@ -73,9 +73,13 @@ fn cut(gemm: &Gemm<'_>, micro: Micro) -> Cut {
 
 /// Runs on the queue's threads.
 pub(crate) fn gemm(queue: &CpuQueue, work: &Gemm<'_>) {
+    blocked(queue, work, BLOCK_BYTES);
+}
+
+fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
     let isa = queue.isa();
     let micro = select(isa, work.a.is_bf16);
-    let Cut { kc, a_panels, b_panels } = cut(work, micro);
+    let Cut { kc, a_panels, b_panels } = cut(work, micro, block_bytes);
     let k_blocks = work.k.div_ceil(kc).max(1);
     let (mut a_buffer, mut b_buffer, mut c_buffer) = BUFFERS.with(|buffers| {
         let mut buffers = buffers.borrow_mut();
@@ -265,4 +269,46 @@ pub(crate) fn gemm_here(isa: Isa, work: &Gemm<'_>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::rng::Philox;
+    use std::marker::PhantomData;
+
+    #[test]
+    fn small_blocks_give_the_same_bits() {
+        let (m, n, k) = (61, 101, 4500);
+        let mut random = Philox::new(7, 0);
+        let (a, b): (Vec<f32>, Vec<f32>) = {
+            let mut values = |count: usize| (0..count).map(|_| random.normal() as f32).collect();
+            (values(m * k), values(n * k))
+        };
+        let source = |values: &[f32]| Source {
+            pointer: values.as_ptr().cast(),
+            stride: k,
+            is_bf16: false,
+            k_contiguous: true,
+        };
+        for isa in Isa::available() {
+            let queue = CpuQueue::new(isa, 2).expect("threads");
+            let product = |block_bytes: usize| {
+                let mut c = vec![0.0f32; m * n];
+                let pointer = c.as_mut_ptr().cast();
+                let target =
+                    Target { pointer, stride: n, is_bf16: false, accumulate: false, alpha: 1.0, lifetime: PhantomData };
+                let work = Gemm { m, n, k, a: source(&a), b: source(&b), target, epilogue: Epilogue::default() };
+                blocked(&queue, &work, block_bytes);
+                c
+            };
+            // One panel of each operand a block, a few, all.
+            let whole = product(BLOCK_BYTES);
+            let exact: f64 = (0..k).map(|k| f64::from(a[k]) * f64::from(b[k])).sum();
+            assert!((f64::from(whole[0]) - exact).abs() < 1e-2, "{isa}: {} is not {exact}", whole[0]);
+            for block_bytes in [1, 400_000] {
+                assert!(product(block_bytes) == whole, "{isa}: blocks of {block_bytes} bytes");
+            }
+        }
+    }
 }

@@ -17,9 +17,10 @@ pub use column_sum::ColumnSum;
 pub(crate) use cpu::{Operand, multiply, multiply_here};
 pub use epilogue::Activation;
 
-use crate::activation::ActivationBackward;
+use crate::activation::{Activate, ActivationBackward};
 use crate::elementwise::{cast, pass_gradient};
 use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Recorded, Result, Shape, Tape, Target, Tensor, View};
+use std::sync::Arc;
 
 /// Storage orders of A and B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,6 +295,13 @@ impl Op for Matmul {
         let read: usize = inputs.iter().map(Meta::bytes).sum();
         let written = m * n * self.output.size() * if self.activation.is_some() { 2 } else { 1 };
         Cost { flops: 2.0 * m as f64 * n as f64 * k as f64, bytes: (read + written) as f64 }
+    }
+
+    fn remake(&self, output: usize) -> Option<(usize, Arc<dyn Op>)> {
+        match self.activation {
+            Some(kind) if output == 0 && !self.residual => Some((1, Arc::new(Activate(kind)))),
+            _ => None,
+        }
     }
 
     fn in_place(&self) -> &[(usize, usize)] {

@@ -8,7 +8,6 @@ use kernels::rows::take_rows;
 impl Layers<'_> {
     /// Hidden rows `[D, width]` before the output projection, after `ln_final`: from the text tower's rows `[R, width]`
     /// and the image tokens `[B N, width]`.
-    #[track_caller]
     pub fn decode(&mut self, text_rows: Tensor, image_tokens: Tensor, inputs: &TextInputs) -> Result<Tensor> {
         self.in_span("decoder", |layers| {
             let mut x = take_rows(layers.tape, text_rows, inputs.decoder_rows)?;

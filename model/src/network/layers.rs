@@ -34,7 +34,6 @@ impl Layers<'_> {
     }
 
     /// Part `part` of `parts` equal parts of a packed matrix and of its bias.
-    #[track_caller]
     pub fn packed_part(&mut self, prefix: &str, first: usize, count: usize, width: usize) -> Result<(Tensor, Tensor)> {
         let rows = first * width..(first + count) * width;
         let weight = format!("{prefix}.in_proj_weight");
@@ -73,7 +72,6 @@ impl Layers<'_> {
     }
 
     /// `x + attention(LN(x))` of block `prefix`.
-    #[track_caller]
     pub fn self_attention(&mut self, x: Tensor, prefix: &str, heads: usize, rows: Rows, mask: Mask) -> Result<Tensor> {
         let normed = self.layer_norm(x, &format!("{prefix}.ln_1"))?;
         let qkv = self.packed_projection(normed, &format!("{prefix}.attn"))?;
@@ -82,7 +80,6 @@ impl Layers<'_> {
     }
 
     /// Keys and values `[B N, 2 width]` that cross-attention block `prefix` makes of the image tokens.
-    #[track_caller]
     pub fn cross_keys(&mut self, image_tokens: Tensor, prefix: &str) -> Result<Tensor> {
         let normed = self.layer_norm(image_tokens, &format!("{prefix}.ln_1_kv"))?;
         let width = self.config.decoder.width;
@@ -91,7 +88,6 @@ impl Layers<'_> {
     }
 
     /// `x + attention(LN(x), keys)` of block `prefix`; queries are ragged or fixed, keys `keys` rows an image.
-    #[track_caller]
     pub fn cross_attention(
         &mut self,
         x: Tensor,
@@ -109,7 +105,6 @@ impl Layers<'_> {
     }
 
     /// `x + MLP(LN(x))` of block `prefix`.
-    #[track_caller]
     pub fn mlp(&mut self, x: Tensor, prefix: &str) -> Result<Tensor> {
         let normed = self.layer_norm(x, &format!("{prefix}.ln_2"))?;
         let mut layer = |name: &str| -> Result<(Tensor, Tensor)> {
@@ -122,7 +117,6 @@ impl Layers<'_> {
     }
 
     /// A block of self-attention and MLP, a unit of recomputation.
-    #[track_caller]
     pub fn block(&mut self, x: Tensor, prefix: &str, heads: usize, rows: Rows, mask: Mask) -> Result<Tensor> {
         self.in_block(prefix, |layers| {
             let x = layers.self_attention(x, prefix, heads, rows, mask)?;

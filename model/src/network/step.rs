@@ -41,7 +41,6 @@ pub struct Step {
 
 impl Layers<'_> {
     /// Keys and values `[images N, 2 width]` that the decoder's layers make of the image tokens.
-    #[track_caller]
     pub fn image_keys(&mut self, image_tokens: Tensor) -> Result<Vec<Tensor>> {
         (0..self.config.decoder.layers)
             .map(|layer| self.cross_keys(image_tokens, &format!("text_decoder.cross_attn.{layer}")))
@@ -50,7 +49,6 @@ impl Layers<'_> {
 
     /// Records a step for `images` times `beams` captions, rows of one image side by side, of at most `capacity` cached
     /// rows each.
-    #[track_caller]
     pub fn step(&mut self, images: usize, beams: usize, capacity: usize) -> Result<Step> {
         let (rows, config, dtype) = (images * beams, self.config, self.dtype);
         let (width, heads) = (config.decoder.width, config.decoder.heads);
@@ -97,7 +95,6 @@ impl Layers<'_> {
     }
 
     /// `x + attention(LN(x))` of block `prefix` over a cache; also the newest queries, keys and values, kept.
-    #[track_caller]
     fn cached_attention(
         &mut self,
         x: Tensor,
