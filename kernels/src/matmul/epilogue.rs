@@ -119,7 +119,8 @@ vectorized! {
 }
 
 /// Writes the first `count` of `values` to C at `row` and `column`. Values travel in arrays of fixed size, which become
-/// vector registers where `count` is a constant.
+/// vector registers where `count` is a constant; plain loops over them, because what the standard library calls for an
+/// array would not be compiled for the instruction set.
 #[inline(always)]
 fn finish_part<L: Level, T: Float>(
     mut values: [f32; LANES],
@@ -131,63 +132,66 @@ fn finish_part<L: Level, T: Float>(
     epilogue: &Epilogue<'_>,
 ) {
     if target.alpha != 1.0 {
-        values = values.map(|value| value * target.alpha);
+        values.iter_mut().for_each(|value| *value *= target.alpha);
     }
     if let Some(bias) = epilogue.bias {
-        values = zip(values, load(&bias[column..column + count]), |value, bias| value + bias);
+        add(&mut values, load(&bias[column..column + count]));
     }
     // SAFETY: the caller's contract. Each element is read before the same one is written: residuals may be in place.
     let slice = |pointer: *mut u8, stride: usize| unsafe {
         std::slice::from_raw_parts_mut(pointer.cast::<T>().add(row * stride + column), count)
     };
     if let Some((activation, side)) = epilogue.activate {
+        let kept = slice(side.pointer, side.stride);
+        store(kept, values);
         // The activation is applied to what is kept: the value rounded to its storage type.
-        let kept = values.map(T::narrow);
-        store(slice(side.pointer, side.stride), kept);
-        values = match activation {
-            Activation::Gelu => kept.map(|x| math::gelu::<L>(x.widen())),
-            Activation::QuickGelu => kept.map(|x| math::quick_gelu::<L>(x.widen())),
-        };
+        for value in &mut values {
+            let x = T::narrow(*value).widen();
+            *value = match activation {
+                Activation::Gelu => math::gelu::<L>(x),
+                Activation::QuickGelu => math::quick_gelu::<L>(x),
+            };
+        }
     }
     if let Some((activation, side)) = epilogue.activation_backward {
-        let kept = load(slice(side.pointer, side.stride));
-        values = match activation {
-            Activation::Gelu => zip(values, kept, |value, x| value * math::gelu_derivative::<L>(x)),
-            Activation::QuickGelu => zip(values, kept, |value, x| value * math::quick_gelu_derivative::<L>(x)),
-        };
+        for (value, x) in values.iter_mut().zip(load(slice(side.pointer, side.stride))) {
+            *value *= match activation {
+                Activation::Gelu => math::gelu_derivative::<L>(x),
+                Activation::QuickGelu => math::quick_gelu_derivative::<L>(x),
+            };
+        }
     }
     if let Some(residual) = epilogue.residual {
-        values = zip(values, load(slice(residual.pointer, residual.stride)), |value, residual| value + residual);
+        add(&mut values, load(slice(residual.pointer, residual.stride)));
     }
     let out = slice(target.pointer, target.stride);
     if accumulate {
-        values = zip(values, load(out), |value, before| before + value);
+        add(&mut values, load(out));
     }
-    store(out, values.map(T::narrow));
+    store(out, values);
 }
 
 /// A slice of at most [`LANES`] elements, widened; zeros behind it.
 #[inline(always)]
 fn load<T: Float>(slice: &[T]) -> [f32; LANES] {
-    match slice.as_array::<LANES>() {
-        Some(whole) => whole.map(T::widen),
-        None => {
-            let mut values = [0.0; LANES];
-            values.iter_mut().zip(slice).for_each(|(value, element)| *value = element.widen());
-            values
-        }
+    let mut values = [0.0; LANES];
+    for (value, element) in values.iter_mut().zip(slice) {
+        *value = element.widen();
+    }
+    values
+}
+
+/// As many of the values as the slice holds.
+#[inline(always)]
+fn store<T: Float>(slice: &mut [T], values: [f32; LANES]) {
+    for (element, value) in slice.iter_mut().zip(values) {
+        *element = T::narrow(value);
     }
 }
 
 #[inline(always)]
-fn store<T: Float>(slice: &mut [T], values: [T; LANES]) {
-    match slice.as_mut_array::<LANES>() {
-        Some(whole) => *whole = values,
-        None => slice.copy_from_slice(&values[..slice.len()]),
+fn add(values: &mut [f32; LANES], terms: [f32; LANES]) {
+    for (value, term) in values.iter_mut().zip(terms) {
+        *value += term;
     }
-}
-
-#[inline(always)]
-fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
-    std::array::from_fn(|lane| f(a[lane], b[lane]))
 }
