@@ -47,7 +47,7 @@ impl Run {
         let model = averaged.as_ref().unwrap_or(&self.state.model);
         let (tokenizer, batch) = (&self.state.tokenizer, self.config.evaluation.batch_size);
         let mut evaluator = Evaluator::new(model, tokenizer, &self.queue, self.stepper.workspace(), batch)?;
-        let findings = match self.trains_on_emoji() {
+        let findings = match self.holds_out_emoji() {
             true => self.emoji(&mut evaluator)?,
             false => self.training_pairs(&mut evaluator)?,
         };
@@ -74,7 +74,7 @@ impl Run {
         let model = averaged.as_ref().unwrap_or(&self.state.model);
         let (tokenizer, batch) = (&self.state.tokenizer, self.config.evaluation.batch_size);
         let mut evaluator = Evaluator::new(model, tokenizer, &self.queue, self.stepper.workspace(), batch)?;
-        if !self.trains_on_emoji() {
+        if !self.holds_out_emoji() {
             let (set, _) = self.sample_of_training(&evaluator)?;
             let (images, texts) = features(&mut evaluator, &set)?;
             let row = set.retrieval(&images, &texts, evaluator.width());
@@ -91,8 +91,10 @@ impl Run {
         Ok(found)
     }
 
-    fn trains_on_emoji(&self) -> bool {
-        self.config.data.train == "emoji" || self.config.data.train.starts_with("emoji:")
+    /// Whether it trains on the bundled set's training split, all of it and nothing else: only then are the other splits
+    /// styles and names that it never saw.
+    pub(super) fn holds_out_emoji(&self) -> bool {
+        self.source.name() == format!("emoji:{}", Split::Train.name())
     }
 
     fn emoji(&self, evaluator: &mut Evaluator<'_>) -> Result<Findings> {
