@@ -4,6 +4,7 @@
 //! understood is an error with its name. A file written by [`Tokenizer::save`] is recognised by its normaliser and cleaned
 //! as open_clip cleans; the library, which knows neither ftfy nor HTML, does as much of it as it has words for.
 
+use super::added::Added;
 use super::bpe::{Bpe, END_OF_WORD};
 use super::clean::{Cleaning, Step};
 use super::split::Split;
@@ -78,16 +79,20 @@ impl Tokenizer {
             Some(END_OF_WORD) => true,
             Some(other) => return Err(unsupported(format!("the end of word {other:?}"))),
         };
-        let (strings, ids) = vocabulary(&model["vocab"], &file["added_tokens"])?;
+        let added = file["added_tokens"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut added = added.iter().map(Added::read).collect::<Result<Vec<Added>>>()?;
+        let (strings, ids) = vocabulary(&model["vocab"], &added)?;
         let merges = merges(&model["merges"], &ids)?;
-        let cleaning = if file["normalizer"] == open_clip_normalizer() {
+        let mut split = read_split(&file["pre_tokenizer"])?;
+        let ours = file["normalizer"] == open_clip_normalizer() && split == Split::Clip;
+        let cleaning = if ours {
+            split = Split::OpenClip;
             Cleaning::OpenClip
         } else {
             let mut steps = Vec::new();
             read_normalizer(&file["normalizer"], &mut steps)?;
             Cleaning::Steps(steps)
         };
-        let split = read_split(&file["pre_tokenizer"])?;
         let id = |token: &str| {
             ids.get(token).copied().ok_or_else(|| Error::invalid(format!("tokenizer.json: no token {token:?}")))
         };
@@ -96,17 +101,27 @@ impl Tokenizer {
             (Some(token), _) => id(token)?,
             (None, known) => known.copied().unwrap_or(0),
         };
-        let special = vec![(start.clone(), id(&start)? as i32), (end.clone(), id(&end)? as i32)];
-        let ends = [special[0].1, special[1].1, pad as i32];
-        let mut not_text: Vec<u32> = added(&file["added_tokens"])?.iter().map(|&(_, id)| id).collect();
-        not_text.extend([id(&start)?, id(&end)?]);
-        Ok(Tokenizer::new(Bpe::new(strings, merges, end_of_word, &not_text)?, cleaning, split, special, ends))
+        let ends = [id(&start)?, id(&end)?, pad];
+        let mut not_text: Vec<u32> = added.iter().map(|token| token.id).collect();
+        not_text.extend(&ends[..2]);
+        let ends = ends.map(|id| id as i32);
+        let mut special = Vec::new();
+        if ours {
+            // open_clip cuts its two tokens out of clean text, and knows no others.
+            added.clear();
+            special.extend([(start, ends[0]), (end, ends[1])]);
+        }
+        for token in added.iter_mut().filter(|token| token.normalized) {
+            token.content = cleaning.apply(&token.content, &mut String::new()).to_string();
+        }
+        let bpe = Bpe::new(strings, merges, end_of_word, &not_text)?;
+        Ok(Tokenizer::new(bpe, cleaning, split, special, added, ends))
     }
 
     /// The text of a `tokenizer.json`. Only trained vocabularies and CLIP's have one; a file read from elsewhere is its own.
     pub fn to_json(&self) -> Result<String> {
         let parts = &*self.0;
-        if parts.cleaning != Cleaning::OpenClip || parts.split != Split::Clip || !parts.bpe.end_of_word {
+        if parts.cleaning != Cleaning::OpenClip || parts.split != Split::OpenClip || !parts.bpe.end_of_word {
             return Err(Error::invalid(
                 "tokenizer: read from another program's tokenizer.json; copy that file instead",
             ));
@@ -155,23 +170,15 @@ impl Tokenizer {
     }
 }
 
-/// Tokens added to the vocabulary, with their ids.
-fn added(tokens: &Value) -> Result<Vec<(String, u32)>> {
-    let tokens = tokens.as_array().map_or(&[][..], Vec::as_slice);
-    let read =
-        |token: &Value| Some((token["content"].as_str()?.to_string(), u32::try_from(token["id"].as_u64()?).ok()?));
-    tokens.iter().map(|token| read(token).ok_or_else(|| unsupported(format!("the added token {token}")))).collect()
-}
-
 /// Strings by id and ids by string.
-fn vocabulary(vocabulary: &Value, added_tokens: &Value) -> Result<(Vec<String>, HashMap<String, u32>)> {
+fn vocabulary(vocabulary: &Value, added: &[Added]) -> Result<(Vec<String>, HashMap<String, u32>)> {
     let entries = vocabulary.as_object().ok_or_else(|| unsupported("a model without a vocabulary"))?;
     let mut ids = HashMap::with_capacity(entries.len());
     for (string, id) in entries {
         let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
         ids.insert(string.clone(), id.ok_or_else(|| unsupported(format!("the id of {string:?}")))?);
     }
-    ids.extend(added(added_tokens)?);
+    ids.extend(added.iter().map(|token| (token.content.clone(), token.id)));
     let count = ids.values().max().map_or(0, |&last| last as usize + 1);
     if count > 2 * ids.len() + 1024 {
         return Err(unsupported(format!("a vocabulary of {} pieces with the id {}", ids.len(), count - 1)));

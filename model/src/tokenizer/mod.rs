@@ -3,6 +3,7 @@
 //! All three are one [`Tokenizer`]: clean, cut into pieces, merge bytes within a piece, between a start and an end id.
 //! Sources: open_clip `tokenizer.py`, ftfy 6.3.1, the `tokenizer.json` of Hugging Face's tokenizers library.
 
+mod added;
 mod bpe;
 mod clean;
 mod entities;
@@ -11,6 +12,7 @@ mod json;
 mod split;
 mod train;
 
+use added::{Added, Part, cut};
 use bpe::Bpe;
 use clean::Cleaning;
 use engine::{Error, Result};
@@ -30,9 +32,11 @@ struct Parts {
     bpe: Bpe,
     cleaning: Cleaning,
     split: Split,
-    /// Texts that are one id, with their ids.
+    /// Texts that are one id after open_clip's cleaning, with their ids.
     special: Vec<String>,
     special_ids: Vec<i32>,
+    /// Texts that are one id by the rules of the tokenizers library.
+    added: Vec<Added>,
     start: i32,
     end: i32,
     pad: i32,
@@ -63,10 +67,17 @@ impl Tokenizer {
         .clone()
     }
 
-    fn new(bpe: Bpe, cleaning: Cleaning, split: Split, special: Vec<(String, i32)>, ends: [i32; 3]) -> Tokenizer {
+    fn new(
+        bpe: Bpe,
+        cleaning: Cleaning,
+        split: Split,
+        special: Vec<(String, i32)>,
+        added: Vec<Added>,
+        ends: [i32; 3],
+    ) -> Tokenizer {
         let (special, special_ids) = special.into_iter().unzip();
         let [start, end, pad] = ends;
-        Tokenizer(Arc::new(Parts { bpe, cleaning, split, special, special_ids, start, end, pad }))
+        Tokenizer(Arc::new(Parts { bpe, cleaning, split, special, special_ids, added, start, end, pad }))
     }
 
     /// Ids of a text between [`start`](Self::start) and [`end`](Self::end), without padding.
@@ -96,14 +107,15 @@ impl Tokenizer {
         let first = ids.len();
         let limit = first.saturating_add(context_length);
         ids.push(parts.start);
-        let text = parts.cleaning.apply(text, buffer);
-        parts.split.pieces(text, &parts.special, |piece| {
-            match parts.special.iter().position(|special| special == piece) {
-                Some(special) => ids.push(parts.special_ids[special]),
-                None => parts.bpe.encode(piece.as_bytes(), ids),
+        cut(text, &parts.added, false, &mut |part| match part {
+            Part::Token(id) => push_token(id, ids, limit),
+            Part::Text(text) => {
+                let text = parts.cleaning.apply(text, buffer);
+                cut(text, &parts.added, true, &mut |part| match part {
+                    Part::Token(id) => push_token(id, ids, limit),
+                    Part::Text(text) => parts.push_text(text, ids, limit),
+                })
             }
-            // What lies past the context is not even merged.
-            ids.len() < limit
         });
         ids.push(parts.end);
         if ids.len() > limit {
@@ -150,6 +162,26 @@ impl Tokenizer {
     }
 }
 
+/// Appends an id; false when the ids reach `limit`.
+fn push_token(id: u32, ids: &mut Vec<i32>, limit: usize) -> bool {
+    ids.push(id as i32);
+    ids.len() < limit
+}
+
+impl Parts {
+    /// Appends the ids of clean text; false when they reach `limit`: what lies past the context is not even merged.
+    fn push_text(&self, text: &str, ids: &mut Vec<i32>, limit: usize) -> bool {
+        self.split.pieces(text, &self.special, |piece| {
+            match self.special.iter().position(|special| special == piece) {
+                Some(special) => ids.push(self.special_ids[special]),
+                None => self.bpe.encode(piece.as_bytes(), ids),
+            }
+            ids.len() < limit
+        });
+        ids.len() < limit
+    }
+}
+
 /// CLIP's vocabulary from its gzip file of merges: byte pieces, the same at the end of a word, merges, start and end.
 fn clip_from(compressed: &[u8]) -> Result<Tokenizer> {
     const MERGES: usize = 48_894;
@@ -181,5 +213,6 @@ fn clip_from(compressed: &[u8]) -> Result<Tokenizer> {
     strings.extend([START.to_string(), END.to_string()]);
     let special = vec![(START.to_string(), start as i32), (END.to_string(), start as i32 + 1)];
     let bpe = Bpe::new(strings, merges, true, &[start, start + 1])?;
-    Ok(Tokenizer::new(bpe, Cleaning::OpenClip, Split::Clip, special, [start as i32, start as i32 + 1, 0]))
+    let ends = [start as i32, start as i32 + 1, 0];
+    Ok(Tokenizer::new(bpe, Cleaning::OpenClip, Split::OpenClip, special, Vec::new(), ends))
 }

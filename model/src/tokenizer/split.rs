@@ -6,6 +6,8 @@ use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Split {
     /// `'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+`, ignoring case; spaces vanish.
+    OpenClip,
+    /// The same as the tokenizers library reads it: case counts.
     Clip,
     /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`; nothing vanishes.
     Gpt2,
@@ -70,7 +72,7 @@ impl Split {
     pub fn pieces<'t>(self, text: &'t str, special: &[String], mut piece: impl FnMut(&'t str) -> bool) {
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
-            let ignore_case = self == Split::Clip;
+            let ignore_case = self == Split::OpenClip;
             let found = special.iter().find_map(|token| {
                 // Most text has no such head: the first byte decides.
                 if rest.as_bytes()[0] == token.as_bytes()[0] { matched(rest, token, ignore_case) } else { None }
@@ -78,12 +80,12 @@ impl Split {
             let length = match found.or_else(|| contraction(rest, ignore_case)) {
                 Some(length) => length,
                 None => match (self, class(first)) {
-                    (Split::Clip, Class::Space) => {
+                    (Split::OpenClip | Split::Clip, Class::Space) => {
                         rest = &rest[first.len_utf8()..];
                         continue;
                     }
-                    (Split::Clip, Class::Number) => first.len_utf8(),
-                    (Split::Clip, class) => run(rest, class),
+                    (Split::OpenClip | Split::Clip, Class::Number) => first.len_utf8(),
+                    (Split::OpenClip | Split::Clip, class) => run(rest, class),
                     (Split::Gpt2, _) => gpt2_piece(rest),
                 },
             };
@@ -132,10 +134,12 @@ mod tests {
     #[test]
     fn clip_and_gpt2_cut_as_their_regular_expressions() {
         assert_eq!(
-            cut(Split::Clip, "it's 42, o'clock!!'s"),
+            cut(Split::OpenClip, "it's 42, o'clock!!'s"),
             ["it", "'s", "4", "2", ",", "o", "'", "clock", "!!'", "s"]
         );
-        assert_eq!(cut(Split::Clip, "a<START_OF_TEXT>b"), ["a", "<START_OF_TEXT>", "b"]);
+        assert_eq!(cut(Split::OpenClip, "a<START_OF_TEXT>b"), ["a", "<START_OF_TEXT>", "b"]);
+        assert_eq!(cut(Split::OpenClip, "it'\u{17f}"), ["it", "'\u{17f}"]);
+        assert_eq!(cut(Split::Clip, "it'\u{17f}"), ["it", "'", "\u{17f}"]);
         assert_eq!(
             cut(Split::Gpt2, "  it's 42\n\n, a \t b "),
             [" ", " it", "'s", " 42", "\n", "\n", ",", " a", " \t", " b", " "]

@@ -51,8 +51,9 @@ pub(super) fn trained(strings: Vec<String>, merges: Vec<(u32, u32)>) -> Result<T
     Ok(Tokenizer::new(
         bpe,
         Cleaning::OpenClip,
-        Split::Clip,
+        Split::OpenClip,
         vec![(START.to_string(), 1), (END.to_string(), 2)],
+        Vec::new(),
         [1, 2, 0],
     ))
 }
@@ -64,7 +65,7 @@ fn words<T: AsRef<str>>(captions: impl IntoIterator<Item = T>, inner: &[u32; 256
     let mut buffer = String::new();
     for caption in captions {
         let text = Cleaning::OpenClip.apply(caption.as_ref(), &mut buffer);
-        Split::Clip.pieces(text, &special, |piece| {
+        Split::OpenClip.pieces(text, &special, |piece| {
             if special.iter().all(|special| special != piece) {
                 match counts.get_mut(piece.as_bytes()) {
                     Some(count) => *count += 1,
