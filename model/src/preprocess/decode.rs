@@ -1,8 +1,13 @@
 //! Decoding of PNG, JPEG, WebP and GIF. The header is read first: a picture of too many pixels is refused before any
 //! memory is taken for it.
+//!
+//! A PNG has the mode that Pillow gives it, but for 16-bit grey: Pillow cuts its values at 255, here they keep their
+//! high bytes. A JPEG is up to 2 of 255 levels off Pillow, with subsampled colour up to 5: the decoders round differently.
+//! As open_clip, nothing turns a picture by its EXIF orientation.
 
 use super::{Image, Mode};
 use image::{DynamicImage, ImageReader};
+use std::collections::HashMap;
 use std::io::Cursor;
 
 /// Why a picture could not be decoded.
@@ -26,7 +31,7 @@ pub enum DecodeError {
     },
 }
 
-/// Decodes a picture of at most `max_pixels` pixels. 16-bit channels are cut to 8 bits.
+/// Decodes a picture of at most `max_pixels` pixels. 16-bit channels are cut to their high bytes.
 ///
 /// # Errors
 /// See [`DecodeError`].
@@ -37,7 +42,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
     if sized.format().is_none() {
         return Err(DecodeError::Unsupported("unknown first bytes".into()));
     }
-    let is_png = sized.format() == Some(image::ImageFormat::Png);
+    let format = sized.format();
     let (width, height) = sized.into_dimensions().map_err(|error| match error {
         image::ImageError::Unsupported(error) => DecodeError::Unsupported(error.to_string()),
         error => corrupt(&error),
@@ -48,43 +53,74 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
     if width == 0 || height == 0 {
         return Err(DecodeError::Corrupt("it has no pixels".into()));
     }
-    if is_png && let Some(image) = decode_palette(bytes) {
-        return Ok(image);
+    if format == Some(image::ImageFormat::Png) {
+        return decode_png(bytes).map_err(|error| corrupt(&error));
     }
     let decoded = reader().map_err(|error| corrupt(&error))?.decode().map_err(|error| corrupt(&error))?;
     let (width, height) = (decoded.width() as usize, decoded.height() as usize);
     let (mode, pixels) = match decoded {
+        DynamicImage::ImageRgba8(image) if format == Some(image::ImageFormat::Gif) => indexed(&image),
         DynamicImage::ImageLuma8(image) => (Mode::Gray, image.into_raw()),
         DynamicImage::ImageLumaA8(image) => (Mode::GrayAlpha, image.into_raw()),
         DynamicImage::ImageRgb8(image) => (Mode::Rgb, image.into_raw()),
         DynamicImage::ImageRgba8(image) => (Mode::Rgba, image.into_raw()),
-        DynamicImage::ImageLuma16(_) => (Mode::Gray, decoded.to_luma8().into_raw()),
-        DynamicImage::ImageLumaA16(_) => (Mode::GrayAlpha, decoded.to_luma_alpha8().into_raw()),
-        DynamicImage::ImageRgba16(_) => (Mode::Rgba, decoded.to_rgba8().into_raw()),
         other => (Mode::Rgb, other.to_rgb8().into_raw()),
     };
     Ok(Image { width, height, mode, pixels })
 }
 
-/// A PNG of palette indices, kept as indices: Pillow resizes those with the nearest pixel. None for other PNGs.
-fn decode_palette(bytes: &[u8]) -> Option<Image> {
+/// The pixels of a GIF as indices again, without alpha: Pillow resizes its first picture with the nearest pixel.
+fn indexed(image: &image::RgbaImage) -> (Mode, Vec<u8>) {
+    let (mut colours, mut index_of) = (Vec::new(), HashMap::new());
+    let index = |pixel: &image::Rgba<u8>| {
+        let [red, green, blue, _] = pixel.0;
+        let index = *index_of.entry([red, green, blue]).or_insert_with_key(|&colour| {
+            colours.push(colour);
+            colours.len() - 1
+        });
+        u8::try_from(index).ok()
+    };
+    match image.pixels().map(index).collect() {
+        Some(pixels) => (Mode::Palette(colours), pixels),
+        // A first picture that leaves a border free has the border's colour beside its 256.
+        None => (Mode::Rgb, image.pixels().flat_map(|pixel| [pixel.0[0], pixel.0[1], pixel.0[2]]).collect()),
+    }
+}
+
+/// A PNG as Pillow opens it: a transparent colour stays a colour; indices stay indices, and black and white become some,
+/// because Pillow resizes both with the nearest pixel.
+fn decode_png(bytes: &[u8]) -> Result<Image, png::DecodingError> {
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::IDENTITY);
-    let mut reader = decoder.read_info().ok()?;
+    decoder.set_ignore_text_chunk(true);
+    let mut reader = decoder.read_info()?;
     let info = reader.info();
-    if info.color_type != png::ColorType::Indexed {
-        return None;
-    }
     let (width, height, bits) = (info.width as usize, info.height as usize, info.bit_depth as usize);
-    let palette = info.palette.as_ref()?.chunks_exact(3).map(|colour| [colour[0], colour[1], colour[2]]).collect();
-    let mut packed = vec![0; reader.output_buffer_size()?];
-    let line = reader.next_frame(&mut packed).ok()?.line_size;
-    let mut pixels = Vec::with_capacity(width * height);
+    let mode = match info.color_type {
+        png::ColorType::Grayscale if bits == 1 => Mode::Palette(vec![[0; 3], [255; 3]]),
+        png::ColorType::Grayscale => Mode::Gray,
+        png::ColorType::GrayscaleAlpha => Mode::GrayAlpha,
+        png::ColorType::Rgb => Mode::Rgb,
+        png::ColorType::Rgba => Mode::Rgba,
+        png::ColorType::Indexed => {
+            let palette = info.palette.as_deref().unwrap_or_default();
+            Mode::Palette(palette.chunks_exact(3).map(|colour| [colour[0], colour[1], colour[2]]).collect())
+        }
+    };
+    let mut packed = vec![0; reader.output_buffer_size().ok_or(png::DecodingError::LimitsExceeded)?];
+    let line = reader.next_frame(&mut packed)?.line_size;
+    let row_samples = width * mode.channels();
+    // A grey of fewer bits is stretched to the whole byte.
+    let scale = if mode == Mode::Gray && bits < 8 { 0xff / ((1 << bits) - 1) } else { 1 };
+    let mut pixels = Vec::with_capacity(row_samples * height);
     for row in packed.chunks_exact(line).take(height) {
-        let index = |x: usize| row[x * bits / 8] >> (8 - bits - x * bits % 8) & (0xffu16 >> (8 - bits)) as u8;
-        pixels.extend((0..width).map(index));
+        pixels.extend((0..row_samples).map(|x| match bits {
+            8 => row[x],
+            16 => row[2 * x],
+            _ => scale * (row[x * bits / 8] >> (8 - bits - x * bits % 8) & (0xffu16 >> (8 - bits)) as u8),
+        }));
     }
-    Some(Image { width, height, mode: Mode::Palette(palette), pixels })
+    Ok(Image { width, height, mode, pixels })
 }
 
 #[cfg(test)]
@@ -108,6 +144,25 @@ mod tests {
         assert_eq!(image.mode, Mode::Palette(vec![[1, 2, 3], [9, 8, 7]]));
         assert_eq!(image.to_rgb(), [9, 8, 7, 1, 2, 3]);
         assert_eq!(decode(&png(1, 2, png::ColorType::Grayscale, &[4, 5]), 100).unwrap().mode, Mode::Gray);
+        // Four bits of grey are stretched; one bit is an index into black and white; a transparent colour stays a colour.
+        let deep = |bits, color, data: &[u8], transparent: Option<Vec<u8>>| {
+            let mut bytes = Vec::new();
+            let mut encoder = png::Encoder::new(&mut bytes, 2, 1);
+            encoder.set_color(color);
+            encoder.set_depth(bits);
+            if let Some(colour) = transparent {
+                encoder.set_trns(colour);
+            }
+            encoder.write_header().unwrap().write_image_data(data).unwrap();
+            decode(&bytes, 100).unwrap()
+        };
+        let grey = png::ColorType::Grayscale;
+        assert_eq!(deep(png::BitDepth::Four, grey, &[0x1f], None).pixels, [0x11, 0xff]);
+        assert_eq!(deep(png::BitDepth::One, grey, &[0x40], None).to_rgb(), [0, 0, 0, 255, 255, 255]);
+        assert!(matches!(deep(png::BitDepth::One, grey, &[0x40], None).mode, Mode::Palette(_)));
+        assert_eq!(deep(png::BitDepth::Eight, grey, &[7, 8], Some(vec![0, 7])).mode, Mode::Gray);
+        let rgb = deep(png::BitDepth::Sixteen, png::ColorType::Rgb, &[1, 255, 2, 0, 3, 9, 4, 0, 5, 0, 6, 0], None);
+        assert_eq!((rgb.mode, rgb.pixels), (Mode::Rgb, vec![1, 2, 3, 4, 5, 6]));
         assert_eq!(decode(&png(1, 1, png::ColorType::Rgba, &[1, 2, 3, 4]), 100).unwrap().mode, Mode::Rgba);
     }
 
