@@ -99,7 +99,7 @@ sections! {
         image_column: String = "filepath".into(),
         /// Column of the captions in a table.
         caption_column: String = "title".into(),
-        /// Separator of a table's columns; empty: a tab for `.tsv`, a comma for `.csv`.
+        /// Separator of a table's columns; empty: a tab if the header has one, else a comma.
         separator: String = String::new(),
         /// Draw the pairs in a new random order every epoch; false keeps the order of the source.
         shuffle: bool = true,

@@ -3,6 +3,7 @@
 use super::{MAX_IMAGE_BYTES, Part, Raw, RawImage, Source, captions, read_file};
 use crate::data::{Fault, FaultKind};
 use crate::{Error, Result};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,14 +37,16 @@ struct Row {
 }
 
 impl TableSource {
-    /// Reads a table; without a separator, a tab for `.tsv` and a comma for other files.
+    /// Reads a table; without a separator, a tab if the header has one, as open_clip writes `.csv` too, else a comma.
     ///
     /// # Errors
     /// The file cannot be read, lacks one of the columns or has no lines.
     pub fn open(path: &Path, columns: TableColumns<'_>, separator: Option<u8>) -> Result<TableSource> {
-        let tabs = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tsv"));
-        let separator = separator.unwrap_or(if tabs { b'\t' } else { b',' });
         let file = std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
+        let mut file = BufReader::new(file);
+        let start = file.fill_buf().map_err(|error| Error::io(path, error))?;
+        let tabs = start.split(|&byte| byte == b'\n').next().is_some_and(|header| header.contains(&b'\t'));
+        let separator = separator.unwrap_or(if tabs { b'\t' } else { b',' });
         let wrong = |what: String| Error::invalid(format!("{}: {what}", path.display()));
         let mut reader = csv::ReaderBuilder::new().delimiter(separator).flexible(true).from_reader(file);
         let header = reader.byte_headers().map_err(|error| wrong(error.to_string()))?.clone();
@@ -151,7 +154,13 @@ mod tests {
 
     #[test]
     fn separators_and_columns_can_be_named() {
-        open("t.tsv", b"title\tfilepath\nx\ta.png\n", TableColumns::default(), None).unwrap();
+        for (name, text) in [
+            ("t.tsv", "title\tfilepath\nx, y\ta.png\n"),
+            ("tabs.csv", "title\tfilepath\nx, y\ta.png\n"),
+            ("commas.tsv", "title,filepath\nx\ty,a.png\n"),
+        ] {
+            open(name, text.as_bytes(), TableColumns::default(), None).unwrap();
+        }
         let columns = TableColumns { image: "url", caption: "text" };
         open("u.csv", b"text;url\nx;a.png\n", columns, Some(b';')).unwrap();
         let error = open("v.csv", b"text;url\nx;a.png\n", columns, None).unwrap_err().to_string();
