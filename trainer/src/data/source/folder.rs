@@ -96,11 +96,13 @@ mod tests {
         write("a.png", b"png");
         write("c.webp", b"webp");
         write("c.txt", b"caf\xe9");
+        write("e.gif", b"gif");
         write("notes.md", b"not an image");
         let source = FolderSource::open(&folder).unwrap();
-        assert_eq!(Part::len(&source), 3);
+        assert_eq!(Part::len(&source), 4);
         assert_eq!(source.sample(0).unwrap_err().kind, FaultKind::MissingCaption);
         assert_eq!(source.sample(1).unwrap_err().kind, FaultKind::BadUtf8);
+        assert_eq!(source.sample(3).unwrap_err().kind, FaultKind::MissingCaption);
         let raw = source.sample(2).unwrap();
         assert_eq!((raw.key.as_str(), raw.image), ("deep/b.JPG", RawImage::Encoded(b"jpg".to_vec())));
         assert_eq!(raw.captions, ["one", "two"]);

@@ -26,7 +26,7 @@ const MAX_IMAGE_BYTES: u64 = 1 << 28;
 /// Largest caption file that is read, in bytes.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// Extensions of the images that can be decoded, in lower case.
-const IMAGE_EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
 /// An image and its text as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct Raw {
 /// The image of a sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RawImage {
-    /// A JPEG, PNG or WebP file.
+    /// A JPEG, PNG, WebP or GIF file.
     Encoded(Vec<u8>),
     /// A square drawing on a transparent ground.
     Drawing {

@@ -1,4 +1,4 @@
-//! Tar shards in WebDataset layout: neighbouring members with one key make a sample, `KEY.jpg` (or png, webp) and
+//! Tar shards in WebDataset layout: neighbouring members with one key make a sample, `KEY.jpg` (or png, webp, gif) and
 //! `KEY.txt` or `KEY.json`. Only headers are read when a shard is opened; the members are read where they lie.
 
 use super::{IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Part, Raw, RawImage, Source, captions, expand};
@@ -154,7 +154,8 @@ impl Part for Shard {
             Entry::Broken(fault) => return Err(fault.clone()),
             Entry::Sample { key, image, text } => (format!("{}: {key}", self.path), image, text),
         };
-        let image = image.ok_or_else(|| Fault::new(FaultKind::MissingImage, &key, "no .jpg, .png or .webp"))?;
+        let none = || Fault::new(FaultKind::MissingImage, &key, format!("no .{}", IMAGE_EXTENSIONS.join(", .")));
+        let image = image.ok_or_else(none)?;
         let (text, json) = text.ok_or_else(|| Fault::new(FaultKind::MissingCaption, &key, "no .txt or .json"))?;
         let text = self.read(&key, text, MAX_TEXT_BYTES)?;
         let captions = if json { json_captions(&key, &text)? } else { captions(&key, [&text[..]])? };
