@@ -10,7 +10,7 @@ pub mod source;
 mod stats;
 mod stream;
 #[cfg(test)]
-mod test_source;
+pub(crate) mod test_source;
 
 pub use augment::Augmenter;
 pub use fault::{Fault, FaultKind, LEDGER, Ledger};

@@ -1,7 +1,11 @@
-//! A source in memory for tests of everything that reads one.
+//! A source in memory for tests of everything that reads one, and pictures from an enemy.
 
-use super::{Fault, FaultKind, Part, Raw, RawImage, Source};
+use super::{Augmenter, Fault, FaultKind, Part, Raw, RawImage, Source};
+use crate::config::Data;
+use engine::rng::Philox;
 use model::config::CocaConfig;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -110,5 +114,88 @@ impl Part for TestPart {
         let captions = vec![format!("caption of {key}"), format!("another of {key}")];
         let keywords = if index.is_multiple_of(3) { vec!["one".into(), "two".into()] } else { Vec::new() };
         Ok(Raw { key, image, captions, keywords })
+    }
+}
+
+thread_local! {
+    /// Bytes that this thread holds, and the most it held since it was last asked.
+    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
+/// The system's allocator, counting per thread.
+struct Counting;
+
+fn count(bytes: isize) {
+    let _ = HELD.try_with(|held| {
+        let (now, most) = held.get();
+        held.set((now + bytes, most.max(now + bytes)));
+    });
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell that allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A WebP file of one chunk.
+fn webp(kind: &[u8; 4], chunk: &[u8]) -> Vec<u8> {
+    let size = |bytes: usize| (bytes as u32).to_le_bytes();
+    [&b"RIFF"[..], &size(chunk.len() + 12), b"WEBP", kind, &size(chunk.len()), chunk].concat()
+}
+
+/// Small files whose headers claim more than 10^8 pixels.
+fn bombs() -> Vec<(&'static str, Vec<u8>)> {
+    let source = TestSource::new(vec![Some(vec![Kind::Bomb])]);
+    let Ok(Raw { image: RawImage::Encoded(png), .. }) = source.part(0).unwrap().sample(0) else { unreachable!() };
+    // A frame of 65535 x 65535 pixels in three channels, then a scan without data.
+    let frame = [8, 255, 255, 255, 255, 3, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0];
+    let scan = [3, 1, 0, 2, 0, 3, 0, 0, 63, 0];
+    let jpeg =
+        |marker| [&[255, 0xd8, 255, marker, 0, 17][..], &frame, &[255, 0xda, 0, 12], &scan, &[255, 0xd9]].concat();
+    // 16383 x 16383, the most that these can say.
+    let lossy = [&[0x10, 0, 0, 0x9d, 1, 0x2a, 0xff, 0x3f, 0xff, 0x3f][..], &[0; 20]].concat();
+    let lossless = [&[0x2f, 0xfe, 0xbf, 0xff, 0x0f][..], &[0; 21]].concat();
+    vec![
+        ("PNG", png),
+        ("JPEG", jpeg(0xc0)),
+        ("progressive JPEG", jpeg(0xc2)),
+        ("lossy WebP", webp(b"VP8 ", &lossy)),
+        ("lossless WebP", webp(b"VP8L", &lossless)),
+        ("GIF", [&b"GIF89a\xff\xff\xff\xff\0\0\0"[..], b",\0\0\0\0\xff\xff\xff\xff\0\x02\x01\0\0;"].concat()),
+    ]
+}
+
+#[test]
+fn a_header_that_lies_takes_no_memory() {
+    let augmenter = Augmenter::evaluation(&model(8), &Data::default());
+    for (name, bytes) in bombs() {
+        let image = RawImage::Encoded(bytes);
+        let before = HELD.with(|held| {
+            held.set((held.get().0, held.get().0));
+            held.get().0
+        });
+        let fault = augmenter.image("bomb", &image, &mut Philox::new(0, 0)).unwrap_err();
+        let taken = HELD.with(|held| held.get().1) - before;
+        assert_eq!(fault.kind, FaultKind::Oversized, "{name}: {}", fault.detail);
+        assert!(taken < 1 << 18, "{name}: {taken} bytes");
     }
 }
