@@ -6,7 +6,7 @@ use crate::config::Data;
 use crate::data::emoji::{EmojiSet, Split, Vendor, floor};
 use crate::data::source::EmojiSource;
 use crate::data::{Ledger, Sample, Source, read_all};
-use crate::report::{RetrievalRow, ZeroShotRow};
+use crate::report::{RetrievalRow, Seen, ZeroShotRow};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct TestSet {
     pub classes: Vec<usize>,
     /// The split of the bundled set that it is, if it is one.
     pub split: Option<Split>,
+    /// What training saw of it.
+    pub seen: Seen,
 }
 
 /// A training run's view of the bundled set: what its evaluation reports, in this order.
@@ -44,7 +46,13 @@ impl TestSet {
         let source = EmojiSource::new(set.clone(), split);
         let samples = read_all(&source, evaluator.model.config(), &Data::default(), &mut Ledger::new(0.0))?;
         let name = if split == Split::All { "emoji".into() } else { split.name() };
-        Ok(TestSet { name, about: about.into(), samples, classes: source.concepts(), split: Some(split) })
+        let seen = match split {
+            Split::Train => Seen::Pairs,
+            Split::Style(_) => Seen::Concepts,
+            Split::Fresh | Split::FreshStyle(_) => Seen::Nothing,
+            _ => Seen::Unknown,
+        };
+        Ok(TestSet { name, about: about.into(), samples, classes: source.concepts(), split: Some(split), seen })
     }
 
     /// Any source; classes are its distinct first captions, in order of appearance, which are returned as well.
@@ -58,10 +66,11 @@ impl TestSet {
         ledger: &mut Ledger,
     ) -> Result<(TestSet, Vec<String>)> {
         let samples = read_all(source, evaluator.model.config(), data, ledger)?;
-        Ok(TestSet::of_samples(source.name(), samples))
+        let (set, names) = TestSet::of_samples(source.name(), samples);
+        Ok((TestSet { seen: Seen::Unknown, ..set }, names))
     }
 
-    /// As [`TestSet::of_source`], of samples.
+    /// As [`TestSet::of_source`], of samples that a model was trained on.
     pub fn of_samples(name: String, samples: Vec<Sample>) -> (TestSet, Vec<String>) {
         let (mut names, mut known) = (Vec::new(), HashMap::new());
         let class = |sample: &Sample| {
@@ -72,7 +81,7 @@ impl TestSet {
             })
         };
         let classes = samples.iter().map(class).collect();
-        (TestSet { name, about: String::new(), samples, classes, split: None }, names)
+        (TestSet { name, about: String::new(), samples, classes, split: None, seen: Seen::Pairs }, names)
     }
 
     /// Zero-shot classification among `classes` names with these text features, given the images' features.
@@ -86,7 +95,7 @@ impl TestSet {
             top1: share_within(&ranks, 1),
             top5: share_within(&ranks, 5),
             floor: None,
-            fresh: matches!(self.split, Some(Split::Fresh | Split::FreshStyle(_))),
+            seen: self.seen,
         }
     }
 
@@ -133,6 +142,6 @@ mod tests {
         let row = set.retrieval(&images, &texts, 2);
         assert_eq!((row.image_to_text.at_1, row.count), (2.0 / 3.0, 3));
         let row = set.zero_shot(&images, &[1.0, 0.0, 0.0, 1.0], 2);
-        assert_eq!((row.top1, row.classes, row.fresh), (1.0, 2, false));
+        assert_eq!((row.top1, row.classes, row.seen), (1.0, 2, Seen::Pairs));
     }
 }

@@ -89,8 +89,36 @@ pub struct ZeroShotRow {
     pub top5: f64,
     /// The same two shares of the nearest training picture by pixels, if measured.
     pub floor: Option<(f64, f64)>,
-    /// True if the concepts are held out of training, false if only the style is.
-    pub fresh: bool,
+    /// What training saw of the set.
+    pub seen: Seen,
+}
+
+/// What training saw of a test set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// The pairs themselves.
+    Pairs,
+    /// The concepts, in other styles.
+    Concepts,
+    /// Neither the pictures nor the names.
+    Nothing,
+    /// Not known: data of the user's own.
+    Unknown,
+}
+
+impl Seen {
+    /// All of them, in the order of the page.
+    pub const ALL: [Seen; 4] = [Seen::Concepts, Seen::Nothing, Seen::Unknown, Seen::Pairs];
+
+    /// The heading of such sets.
+    fn heading(self) -> &'static str {
+        match self {
+            Seen::Pairs => "Pairs of the training data: how well they were learned, not how well others are",
+            Seen::Concepts => "Known concepts in styles never seen in training",
+            Seen::Nothing => "Fresh concepts: neither their pictures nor their names were seen in training",
+            Seen::Unknown => "Data of your own, beside the training data",
+        }
+    }
 }
 
 /// Retrieval on one test set.

@@ -1,7 +1,7 @@
 //! The page itself: sections in the order in which a reader asks (how good, how did it learn, examples, how it was made).
 
 use super::chart::{Chart, short};
-use super::{CaptionExample, Hit, Item, Picture, QueryExample, Recall, ReportData, RunFacts, ZeroShotRow};
+use super::{CaptionExample, Hit, Item, Picture, QueryExample, Recall, ReportData, RunFacts, Seen, ZeroShotRow};
 use crate::machine::bytes;
 use crate::metrics::StepRecord;
 use crate::progress::clock;
@@ -102,7 +102,7 @@ fn tiles(data: &ReportData) -> String {
         let _ = write!(tiles, "<div class=\"tile\"><b>{value}{unit}</b><span>{what}</span><em>{beside}</em></div>");
     };
     let tenths = |share: f64| format!("{:.1}", 100.0 * share);
-    for row in data.zero_shot.iter().filter(|row| !row.fresh).take(2) {
+    for row in data.zero_shot.iter().filter(|row| row.seen != Seen::Nothing).take(2) {
         let floor = row.floor.map_or(String::new(), |(top1, _)| format!(", pixels alone {}", percent(top1)));
         let beside = format!("{} among {} names{floor}", escape(&row.set), grouped(row.classes as u64));
         tile(tenths(row.top1), "%", "zero-shot top-1", beside);
@@ -178,11 +178,9 @@ fn zero_shot(rows: &[ZeroShotRow]) -> String {
             );
         }
     };
-    group("Known concepts in styles never seen in training", &mut rows.iter().filter(|row| !row.fresh));
-    group(
-        "Fresh concepts: neither their pictures nor their names were seen in training",
-        &mut rows.iter().filter(|row| row.fresh),
-    );
+    for seen in Seen::ALL {
+        group(seen.heading(), &mut rows.iter().filter(|row| row.seen == seen));
+    }
     format!(
         "<section>\n<h2>Zero-shot classification</h2>\n<p class=\"about\">Each picture is compared with the names of all \
          classes. The pixel floor is what the nearest training picture by pixels would score: only what stands above it \

@@ -56,7 +56,7 @@ fn sample() -> ReportData {
         top1,
         top5,
         floor,
-        fresh,
+        seen: if fresh { Seen::Nothing } else { Seen::Concepts },
     };
     let names = [
         "red circle",
@@ -209,6 +209,11 @@ fn figures_stand_where_they_belong() {
         assert!(page.contains(text), "{text}");
     }
     assert!(page.find("Fresh concepts").unwrap() > page.find("emojione-monotone").unwrap());
+    let mut data = sample();
+    data.zero_shot.truncate(1);
+    data.zero_shot[0].seen = Seen::Pairs;
+    let page = page::render(&data);
+    assert!(page.contains("Pairs of the training data") && !page.contains("never seen in training"));
 }
 
 #[test]
