@@ -2,6 +2,7 @@
 
 use super::{Config, SECTIONS, SectionInfo};
 use crate::{Error, Result};
+use model::config::CocaConfig;
 use std::collections::BTreeMap;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
@@ -92,14 +93,21 @@ impl Layers {
 
     /// Sets one key after checking its name and type.
     fn assign(&mut self, section: &SectionInfo, key: &str, value: Value, place: &str) -> Result<()> {
-        if !section.keys.iter().any(|known| known.name == key) {
+        let Some(info) = section.keys.iter().find(|known| known.name == key) else {
             return Err(unknown_key(section, key, place));
-        }
+        };
         let path = format!("{}.{key}", section.name);
         let alone =
             Table::from_iter([(section.name.to_owned(), Table::from_iter([(key.to_owned(), value.clone())]).into())]);
         if let Err(error) = alone.try_into::<Config>() {
-            return Err(Error::invalid(format!("{place}: {path}: {}", error.message())));
+            let choices = || info.choices.iter().map(|(name, _)| *name);
+            let near = value.as_str().and_then(|word| nearest(word, choices()));
+            let hint = near.map_or(String::new(), |name| format!("; did you mean {name}?"));
+            return Err(Error::invalid(format!("{place}: {path}: {}{hint}", error.message())));
+        }
+        if let ("model.overrides", Value::Table(overrides)) = (path.as_str(), &value) {
+            let sizes = serde_json::to_value(CocaConfig::preset("emoji")?);
+            find_sizes(overrides, &sizes.map_err(|error| Error::invalid(error.to_string()))?, &path, place)?;
         }
         if let Some(Value::Table(keys)) = self.table.get_mut(section.name) {
             keys.insert(key.to_owned(), value);
@@ -195,12 +203,33 @@ fn unknown_key(section: &SectionInfo, key: &str, place: &str) -> Error {
     Error::invalid(format!("{place}: there is no key '{}.{key}'; {hint}", section.name))
 }
 
+/// Checks that every key of `model.overrides` is one of a model's; its value is judged with the whole architecture.
+fn find_sizes(overrides: &Table, sizes: &serde_json::Value, path: &str, place: &str) -> Result<()> {
+    // Which keys a pooler has depends on its layout, which may be set later.
+    let Some(sizes) = sizes.as_object().filter(|sizes| !sizes.contains_key("layout")) else { return Ok(()) };
+    for (key, value) in overrides {
+        let Some(below) = sizes.get(key) else {
+            let hint = suggest(key, sizes.keys().cloned());
+            return Err(Error::invalid(format!("{place}: there is no key '{path}.{key}'; {hint}")));
+        };
+        if let Value::Table(overrides) = value {
+            find_sizes(overrides, below, &format!("{path}.{key}"), place)?;
+        }
+    }
+    Ok(())
+}
+
 /// "did you mean …" for the nearest of the names, or all of them if none is near.
 fn suggest(name: &str, known: impl Iterator<Item = String>) -> String {
     let known: Vec<String> = known.collect();
-    let distance = |candidate: &String| strsim::damerau_levenshtein(name, candidate);
-    match known.iter().min_by_key(|candidate| distance(candidate)) {
-        Some(nearest) if distance(nearest) <= 1.max(name.len() / 3) => format!("did you mean {nearest}?"),
-        _ => format!("there are {}", known.join(", ")),
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => format!("there are {}", known.join(", ")),
     }
+}
+
+/// The nearest of the names, if it is near enough to be meant.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |candidate: &&str| strsim::damerau_levenshtein(name, candidate);
+    known.min_by_key(distance).filter(|nearest| distance(nearest) <= 1.max(name.len() / 3))
 }

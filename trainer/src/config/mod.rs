@@ -189,8 +189,11 @@ impl Config {
             let text = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
             CocaConfig::from_open_clip(&text)?
         } else {
-            CocaConfig::preset(name)
-                .map_err(|error| Error::invalid(format!("model.preset: {error}; nor is there such a file")))?
+            CocaConfig::preset(name).map_err(|error| {
+                let near = layers::nearest(name, PRESETS.into_iter());
+                let hint = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+                Error::invalid(format!("model.preset: {error}; nor is there such a file{hint}"))
+            })?
         };
         let refuse = |error: &dyn std::fmt::Display| Error::invalid(format!("model.overrides: {error}"));
         let mut sizes = serde_json::to_value(&base).map_err(|error| refuse(&error))?;

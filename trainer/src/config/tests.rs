@@ -18,24 +18,19 @@ fn later_layers_win() {
 
 #[test]
 fn set_takes_words_paths_and_nested_tables() {
-    let sets =
-        ["optimizer.kind=adafactor", "data.train=7", "model.overrides.vision_cfg.layers=6", "data.shuffle = false"];
-    let config = parse("[model]\noverrides = { vision_cfg = { width = 64 }, embed_dim = 32 }", &sets).unwrap();
+    let sets = ["optimizer.kind=adafactor", "data.train=7", "model.overrides.vision.layers=6", "data.shuffle = false"];
+    let config = parse("[model]\noverrides = { vision = { width = 64 }, embed_dim = 32 }", &sets).unwrap();
     assert_eq!(config.optimizer.kind, OptimizerKind::Adafactor);
     assert_eq!(config.data.train, "7");
     assert!(!config.data.shuffle);
-    let wanted: toml::Table = toml::from_str("embed_dim = 32\nvision_cfg = { width = 64, layers = 6 }").unwrap();
+    let wanted: toml::Table = toml::from_str("embed_dim = 32\nvision = { width = 64, layers = 6 }").unwrap();
     assert_eq!(config.model.overrides, wanted);
 }
 
 #[test]
 fn the_written_configuration_loads_back() {
-    let sets = [
-        "run.seed=18446744073709551",
-        "model.overrides.text_cfg.layers=3",
-        "compute.dtype=bf16",
-        "data.separator=\"\\t\"",
-    ];
+    let sets =
+        ["run.seed=18446744073709551", "model.overrides.text.layers=3", "compute.dtype=bf16", "data.separator=\"\\t\""];
     let config = parse(DEFAULT_FILE, &sets).unwrap();
     for documented in [false, true] {
         assert_eq!(parse(&config.to_toml(documented), &[]).unwrap(), config);
@@ -79,6 +74,15 @@ fn unknown_names_are_refused_with_the_nearest() {
         "run.toml:1: there is no section 'warmup_steps'; 'warmup_steps' is a key of [schedule]"
     );
     assert!(error("[run]\nzzzzzzzzzz = 1", &[]).ends_with("there are run.out, run.seed"));
+    assert_eq!(
+        error("[model]\n\noverrides = { vision = { layer = 2 } }", &[]),
+        "run.toml:3: there is no key 'model.overrides.vision.layer'; did you mean layers?"
+    );
+    assert_eq!(
+        error("", &["model.overrides.txt.layers=2"]),
+        "--set model.overrides.txt.layers=2: there is no key 'model.overrides.txt'; did you mean text?"
+    );
+    assert!(error("", &["compute.dtype=fp32"]).ends_with("expected `f32` or `bf16`; did you mean f32?"));
 }
 
 #[test]
@@ -115,6 +119,7 @@ fn the_architecture_is_a_preset_or_a_file_with_overrides() {
 
     let refused = |set: &str| parse("", &[set]).unwrap().architecture().unwrap_err().to_string();
     assert!(refused("model.preset=emojy").starts_with("model.preset: no model preset is called \"emojy\""));
-    assert!(refused("model.overrides.vision.layer=2").starts_with("model.overrides: unknown field `layer`"));
+    assert!(refused("model.preset=emojy").ends_with("; did you mean emoji?"));
+    assert!(refused("model.overrides.pooler.query=2").starts_with("model.overrides: unknown field `query`"));
     assert!(refused("model.overrides.vision.patch_size=7").contains("patch_size"));
 }
