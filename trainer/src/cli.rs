@@ -307,8 +307,8 @@ pub enum DataCommand {
 impl DataCommand {
     fn run(self) -> Result<()> {
         let source = |source: &DataSource| -> Result<_> {
-            let config = Config::load(None, &source.sets)?.data;
-            Ok((data::open(&source.source, &config)?, config))
+            let config = Config::load(None, &source.sets)?;
+            Ok((data::open(&source.source, &config.data)?, config))
         };
         match self {
             #[cfg(feature = "build-data")]
@@ -322,11 +322,14 @@ impl DataCommand {
             })),
             DataCommand::Stats(args) => {
                 let (source, config) = source(&args)?;
-                print(&data::stats(source.as_ref(), &config)?)
+                print(&data::stats(source.as_ref(), &config.data)?)
             }
             DataCommand::Check(args) => {
                 let (source, config) = source(&args)?;
-                print(&data::check(source.as_ref(), &config)?)
+                let (text, goes_on) = data::check(source.as_ref(), &config.architecture()?, &config.data)?;
+                print(&text)?;
+                let stops = || Error::invalid(format!("{}: too many samples are faulty", source.name()));
+                goes_on.then_some(()).ok_or_else(stops)
             }
         }
     }

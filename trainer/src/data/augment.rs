@@ -108,7 +108,7 @@ impl Augmenter {
 }
 
 /// Decodes an image file.
-pub(super) fn decode(key: &str, bytes: &[u8], max_pixels: u64) -> Result<Image, Fault> {
+fn decode(key: &str, bytes: &[u8], max_pixels: u64) -> Result<Image, Fault> {
     preprocess::decode(bytes, max_pixels).map_err(|error| {
         let oversized = matches!(error, DecodeError::TooLarge { .. });
         Fault::new(if oversized { FaultKind::Oversized } else { FaultKind::CorruptImage }, key, error)

@@ -1,10 +1,11 @@
 //! What `coca data stats` and `coca data check` say about a source.
 
-use super::augment;
 use super::read::for_each;
-use super::{Fault, FaultKind, Raw, RawImage, Source};
+use super::{Augmenter, Fault, FaultKind, Raw, RawImage, Source};
 use crate::Result;
 use crate::config::Data;
+use engine::rng::Philox;
+use model::config::CocaConfig;
 use model::preprocess::{DecodeError, decode};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -96,16 +97,15 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
     Ok(text)
 }
 
-/// Reads and decodes every sample once and lists what a run would skip, by kind with the first of each, as text for a
-/// terminal.
+/// Reads every sample once, to the model's input as evaluation makes it, and lists what would be skipped, by kind with
+/// the first of each, as text for a terminal; and whether a run would go on.
 ///
 /// # Errors
 /// None of its own; what is wrong stands in the text.
-pub fn check(source: &dyn Source, config: &Data) -> Result<String> {
-    let each = |raw: Raw| match &raw.image {
-        RawImage::Encoded(bytes) => augment::decode(&raw.key, bytes, config.max_pixels).map(drop),
-        RawImage::Drawing { .. } => Ok(()),
-    };
+pub fn check(source: &dyn Source, model: &CocaConfig, config: &Data) -> Result<(String, bool)> {
+    let augmenter = Augmenter::evaluation(model, config);
+    // Nothing is random in evaluation.
+    let each = |raw: Raw| augmenter.image(&raw.key, &raw.image, &mut Philox::new(0, 0)).map(drop);
     let mut sound = 0u64;
     let mut faults: BTreeMap<FaultKind, (u64, Vec<Fault>)> = BTreeMap::new();
     for_each(source, each, |made| {
@@ -141,13 +141,17 @@ pub fn check(source: &dyn Source, config: &Data) -> Result<String> {
     let stops = sound == 0 || share > allowed;
     let verdict = if stops { "a run would stop" } else { "a run would go on" };
     line(format!("{:.2} % are faulty, data.max_bad_share allows {:.2} %: {verdict}", share * 100.0, allowed * 100.0));
-    Ok(text)
+    Ok((text, !stops))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::test_source::{Kind, TestSource};
+    use crate::data::test_source::{Kind, TestSource, model};
+
+    fn check(source: &TestSource) -> (String, bool) {
+        super::check(source, &model(8), &Data::default()).unwrap()
+    }
 
     #[test]
     fn a_source_is_counted() {
@@ -175,15 +179,16 @@ mod tests {
         let mut kinds = vec![Kind::Good; 6];
         kinds.extend([Kind::Corrupt; 5]);
         kinds.push(Kind::Bomb);
-        let text = check(&TestSource::new(vec![Some(kinds)]), &Data::default()).unwrap();
+        let (text, goes_on) = check(&TestSource::new(vec![Some(kinds)]));
+        assert!(!goes_on);
         for expected in ["6 of 12 samples are sound", "5 corrupt_image\n  0/6: ", "  and 2 more\n1 oversized\n  0/11: "]
         {
             assert!(text.contains(expected), "{expected:?} in\n{text}");
         }
         assert!(text.ends_with("50.00 % are faulty, data.max_bad_share allows 5.00 %: a run would stop\n"), "{text}");
-        let good = check(&TestSource::all_good(&[3]), &Data::default()).unwrap();
-        assert!(good.contains("3 of 3") && good.ends_with("a run would go on\n"), "{good}");
-        assert!(check(&TestSource::new(Vec::new()), &Data::default()).unwrap().ends_with("a run would stop\n"));
+        let (good, goes_on) = check(&TestSource::all_good(&[3]));
+        assert!(goes_on && good.contains("3 of 3") && good.ends_with("a run would go on\n"), "{good}");
+        assert!(check(&TestSource::new(Vec::new())).0.ends_with("a run would stop\n"));
     }
 
     #[test]
