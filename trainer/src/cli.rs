@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, run};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use model::generate::PRESETS;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -163,7 +164,7 @@ impl From<&str> for Resume {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   coca eval zero-shot --model runs/emoji/model --data emoji
-  coca eval retrieval --model runs/emoji/model --data pairs.tsv
+  coca eval retrieval --model runs/emoji/model --data pairs.csv --set data.image_column=url --set data.caption_column=text
   coca eval caption --model runs/emoji/model --data pictures/ --json captions.json")]
 pub struct EvalArgs {
     /// What to measure
@@ -174,12 +175,45 @@ pub struct EvalArgs {
     /// Data to measure it on: `emoji`, shards, a table or a folder, as data.train takes it
     #[arg(long, value_name = "SOURCE")]
     pub data: String,
+    /// Change one key of the section data, such as data.caption_column=text; can be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
     /// Pairs in one pass
     #[arg(long, value_name = "PAIRS", default_value_t = 128)]
     pub batch_size: usize,
     /// Write the figures to this file too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// How captions are made.
+    #[command(flatten)]
+    pub generation: GenerationArgs,
+}
+
+/// How captions are made. A method that is named goes before the preset's; the rest stays as the preset has it.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+#[command(next_help_heading = "Generation of captions")]
+pub struct GenerationArgs {
+    /// Settings by name [default: ours]; captions of different presets do not compare
+    #[arg(long, value_parser = PRESETS)]
+    pub preset: Option<String>,
+    /// Text with which every caption begins
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub prompt: String,
+    /// Search with this many captions side by side; 1: always the likeliest token
+    #[arg(long, value_name = "COUNT", group = "method")]
+    pub beams: Option<usize>,
+    /// Draw each token from the COUNT likeliest
+    #[arg(long, value_name = "COUNT", groups = ["method", "random"])]
+    pub top_k: Option<usize>,
+    /// Draw each token from the fewest that together have this probability
+    #[arg(long, value_name = "SHARE", groups = ["method", "random"])]
+    pub top_p: Option<f32>,
+    /// Above 1 evens the odds of a draw out, below 1 sharpens them [default: 1]
+    #[arg(long, requires = "random")]
+    pub temperature: Option<f32>,
+    /// Seed of the draws [default: 0]
+    #[arg(long, requires = "random")]
+    pub seed: Option<u64>,
 }
 
 /// What `coca eval` measures.
@@ -217,8 +251,9 @@ pub struct EmbedArgs {
 
 /// Arguments of `coca caption`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Example:
-  coca caption --model runs/emoji/model picture.png")]
+#[command(after_help = "Examples:
+  coca caption --model runs/emoji/model picture.png
+  coca caption --model runs/emoji/model picture.png --prompt 'flag:' --top-p 0.9 --seed 3")]
 pub struct CaptionArgs {
     /// Folder with the model
     #[arg(long, value_name = "DIR")]
@@ -226,6 +261,9 @@ pub struct CaptionArgs {
     /// Images
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
+    /// How captions are made.
+    #[command(flatten)]
+    pub generation: GenerationArgs,
 }
 
 /// Arguments of `coca plan`.
@@ -425,5 +463,18 @@ mod tests {
         assert!(!fails("embed --model m --out o --images a b --texts t --pairs"));
         assert!(!fails("eval zero-shot --model m --data emoji"));
         assert!(!fails("data stats emoji"));
+    }
+
+    #[test]
+    fn captions_are_made_by_one_method() {
+        let fails = |flags: &str| try_parse(&format!("caption --model m a.png {flags}")).is_err();
+        for flags in ["", "--preset openclip-4 --beams 3", "--top-k 5 --temperature 0.7", "--top-p 0.9 --seed 1"] {
+            assert!(!fails(flags), "{flags}");
+        }
+        for flags in
+            ["--preset theirs", "--beams 3 --top-k 5", "--top-k 5 --top-p 0.9", "--seed 1", "--beams 2 --seed 1"]
+        {
+            assert!(fails(flags), "{flags}");
+        }
     }
 }

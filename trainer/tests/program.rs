@@ -185,6 +185,25 @@ fn a_model_is_trained_and_used() {
     let (text, figures) = evaluate("caption", &[]);
     assert!(text.contains("12 images\nexact ") && text.contains("CIDEr-D ") && figures["count"] == 12, "{text}");
 
+    // A table with its own columns, and a picture that cannot be read: counted, and shown by kind.
+    let table = folder.path("table.csv");
+    let rows: String = pairs.iter().map(|(image, text)| format!("{text};{image}\n")).collect();
+    std::fs::write(&table, format!("text;picture\n{rows}a hole;{table}\n")).unwrap();
+    let columns =
+        ["--set", "data.separator=;", "--set", "data.image_column=picture", "--set", "data.caption_column=text"];
+    let allowed = [&columns[..], &["--set", "data.max_bad_share=0.5", "--data", &table]].concat();
+    let task = ["eval", "retrieval", "--model", &model, "--json", &json];
+    let text = succeed(&[&task[..], &allowed].concat());
+    assert!(text.ends_with("skipped        1 of 13 samples: 1 corrupt_image\n"), "{text}");
+    let figures: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!((&figures["count"], &figures["skipped"]["corrupt_image"]), (&12.into(), &1.into()));
+    let refused = fail(&[&task[..], &columns, &["--data", &table]].concat());
+    assert!(refused.contains("1 of 13 samples are faulty (1 corrupt_image)"), "{refused}");
+
+    let checked = coca(&[&["data", "check", &table], &columns[..]].concat());
+    assert!(checked.status.code() == Some(1) && stdout(&checked).ends_with("a run would stop\n"), "{checked:?}");
+    assert!(succeed(&["data", "check", &data]).ends_with("a run would go on\n"));
+
     let images: Vec<&str> = pairs.iter().map(|(image, _)| image.as_str()).collect();
     let (texts, features) = (folder.path("texts.txt"), folder.path("features.safetensors"));
     std::fs::write(&texts, pairs.iter().map(|(_, text)| format!("{text}\n")).collect::<String>()).unwrap();
@@ -201,5 +220,16 @@ fn a_model_is_trained_and_used() {
     let lines: Vec<&str> = captions.lines().collect();
     assert_eq!(lines.len(), 2, "{captions}");
     assert!(lines.iter().zip(&images).all(|(line, image)| line.starts_with(&format!("{image}\t"))), "{captions}");
+    let caption = |flags: &[&str]| succeed(&[&["caption", "--model", &model, images[0]], flags].concat());
+    for flags in [&["--preset", "openclip-3"][..], &["--beams", "1"], &["--preset", "openclip-4", "--beams", "3"]] {
+        assert_eq!(caption(flags).lines().count(), 1, "{flags:?}");
+    }
+    let drawn = ["--prompt", "a red", "--top-k", "40", "--temperature", "3", "--seed"];
+    let [one, again, other] = ["1", "1", "2"].map(|seed| caption(&[&drawn[..], &[seed]].concat()));
+    assert!(one.starts_with(&format!("{}\ta red", images[0])) && one == again && one != other, "{one}{other}");
+    let refused = fail(&["caption", "--model", &model, images[0], "--top-p", "1.5"]);
+    assert!(refused.contains("top-p needs a mass in (0, 1]"), "{refused}");
+    let refused = fail(&["eval", "retrieval", "--model", &model, "--data", &data, "--beams", "2"]);
+    assert!(refused.contains("no captions are generated for this task"), "{refused}");
     assert!(fail(&["caption", "--model", &model, &texts]).contains("texts.txt: the image is no PNG"));
 }

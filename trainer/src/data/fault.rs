@@ -140,13 +140,18 @@ impl Ledger {
         if bad == 0 || (self.good > 0 && bad as f64 <= self.limit * seen as f64) {
             return Ok(());
         }
-        let kinds: Vec<String> = self.counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
         let place = self.file.as_ref().map_or(String::new(), |(_, path)| format!(", listed in {path}"));
         Err(Error::invalid(format!(
             "{bad} of {seen} samples are faulty ({}){place}; data.max_bad_share allows {}",
-            kinds.join(", "),
+            self.summary(),
             self.limit
         )))
+    }
+
+    /// Faults by kind in words: `2 corrupt_image, 1 oversized`.
+    pub fn summary(&self) -> String {
+        let kinds: Vec<String> = self.counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+        kinds.join(", ")
     }
 
     /// Faults by kind.

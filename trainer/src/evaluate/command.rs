@@ -1,7 +1,7 @@
 //! `coca eval` and `coca caption`.
 
-use super::{Evaluator, TestSet, caption_row, captions};
-use crate::cli::{CaptionArgs, EvalArgs, EvalTask};
+use super::{Evaluator, TestSet, caption_row, captions_by};
+use crate::cli::{CaptionArgs, EvalArgs, EvalTask, GenerationArgs};
 use crate::config::Config;
 use crate::data::emoji::{EmojiSet, Split};
 use crate::data::{self, Ledger, Sample};
@@ -12,18 +12,25 @@ use engine::{DType, Workspace};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Pictures that `coca caption` captions in a pass.
+const PASS: usize = 16;
 
 /// `coca eval`: measures one task on one source and returns the table; with `--json` it is written as well.
 ///
 /// # Errors
 /// Model or data cannot be opened, or a file cannot be written.
 pub fn evaluate(args: &EvalArgs) -> Result<String> {
+    if args.task != EvalTask::Caption && args.generation != GenerationArgs::default() {
+        return Err(Error::invalid("no captions are generated for this task: leave out how they are made"));
+    }
     let folder = ModelFolder::open(&args.model, DType::F32)?;
     let mut evaluator =
         Evaluator::new(&folder.model, &folder.tokenizer, &folder.queue, &Workspace::new(), args.batch_size)?;
-    let (set, names) = test_set(&evaluator, &args.data)?;
+    let (set, names, ledger) = test_set(&evaluator, args)?;
+    let written = |figures: Result<serde_json::Value>, table| written(args.json.as_deref(), figures?, &ledger, table);
     let width = evaluator.width();
     match args.task {
         EvalTask::ZeroShot => {
@@ -32,18 +39,18 @@ pub fn evaluate(args: &EvalArgs) -> Result<String> {
             if set.split.is_some() {
                 row.floor = set.pixel_floor(&EmojiSet::bundled()?);
             }
-            written(args.json.as_deref(), &row, zero_shot_text(&row))
+            written(figures(&row), zero_shot_text(&row))
         }
         EvalTask::Retrieval => {
             let images = evaluator.image_features(&set.samples)?;
             let texts: Vec<&str> = set.samples.iter().map(first_caption).collect();
             let row = set.retrieval(&images, &evaluator.text_features(&texts)?, width);
-            written(args.json.as_deref(), &row, retrieval_text(&row))
+            written(figures(&row), retrieval_text(&row))
         }
         EvalTask::Caption => {
-            let generated = captions(&evaluator, &set.samples)?;
+            let generated = captions_by(&args.generation, &evaluator, &set.samples)?;
             let row = caption_row(&set.name, &set.samples, &generated)?;
-            written(args.json.as_deref(), &row, caption_text(&row))
+            written(figures(&row), caption_text(&row))
         }
     }
 }
@@ -54,33 +61,33 @@ pub fn evaluate(args: &EvalArgs) -> Result<String> {
 /// Model or an image cannot be read.
 pub fn caption(args: &CaptionArgs) -> Result<String> {
     let folder = ModelFolder::open(&args.model, DType::F32)?;
-    let evaluator = Evaluator::new(&folder.model, &folder.tokenizer, &folder.queue, &Workspace::new(), 1)?;
-    let mut text = String::new();
-    for path in &args.images {
+    let batch = args.images.len().min(PASS);
+    let evaluator = Evaluator::new(&folder.model, &folder.tokenizer, &folder.queue, &Workspace::new(), batch)?;
+    let read = |path: &PathBuf| -> Result<Sample> {
         let image = folder.images(std::slice::from_ref(path))?;
-        let sample = Sample { key: path.display().to_string(), image, captions: Vec::new() };
-        let generated = captions(&evaluator, std::slice::from_ref(&sample))?;
-        for caption in generated {
-            let _ = writeln!(text, "{}\t{}", sample.key, caption.text);
-        }
+        Ok(Sample { key: path.display().to_string(), image, captions: Vec::new() })
+    };
+    let samples = args.images.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let mut text = String::new();
+    for (sample, caption) in samples.iter().zip(captions_by(&args.generation, &evaluator, &samples)?) {
+        let _ = writeln!(text, "{}\t{}", sample.key, caption.text);
     }
     Ok(text)
 }
 
-/// The set that `--data` names, and its class names.
-fn test_set(evaluator: &Evaluator<'_>, name: &str) -> Result<(TestSet, Vec<String>)> {
+/// The set that `--data` names, its class names, and what was skipped of it.
+fn test_set(evaluator: &Evaluator<'_>, args: &EvalArgs) -> Result<(TestSet, Vec<String>, Ledger)> {
+    let (name, config) = (&args.data, Config::load(None, &args.sets)?.data);
+    let mut ledger = Ledger::new(config.max_bad_share);
     if name == "emoji" || name.starts_with("emoji:") {
         let set = Arc::new(EmojiSet::bundled()?);
         let split = name.strip_prefix("emoji:").map_or(Ok(Split::All), Split::parse)?;
         let names = set.concepts().iter().map(|concept| concept.name.clone()).collect();
-        return Ok((TestSet::emoji(evaluator, &set, split, "")?, names));
+        return Ok((TestSet::emoji(evaluator, &set, split, "")?, names, ledger));
     }
-    let config = Config::default();
-    let source = data::open(name, &config.data)?;
-    let mut ledger = Ledger::new(config.data.max_bad_share);
-    let found = TestSet::of_source(evaluator, source.as_ref(), &config.data, &mut ledger)?;
-    ledger.judge()?;
-    Ok(found)
+    let source = data::open(name, &config)?;
+    let (set, names) = TestSet::of_source(evaluator, source.as_ref(), &config, &mut ledger)?;
+    Ok((set, names, ledger))
 }
 
 fn first_caption(sample: &Sample) -> &str {
@@ -118,11 +125,20 @@ fn caption_text(row: &CaptionRow) -> String {
     text
 }
 
-/// The table, with the figures in a JSON file beside it if one is wanted.
-fn written(json: Option<&Path>, row: &impl Serialize, table: String) -> Result<String> {
+/// A row of figures as JSON.
+fn figures(row: &impl Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(row).map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// The table and what was skipped, both in a JSON file beside it as well if one is wanted.
+fn written(json: Option<&Path>, mut figures: serde_json::Value, ledger: &Ledger, mut table: String) -> Result<String> {
+    if ledger.faults() > 0 {
+        let (bad, seen) = (ledger.faults(), ledger.seen());
+        let _ = writeln!(table, "skipped        {bad} of {seen} samples: {}", ledger.summary());
+    }
     if let Some(path) = json {
-        let figures = serde_json::to_vec_pretty(row).map_err(|error| Error::invalid(error.to_string()))?;
-        model::weights::write_atomically(path, |file| file.write_all(&figures))?;
+        figures["skipped"] = serde_json::json!(ledger.counts());
+        model::weights::write_atomically(path, |file| write!(file, "{figures:#}"))?;
     }
     Ok(table)
 }

@@ -5,7 +5,7 @@ mod command;
 mod ranking;
 mod sets;
 
-pub use captions::{Captioned, caption_row, captions};
+pub use captions::{Captioned, caption_row, captions, captions_by};
 pub use command::{caption, evaluate};
 pub use ranking::{ranks, recall, share_within};
 pub use sets::{EMOJI_SETS, TestSet};
