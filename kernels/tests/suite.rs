@@ -255,8 +255,7 @@ fn check_reference(case: &Case) {
 }
 
 /// The recorded program under poison gives the same bits as the eager tape.
-fn check_poison(case: &Case) {
-    let isa = Isa::best();
+fn check_poison(case: &Case, isa: Isa) {
     let mut eager = Tape::eager(queue(isa, 2));
     let pushed_eagerly = push(case, &mut eager, 1);
     let mut tape = Tape::record();
@@ -280,11 +279,11 @@ fn check_poison(case: &Case) {
     let mut poison = Check::Poison.observer().expect("observer");
     program
         .run_observed(&queue(isa, 2), false, &mut [poison.as_mut()])
-        .unwrap_or_else(|error| panic!("{} under poison: {error}", case.name));
+        .unwrap_or_else(|error| panic!("{} on {isa} under poison: {error}", case.name));
     for (recorded, eager_tensor) in pairs {
         let (recorded, eager_values) = (read_program(&program, recorded), read(&eager, eager_tensor));
         for (index, (a, b)) in recorded.iter().zip(&eager_values).enumerate() {
-            assert_eq!(a.to_bits(), b.to_bits(), "{}: element {index} differs when recorded", case.name);
+            assert_eq!(a.to_bits(), b.to_bits(), "{} on {isa}: element {index} differs when recorded", case.name);
         }
     }
 }
@@ -298,8 +297,8 @@ fn check_all(case: &Case) {
             let other = check(case, isa, threads, 1);
             assert_eq!(two, other, "{} on {isa}: {threads} threads give other bits than 2", case.name);
         }
+        check_poison(case, isa);
     }
-    check_poison(case);
 }
 
 #[test]
