@@ -80,7 +80,7 @@ fn find(path: &Path) -> Result<PathBuf> {
 }
 
 /// The folder's tokenizer, or CLIP's where the model has CLIP's vocabulary.
-fn open_tokenizer(folder: &Path, vocabulary: usize) -> Result<Tokenizer> {
+pub(crate) fn open_tokenizer(folder: &Path, vocabulary: usize) -> Result<Tokenizer> {
     let path = folder.join(TOKENIZER_FILE);
     let tokenizer = if path.exists() { Tokenizer::load(&path)? } else { Tokenizer::clip() };
     let ids = tokenizer.vocabulary_size();

@@ -6,12 +6,12 @@
 
 use crate::config::{CheckKind, Checkpointing, Config, OptimizerKind, Precision};
 use crate::machine::{Machine, bytes};
+use crate::run::feature_flops;
 use crate::{Error, Result};
 use engine::{Compile, DType, Meta, Parameter, Program, Tape, Workspace};
 use kernels::optimizer::{Adafactor, AdafactorSettings, AdamW, AdamWSettings, Optimizer, Rule};
 use model::Coca;
 use model::config::TextConfig;
-use model::flops::Flops;
 use model::network::TextInputs;
 use model::packing::PackedText;
 use model::train::{Contrast, StepPlan, TrainStep};
@@ -224,13 +224,9 @@ impl Planner<'_> {
         let texts = PackedText::new(&vec![vec![id; text.context_length]; batch], text)?;
         step.write(&vec![0; batch * self.image_bytes()], &texts)?;
         let pass = step.cost()?.flops;
-        let pairs = self.config.pairs_per_step();
         // Accumulation encodes everything once before, and compares all pairs at once, forward and backward.
         let before = match step.plan().contrastive {
-            Contrast::Given => {
-                let forward = Flops::forward(config, text.context_length, text.context_length - 1);
-                pairs as f64 * (forward.image + forward.text + 3 * Flops::contrastive(config, pairs)) as f64
-            }
+            Contrast::Given => feature_flops(config, &vec![text.context_length; self.config.pairs_per_step()]),
             _ => 0.0,
         };
         Ok(pass * self.config.batch.accumulation as f64 + before)

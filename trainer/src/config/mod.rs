@@ -137,14 +137,21 @@ impl Config {
         }
     }
 
-    /// As [`load`](Config::load), from the text of a file; `name` stands for the file in errors.
+    /// As [`load`](Config::load), from the text of a file; `name` stands for the file in errors. With `model.init` a
+    /// preset that was left at its default becomes that folder.
     pub fn parse(text: &str, name: &str, sets: &[String]) -> Result<Config> {
         let mut layers = layers::Layers::new();
         layers.file(text, name)?;
         for set in sets {
             layers.set(set)?;
         }
-        layers.finish()
+        let mut config = layers.finish()?;
+        // Weights to start from bring their architecture along, unless another was named.
+        let Model { preset, init, .. } = &mut config.model;
+        if !init.as_os_str().is_empty() && *preset == Model::default().preset {
+            *preset = init.display().to_string();
+        }
+        Ok(config)
     }
 
     /// The configuration as TOML that loads back to the same value; with `documented`, every key under its explanation.
@@ -195,8 +202,16 @@ impl Config {
                 Error::invalid(format!("model.preset: {error}; nor is there such a file{hint}"))
             })?
         };
+        self.with_overrides(&base)
+    }
+
+    /// An architecture with `model.overrides` laid over it.
+    ///
+    /// # Errors
+    /// An override names no size, or the sizes do not fit together.
+    pub fn with_overrides(&self, base: &CocaConfig) -> Result<CocaConfig> {
         let refuse = |error: &dyn std::fmt::Display| Error::invalid(format!("model.overrides: {error}"));
-        let mut sizes = serde_json::to_value(&base).map_err(|error| refuse(&error))?;
+        let mut sizes = serde_json::to_value(base).map_err(|error| refuse(&error))?;
         overlay(&mut sizes, serde_json::to_value(&self.model.overrides).map_err(|error| refuse(&error))?);
         let architecture: CocaConfig = serde_json::from_value(sizes).map_err(|error| refuse(&error))?;
         architecture.validate()?;

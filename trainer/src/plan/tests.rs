@@ -1,7 +1,10 @@
 use super::*;
+use crate::data::Batch;
+use crate::run::Stepper;
 use crate::{machine, test_child};
 use engine::Queue;
 use kernels::optimizer::Step;
+use model::flops::Flops;
 use std::time::Instant;
 
 const CHILD: &str = "plan::tests::train_one_step";
@@ -35,7 +38,7 @@ fn train_one_step() {
     let mut step = planner.step(planner.at_capacity(BATCH)).unwrap();
     let text = planner.text();
     let ids: Vec<Vec<i32>> =
-        (0..BATCH).map(|i| (0..text.context_length).map(|j| 1 + ((i * 37 + j * 11) % 4000) as i32).collect()).collect();
+        (0..BATCH).map(|i| (0..text.context_length).map(|j| 1 + ((i * 37 + j * 11) % 2000) as i32).collect()).collect();
     let texts = PackedText::new(&ids, text).unwrap();
     assert!(texts.rows() == step.plan().text_rows && texts.decoder_rows.len() == step.plan().decoder_rows);
     step.write(&vec![100; BATCH * planner.image_bytes()], &texts).unwrap();
@@ -90,7 +93,7 @@ fn settings_move_the_bytes_they_are_meant_to() {
     assert!(peak(&["optimizer.kind=adafactor"]).optimizer < 3 * arena / 2);
     assert!(peak(&["compute.checkpointing=block"]).workspace < plain.workspace);
     let accumulated = peak(&["batch.accumulation=3"]);
-    assert_eq!(accumulated.features, 8 * 4 * 24 * 192);
+    assert_eq!(accumulated.features, 8 * 4 * 24 * 128);
     assert_eq!(accumulated.batches - plain.batches, 2 * 8 * 48 * 48 * 3);
     let shorter =
         StepPlan { text_rows: 8 * 10, decoder_rows: 8 * 8, ..Planner::new(&config(&[])).unwrap().at_capacity(8) };
@@ -123,4 +126,21 @@ fn a_large_model_is_planned_at_once_and_in_no_memory() {
     }
     assert!(text.contains(" pairs a pass in 16.0 GiB, ") && text.contains("largest tensors alive at the peak"));
     assert!(report(&config, Some(1 << 30)).unwrap().contains("not even one pair a pass fits in 1.0 GiB"));
+}
+
+#[test]
+fn a_step_in_parts_works_as_planned() {
+    let config = config(&["batch.size=4", "batch.accumulation=2"]);
+    let planner = Planner::new(&config).unwrap();
+    planner.model.initialize(1).unwrap();
+    let planned = planner.flops(&planner.step(planner.at_capacity(4)).unwrap()).unwrap();
+    let batch = Batch {
+        images: vec![100; 4 * planner.image_bytes()],
+        texts: vec![vec![1; planner.text().context_length]; 4],
+        ..Batch::default()
+    };
+    let mut stepper = Stepper::new(&config).unwrap();
+    let queue = Queue::cpu_from_env().unwrap();
+    let done = stepper.run(&queue, &planner.model, &[batch.clone(), batch], &mut []).unwrap();
+    assert_eq!(done.flops, planned);
 }

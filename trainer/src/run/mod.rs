@@ -7,13 +7,14 @@ mod step;
 mod tests;
 
 pub use state::{Progress, State, dtype};
-pub use step::{Gradient, Stepper, check};
+pub use step::{Gradient, Stepper, check, feature_flops};
 
-use crate::checkpoint::{Checkpoint, Checkpoints};
+use crate::checkpoint::{Checkpoint, Checkpoints, MANIFEST};
 use crate::cli::{Resume, TrainArgs};
 use crate::config::Config;
 use crate::data::{self, Batch, Ledger, Source, Stream};
 use crate::metrics::{MetricsLog, OutlierDetector, StepRecord};
+use crate::model_folder::open_tokenizer;
 use crate::signal::Stop;
 use crate::tensorboard::EventWriter;
 use crate::{Error, Result, progress, schedule};
@@ -26,12 +27,34 @@ use std::time::{Duration, Instant};
 
 /// Steps in a row that may be skipped because they are not finite.
 const MOST_SKIPPED_IN_A_ROW: u64 = 20;
+/// At the end the share of faulty samples is judged if this many would be allowed: of fewer, one says nothing.
+const JUDGED_FROM: f64 = 10.0;
 /// Name of the folder with the trained model in a run folder.
 pub const MODEL_FOLDER: &str = "model";
 /// Name of the folder with the checkpoints in a run folder.
 pub const CHECKPOINT_FOLDER: &str = "checkpoints";
 /// Name of the metrics file in a run folder.
 pub const METRICS_FILE: &str = "metrics.jsonl";
+/// Name of the resolved configuration in a run folder.
+const CONFIG_FILE: &str = "config.toml";
+/// Name of the folder with TensorBoard's event files in a run folder.
+const EVENT_FOLDER: &str = "tensorboard";
+/// The table, the lines and the trace of a profile in a run folder.
+const PROFILE_FILES: [&str; 3] = ["profile.txt", "profile.jsonl", "trace.json"];
+/// All that a run writes, checkpoints first: without them nothing of it is resumed.
+const RUN_FILES: [&str; 11] = [
+    CHECKPOINT_FOLDER,
+    METRICS_FILE,
+    EVENT_FOLDER,
+    data::LEDGER,
+    MODEL_FOLDER,
+    "report.html",
+    "report.json",
+    PROFILE_FILES[0],
+    PROFILE_FILES[1],
+    PROFILE_FILES[2],
+    CONFIG_FILE,
+];
 
 /// Trains, evaluates and reports.
 ///
@@ -93,25 +116,36 @@ impl Run {
         let source = data::open(&config.data.train, &config.data)?;
         std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         let root = folder.join(CHECKPOINT_FOLDER);
-        let checkpoints = Checkpoints::open(&root, config.checkpoint.keep)?;
+        let mut checkpoints = Checkpoints::open(&root, config.checkpoint.keep)?;
         let mut notes = Vec::new();
         let checkpoint = match resume {
             Resume::None => None,
             Resume::Auto => Checkpoints::latest(&root, |text| notes.push(text.to_owned()))?,
-            Resume::From(folder) => Some(Checkpoint::open(folder)?),
+            Resume::From(folder) => Some(find_checkpoint(folder, |text| notes.push(text.to_owned()))?),
         };
         notes.iter().for_each(|note| eprintln!("{note}"));
         let tokenizer = match &checkpoint {
             Some(checkpoint) => State::tokenizer(checkpoint)?,
             None => tokenizer(&config, source.as_ref())?,
         };
-        let mut state = State::new(&config, tokenizer)?;
+        let state = State::new(&config, tokenizer, checkpoint.as_ref())?;
         if let Some(checkpoint) = &checkpoint {
-            state.restore(checkpoint)?;
             eprintln!("going on from {}", checkpoint.folder().display());
         }
+        let elsewhere = |checkpoint: &Checkpoint| {
+            let home = checkpoint.folder().canonicalize().ok();
+            home.as_deref().and_then(Path::parent) != root.canonicalize().ok().as_deref()
+        };
+        if *resume == Resume::None || checkpoint.as_ref().is_some_and(elsewhere) {
+            if let Some(place) = set_aside(&folder)? {
+                eprintln!("the run that was in {} is now in {}", folder.display(), place.display());
+            }
+            if !root.exists() {
+                checkpoints = Checkpoints::open(&root, config.checkpoint.keep)?;
+            }
+        }
         let text = config.to_toml(true);
-        write(&folder.join("config.toml"), text.as_bytes())?;
+        write(&folder.join(CONFIG_FILE), text.as_bytes())?;
         let (metrics, history) = MetricsLog::open(&folder.join(METRICS_FILE), state.progress.step)?;
         let peak_gflops = gauge::flops_per_second(&queue, dtype(&config)) / 1e9;
         let stepper = Stepper::new(&config)?;
@@ -142,7 +176,7 @@ impl Run {
     /// Runs steps until all are done, the time is up, or a signal comes; then saves a checkpoint.
     ///
     /// # Errors
-    /// The data runs out of sound samples, a step fails, too many steps in a row are not finite, or the disk is full.
+    /// Too many samples are faulty, a step fails, too many steps in a row are not finite, or the disk is full.
     pub fn train(&mut self, stop: &Stop) -> Result<Ended> {
         self.train_to(self.config.schedule.steps, stop)
     }
@@ -159,7 +193,7 @@ impl Run {
         let position = self.state.progress.position;
         let mut stream = Stream::start(self.source.clone(), tokenizer, &model, &config, ledger, position)?;
         let mut events = match config.logging.tensorboard {
-            true => Some(EventWriter::create(&self.folder().join("tensorboard"), self.state.progress.step)?),
+            true => Some(EventWriter::create(&self.folder().join(EVENT_FOLDER), self.state.progress.step)?),
             false => None,
         };
         let (window, threshold) = (config.logging.outlier_window, config.logging.outlier_threshold);
@@ -225,20 +259,21 @@ impl Run {
             }
         };
         display.finish();
-        stream.ledger().judge()?;
-        let faults = stream.ledger().faults();
+        self.state.progress.training_seconds = before + begin.elapsed().as_secs_f64();
+        let ledger = stream.ledger();
+        let (faults, seen) = (ledger.faults(), ledger.seen());
         if faults > 0 {
-            self.notes.push(format!(
-                "{faults} of {} samples were faulty and skipped; {} names them.",
-                stream.ledger().seen(),
-                data::LEDGER
-            ));
+            self.notes
+                .push(format!("{faults} of {seen} samples were faulty and skipped; {} names them.", data::LEDGER));
         }
         if ended == Ended::Time {
             self.notes.push(format!("Stopped by schedule.minutes after {} steps.", self.state.progress.step));
         }
         self.save()?;
         self.write_profile()?;
+        if seen as f64 * config.data.max_bad_share >= JUDGED_FROM {
+            ledger.judge()?;
+        }
         Ok(ended)
     }
 
@@ -310,9 +345,10 @@ impl Run {
         let Some(profiler) = &self.profile else { return Ok(()) };
         let table = profiler.table(3);
         self.say(&table);
-        write(&self.folder().join("profile.txt"), table.as_bytes())?;
-        write(&self.folder().join("profile.jsonl"), profiler.json_lines().as_bytes())?;
-        write(&self.folder().join("trace.json"), profiler.chrome_trace().as_bytes())
+        for (name, text) in PROFILE_FILES.into_iter().zip([table, profiler.json_lines(), profiler.chrome_trace()]) {
+            write(&self.folder().join(name), text.as_bytes())?;
+        }
+        Ok(())
     }
 }
 
@@ -320,15 +356,53 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
     model::weights::write_atomically(path, |file| std::io::Write::write_all(file, content))
 }
 
-/// The tokenizer that `model.tokenizer` names.
+/// Moves what an earlier run left in a folder into a new subfolder, which is returned, so that a run that starts anew
+/// neither loses nor resumes nor mixes with it.
+fn set_aside(folder: &Path) -> Result<Option<PathBuf>> {
+    let left = |name: &&str| match *name {
+        // Taking the lock makes the folder.
+        CHECKPOINT_FOLDER => std::fs::read_dir(folder.join(name)).is_ok_and(|mut entries| {
+            entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("step-")))
+        }),
+        _ => folder.join(name).exists(),
+    };
+    let left: Vec<&str> = RUN_FILES.into_iter().filter(left).collect();
+    if left.is_empty() {
+        return Ok(None);
+    }
+    let mut places = (1..).map(|number: u32| folder.join(format!("previous-{number}")));
+    let place = places.find(|place| !place.exists()).unwrap_or_else(|| folder.join("previous"));
+    std::fs::create_dir(&place).map_err(|error| Error::io(&place, error))?;
+    for name in left {
+        let path = folder.join(name);
+        std::fs::rename(&path, place.join(name)).map_err(|error| Error::io(&path, error))?;
+    }
+    Ok(Some(place))
+}
+
+/// The checkpoint that a folder is, or the newest whole one of a run folder or of its folder of checkpoints.
+fn find_checkpoint(folder: &Path, mut passed_over: impl FnMut(&str)) -> Result<Checkpoint> {
+    std::fs::metadata(folder).map_err(|error| Error::io(folder, error))?;
+    if folder.join(MANIFEST).exists() {
+        return Checkpoint::open(folder);
+    }
+    for root in [&folder.join(CHECKPOINT_FOLDER), folder] {
+        if let Some(found) = Checkpoints::latest(root, &mut passed_over)? {
+            return Ok(found);
+        }
+    }
+    Err(Error::invalid(format!("{}: neither a checkpoint ({MANIFEST}) nor a run with a whole one", folder.display())))
+}
+
+/// The tokenizer that `model.tokenizer` names; with `model.init`, `captions` is that of the weights.
 fn tokenizer(config: &Config, source: &dyn Source) -> Result<Tokenizer> {
     match config.model.tokenizer.as_str() {
         "clip" => Ok(Tokenizer::clip()),
+        // The weights to start from know their ids by their own tokenizer.
+        "captions" if !config.model.init.as_os_str().is_empty() => {
+            open_tokenizer(&config.model.init, config.architecture()?.text.vocabulary_size)
+        }
         "captions" => {
-            let inherited = config.model.init.join("tokenizer.json");
-            if !config.model.init.as_os_str().is_empty() && inherited.exists() {
-                return Tokenizer::load(inherited);
-            }
             let mut ledger = Ledger::new(config.data.max_bad_share);
             let captions = data::captions(source, &mut ledger)?;
             Tokenizer::train(captions, config.architecture()?.text.vocabulary_size)

@@ -9,10 +9,14 @@ use engine::{Buffer, DType, Parameter, Queue};
 use kernels::optimizer::{
     Adafactor, AdafactorSettings, AdamW, AdamWSettings, Optimizer, Rule, Step, clip_factor, update_average,
 };
+use model::config::CocaConfig;
 use model::params::decays;
 use model::tokenizer::Tokenizer;
 use model::{Coca, LOGIT_SCALE};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Largest logarithm of the temperature's factor, `ln 100`; the smallest is 0. As CLIP and open_clip clamp it.
@@ -20,6 +24,7 @@ const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
 /// Bytes written to a checkpoint at a time.
 const BLOCK: usize = 1 << 22;
 
+const ARCHITECTURE: &str = "architecture.json";
 const PROGRESS: &str = "progress.json";
 const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "weights.f32";
@@ -52,33 +57,27 @@ pub struct State {
 }
 
 impl State {
-    /// A model at its start: random weights, or those in `model.init`.
+    /// The state in a checkpoint; without one a model at its start: random weights, or those in `model.init`.
     ///
     /// # Errors
-    /// A setting is out of range, the weights in `model.init` do not fit, or the tokenizer has more ids than the model.
-    pub fn new(config: &Config, tokenizer: Tokenizer) -> Result<State> {
-        let dtype = dtype(config);
-        let architecture = config.architecture()?;
+    /// A setting is out of range, the weights in `model.init` or the checkpoint are of another model, or the tokenizer has
+    /// more ids than the model.
+    pub fn new(config: &Config, tokenizer: Tokenizer, checkpoint: Option<&Checkpoint>) -> Result<State> {
+        let architecture = match checkpoint {
+            Some(checkpoint) => saved_architecture(config, checkpoint)?,
+            None => config.architecture()?,
+        };
         let (ids, rows) = (tokenizer.vocabulary_size(), architecture.text.vocabulary_size);
         if ids > rows {
             return Err(Error::invalid(format!(
                 "the tokenizer has {ids} ids, the model {rows}: set model.overrides.text.vocabulary_size={ids}"
             )));
         }
-        let model = Coca::new(architecture, dtype, true)?;
-        if config.model.init.as_os_str().is_empty() {
-            model.initialize(config.run.seed)?;
-        } else {
-            let (found, weights) = model::weights::load_folder(&config.model.init)?;
-            if found.text.context_length != model.config().text.context_length {
-                return Err(Error::invalid(format!(
-                    "{}: texts of {} ids, the model to train reads {}; set model.preset to that folder",
-                    config.model.init.display(),
-                    found.text.context_length,
-                    model.config().text.context_length
-                )));
-            }
-            model.load(&weights)?;
+        let model = Coca::new(architecture, dtype(config), true)?;
+        match (checkpoint, &config.model.init) {
+            (Some(_), _) => {} // everything is read below
+            (None, folder) if folder.as_os_str().is_empty() => model.initialize(config.run.seed)?,
+            (None, folder) => initialize_from(&model, folder, config)?,
         }
         let settings = &config.optimizer;
         let rule = |entry: &Parameter| Rule { decay: decays(&entry.name, &entry.shape), learning_rate_scale: 1.0 };
@@ -113,7 +112,11 @@ impl State {
             }
             _ => None,
         };
-        Ok(State { model, tokenizer, progress: Progress::default(), optimizer, average })
+        let mut state = State { model, tokenizer, progress: Progress::default(), optimizer, average };
+        if let Some(checkpoint) = checkpoint {
+            state.restore(checkpoint)?;
+        }
+        Ok(state)
     }
 
     /// The tokenizer that a checkpoint holds.
@@ -204,26 +207,21 @@ impl State {
                 Ok(())
             })?;
         }
+        files.add_bytes(ARCHITECTURE, &to_json(self.model.config())?)?;
         files.add_bytes(TOKENIZER, self.tokenizer.to_json()?.as_bytes())?;
-        let progress = serde_json::to_vec_pretty(&self.progress).map_err(|error| Error::invalid(error.to_string()))?;
-        files.add_bytes(PROGRESS, &progress)
+        files.add_bytes(PROGRESS, &to_json(&self.progress)?)
     }
 
     /// Takes everything from a checkpoint.
     ///
     /// # Errors
     /// A file is missing, or its size is that of another model or optimiser.
-    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         for (name, buffer) in self.arenas() {
             let bytes = checkpoint.read(&name)?;
             if bytes.len() != buffer.bytes() {
-                return Err(Error::invalid(format!(
-                    "{}: {name} has {} bytes and this run needs {}: it is of another model or optimiser; choose another \
-                     folder with --out, or start anew with --resume none",
-                    checkpoint.folder().display(),
-                    bytes.len(),
-                    buffer.bytes()
-                )));
+                let (found, needed) = (bytes.len(), buffer.bytes());
+                return Err(other(checkpoint, &format!("{name} has {found} bytes and this run needs {needed}")));
             }
             buffer.write(0, &bytes)?;
         }
@@ -231,11 +229,81 @@ impl State {
         for entry in parameters.entries() {
             parameters.write(&entry.name, &parameters.read(&entry.name)?)?; // and the bf16 copy
         }
-        let progress = checkpoint.read(PROGRESS)?;
-        self.progress = serde_json::from_slice(&progress)
-            .map_err(|error| Error::invalid(format!("{}: {PROGRESS}: {error}", checkpoint.folder().display())))?;
+        self.progress = from_json(checkpoint, PROGRESS)?;
         Ok(())
     }
+}
+
+/// The architecture of a checkpoint, which must be the configuration's. The checkpoint's own word is enough where the
+/// folder that the run once started from is gone.
+fn saved_architecture(config: &Config, checkpoint: &Checkpoint) -> Result<CocaConfig> {
+    if !checkpoint.files().any(|(name, _)| name == ARCHITECTURE) {
+        return config.architecture(); // written before checkpoints had the file
+    }
+    let saved: CocaConfig = from_json(checkpoint, ARCHITECTURE)?;
+    let preset = &config.model.preset;
+    if config.model.init == Path::new(preset) && !Path::new(preset).exists() {
+        return Ok(saved);
+    }
+    match differences(&saved, &config.architecture()?)? {
+        none if none.is_empty() => Ok(saved),
+        some => Err(other(checkpoint, &some.join(", "))),
+    }
+}
+
+fn other(checkpoint: &Checkpoint, what: &str) -> Error {
+    Error::invalid(format!(
+        "{}: {what}: it is of another model or optimiser; choose another folder with --out, or start anew with --resume none",
+        checkpoint.folder().display()
+    ))
+}
+
+/// Loads the weights of a folder, which must be of the same architecture but for what `model.overrides` asks for.
+fn initialize_from(model: &Coca, folder: &Path, config: &Config) -> Result<()> {
+    let (found, weights) = model::weights::load_folder(folder)?;
+    let found = config.with_overrides(&found)?;
+    // The temperature comes with the weights, so its start does not matter.
+    let found = CocaConfig { init_logit_scale: model.config().init_logit_scale, ..found };
+    let differences = differences(&found, model.config())?;
+    if !differences.is_empty() {
+        return Err(Error::invalid(format!(
+            "model.init: {} has {} as in model.preset {}; set model.preset to that folder",
+            folder.display(),
+            differences.join(", "),
+            config.model.preset
+        )));
+    }
+    model.load(&weights)
+}
+
+/// Where two architectures differ: `name left instead of right`.
+fn differences(left: &CocaConfig, right: &CocaConfig) -> Result<Vec<String>> {
+    fn compare(path: &str, left: &Value, right: &Value, found: &mut Vec<String>) {
+        match (left, right) {
+            (Value::Object(keys), Value::Object(others)) => {
+                let names: BTreeSet<&String> = keys.keys().chain(others.keys()).collect();
+                for name in names {
+                    let at = |map: &serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or_default();
+                    compare(&format!("{path}.{name}"), &at(keys), &at(others), found);
+                }
+            }
+            _ if left == right => {}
+            _ => found.push(format!("{} {left} instead of {right}", path.trim_start_matches('.'))),
+        }
+    }
+    let value = |config| serde_json::to_value(config).map_err(|error| Error::invalid(error.to_string()));
+    let mut found = Vec::new();
+    compare("", &value(left)?, &value(right)?, &mut found);
+    Ok(found)
+}
+
+fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value).map_err(|error| Error::invalid(error.to_string()))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(checkpoint: &Checkpoint, name: &str) -> Result<T> {
+    serde_json::from_slice(&checkpoint.read(name)?)
+        .map_err(|error| Error::invalid(format!("{}: {name}: {error}", checkpoint.folder().display())))
 }
 
 /// The storage type of activations.

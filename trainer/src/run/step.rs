@@ -7,7 +7,9 @@ use crate::{Error, Result};
 
 use engine::{Check, Checkpointing, Compile, DType, Meta, Observer, Program, Queue, Tape, Tensor, Workspace};
 use kernels::contrastive::contrastive;
+use model::config::CocaConfig;
 use model::encoder::{ImageEncoder, TextEncoder};
+use model::flops::Flops;
 use model::packing::PackedText;
 use model::train::{Contrast, Losses, StepPlan, TrainStep};
 use model::{Coca, LOGIT_SCALE};
@@ -169,10 +171,22 @@ impl Stepper {
             images.extend(features.images.features(queue, &batch.images)?);
             texts.extend(features.texts.features(queue, &batch.texts)?);
         }
+        let lengths: Vec<usize> = batches.iter().flat_map(|batch| &batch.texts).map(Vec::len).collect();
+        gradient.flops += feature_flops(model.config(), &lengths);
         let (loss, gradients) = features.contrastive.run(queue, &images, &texts, self.weights.0)?;
         gradient.losses.contrastive = loss;
         Ok(gradients)
     }
+}
+
+/// Work of the passes that accumulation puts before those with gradients: features of all pairs of a step, given the
+/// number of ids of each text, and their comparison forward and backward.
+pub fn feature_flops(config: &CocaConfig, lengths: &[usize]) -> f64 {
+    let pairs = lengths.len();
+    let comparison = 3 * pairs as u64 * Flops::contrastive(config, pairs);
+    let features =
+        lengths.iter().map(|&length| Flops::forward(config, length, 0)).map(|flops| flops.image + flops.text);
+    (features.sum::<u64>() + comparison) as f64
 }
 
 /// The check that a configuration asks for.

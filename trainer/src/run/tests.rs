@@ -1,6 +1,11 @@
 use super::*;
+use crate::data::test_source::{Kind, TestSource};
+use crate::model_folder::test_model;
 use crate::{test_child, test_folder};
+use engine::DType;
 use engine::rng::Philox;
+use model::Coca;
+use model::config::{ClsMask, CocaConfig};
 use std::process::Stdio;
 
 /// A model of a few thousand weights on the bundled emoji; a step takes milliseconds.
@@ -150,7 +155,7 @@ fn a_run_of_another_model_is_not_resumed() {
     open(&folder, &["schedule.steps=2"]).train(&Stop::default()).unwrap();
     let other = config(&folder, &["model.overrides.vision.layers=2"]);
     let error = Run::open(other, &Resume::Auto).unwrap_err().to_string();
-    assert!(error.contains("weights.f32 has") && error.contains("--resume none"), "{error}");
+    assert!(error.contains("vision.layers 1 instead of 2") && error.contains("--resume none"), "{error}");
 }
 
 #[test]
@@ -201,4 +206,197 @@ fn killing_a_run_twenty_times_ends_in_the_same_weights() {
     assert!(start().wait().unwrap().success());
     assert_eq!(losses(&through), losses(&killed));
     assert!(saved(&through) == saved(&killed));
+}
+
+#[test]
+fn a_fault_among_a_few_samples_ends_no_run() {
+    let folder = test_folder("run-fault");
+    let mut run = open(&folder, &["data.shuffle=false"]);
+    let mut kinds = vec![Kind::Good; 30];
+    kinds[3] = Kind::Corrupt;
+    run.source = Arc::new(TestSource::new(vec![Some(kinds)]));
+    run.train_to(2, &Stop::default()).unwrap();
+    assert_eq!(run.notes, ["1 of 17 samples were faulty and skipped; faults.jsonl names them."]);
+    drop(run);
+    assert_eq!(open(&folder, &[]).state.progress.step, 2);
+}
+
+#[test]
+fn too_many_faults_end_a_run_that_is_saved() {
+    let folder = test_folder("run-faults");
+    let mut run = open(&folder, &["data.shuffle=false", "data.max_bad_share=0.2"]);
+    let mut kinds = vec![Kind::Good; 100];
+    kinds[..20].fill(Kind::Corrupt);
+    run.source = Arc::new(TestSource::new(vec![Some(kinds)]));
+    // After 40 sound samples 20 of 60 are faulty.
+    let error = run.train_to(5, &Stop::default()).unwrap_err().to_string();
+    assert!(error.contains("20 of 60 samples are faulty"), "{error}");
+    drop(run);
+    assert_eq!(open(&folder, &[]).state.progress.step, 5);
+}
+
+#[test]
+fn the_time_limit_ends_a_run_and_holds_over_resumes() {
+    let folder = test_folder("run-minutes");
+    let sets = ["schedule.minutes=0.002", "schedule.steps=1000000", "checkpoint.every=0"];
+    let mut run = open(&folder, &sets);
+    assert_eq!(run.train(&Stop::default()).unwrap(), Ended::Time);
+    let step = run.state.progress.step;
+    assert!(step > 0 && run.state.progress.training_seconds >= 0.12);
+    assert_eq!(run.notes, [format!("Stopped by schedule.minutes after {step} steps.")]);
+    drop(run);
+    let mut run = open(&folder, &sets);
+    assert_eq!((run.state.progress.step, run.train(&Stop::default()).unwrap()), (step, Ended::Time));
+    assert_eq!(run.state.progress.step, step);
+}
+
+#[test]
+fn starting_anew_sets_the_old_run_aside() {
+    let folder = test_folder("run-anew");
+    let anew = |sets: &[&str]| Run::open(config(&folder, sets), &Resume::None).unwrap();
+    let mut run = anew(&["logging.tensorboard=true"]);
+    run.train_to(4, &Stop::default()).unwrap();
+    run.finish().unwrap();
+    drop(run);
+    let (old, checkpoint, place) = (losses(&folder), saved(&folder), folder.join("previous-1"));
+    assert!(!place.exists());
+    // It dies before its first checkpoint.
+    let run = anew(&["run.seed=1"]);
+    assert_eq!((run.state.progress.step, run.history.len()), (0, 0));
+    drop(run);
+    assert_eq!(losses(&place), old);
+    assert!(saved(&place) == checkpoint);
+    for name in [EVENT_FOLDER, MODEL_FOLDER] {
+        assert!(place.join(name).exists() && !folder.join(name).exists(), "{name}");
+    }
+    assert!(std::fs::read_to_string(place.join(CONFIG_FILE)).unwrap().contains("\nseed = 0\n"));
+    assert_eq!(open(&folder, &["run.seed=1"]).state.progress.step, 0);
+}
+
+#[test]
+fn a_run_goes_on_from_any_folder_that_holds_a_checkpoint() {
+    let (from, to) = (test_folder("run-from"), test_folder("run-to"));
+    open(&from, &[]).train_to(5, &Stop::default()).unwrap();
+    let root = from.join(CHECKPOINT_FOLDER);
+    let resume = |folder: PathBuf| Run::open(config(&to, &[]), &Resume::From(folder));
+    for (folder, step) in
+        [(from.to_path_buf(), 5), (root.clone(), 5), (root.join("step-00000005"), 5), (root.join("step-00000003"), 3)]
+    {
+        assert_eq!(resume(folder).unwrap().state.progress.step, step);
+    }
+    // What is in the way there is another run, and is kept.
+    resume(from.to_path_buf()).unwrap().train_to(6, &Stop::default()).unwrap();
+    resume(root.join("step-00000003")).unwrap().train(&Stop::default()).unwrap();
+    assert_eq!(losses(&to.join("previous-5")).len(), 1);
+    let through = test_folder("run-from-through");
+    open(&through, &[]).train(&Stop::default()).unwrap();
+    assert!(saved(&through) == saved(&to));
+    let error = |folder: PathBuf| resume(folder).unwrap_err().to_string();
+    let empty = test_folder("run-from-empty");
+    assert!(error(empty.to_path_buf()).contains("neither a checkpoint (manifest.json) nor a run"));
+    assert!(error(empty.join("nowhere")).contains("nowhere"));
+}
+
+/// Changes to the default configuration for a run from the weights in a folder.
+fn init_sets<'a>(init: &'a str, more: &[&'a str]) -> Vec<String> {
+    let sets = ["batch.size=4", "schedule.steps=4", "schedule.warmup_steps=0", "logging.report=false"];
+    [&sets, more].concat().into_iter().map(str::to_owned).chain([format!("model.init={init:?}")]).collect()
+}
+
+#[test]
+fn weights_to_start_from_bring_architecture_and_tokenizer() {
+    let (root, folder) = (test_folder("run-init"), test_folder("run-init-out"));
+    let (init, other) = (root.join("init"), root.join("other"));
+    let text = init.display().to_string();
+    let made = test_model(&init, 3);
+    let mut architecture = made.config().clone();
+    (architecture.quick_gelu, architecture.image.mean) = (true, [0.5; 3]);
+    architecture.text.cls_mask = ClsMask::Correct;
+    let made = Coca::new(architecture.clone(), DType::F32, false).unwrap();
+    made.initialize(3).unwrap();
+    made.save(&init, None).unwrap();
+    let open = |sets: &[&str]| {
+        let out = format!("run.out={:?}", folder.display().to_string());
+        Run::open(Config::load(None, &init_sets(&text, &[sets, &[out.as_str()]].concat()))?, &Resume::Auto)
+    };
+    // A preset of other means, by name or by folder, is refused, and overrides are not.
+    std::fs::create_dir(&other).unwrap();
+    let changed = CocaConfig { image: Default::default(), ..architecture.clone() };
+    std::fs::write(other.join("open_clip_config.json"), changed.to_open_clip()).unwrap();
+    let error = open(&[&format!("model.preset={:?}", other.display().to_string())]).unwrap_err().to_string();
+    assert!(error.contains("image.mean [0.5,0.5,0.5] instead of [0.48145466,"), "{error}");
+    assert!(error.ends_with("set model.preset to that folder") && !error.contains("quick_gelu"), "{error}");
+    assert!(open(&["model.overrides.quick_gelu=false"]).unwrap().state.model.config() != &architecture);
+
+    let mut run = open(&[]).unwrap();
+    assert_eq!(run.state.model.config(), &architecture);
+    let name = "text_decoder.text_projection";
+    assert_eq!(run.state.model.parameters().read(name).unwrap(), made.parameters().read(name).unwrap());
+    let tokenizer = Tokenizer::load(init.join("tokenizer.json")).unwrap();
+    assert_eq!(run.state.tokenizer.encode("a red cat"), tokenizer.encode("a red cat"));
+    run.train_to(2, &Stop::default()).unwrap();
+    drop(run);
+    // The checkpoint needs neither; only its own word is left.
+    std::fs::remove_dir_all(&init).unwrap();
+    let mut run = open(&[]).unwrap();
+    assert_eq!((run.state.progress.step, run.state.model.config()), (2, &architecture));
+    run.train(&Stop::default()).unwrap();
+}
+
+#[test]
+fn weights_to_start_from_without_a_tokenizer_want_clips() {
+    let (init, folder) = (test_folder("run-init-untold"), test_folder("run-init-untold-out"));
+    test_model(&init, 3);
+    std::fs::remove_file(init.join("tokenizer.json")).unwrap();
+    let out = format!("run.out={:?}", folder.display().to_string());
+    let config = Config::load(None, &init_sets(&init.display().to_string(), &[&out])).unwrap();
+    let error = Run::open(config, &Resume::Auto).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json is missing, and a vocabulary of"), "{error}");
+}
+
+#[test]
+fn only_the_training_split_leaves_something_unseen() {
+    let folder = test_folder("run-unseen");
+    for (train, held_out) in [("emoji", true), ("emoji:train", true), ("emoji:noto-v1", false), ("emoji:all", false)] {
+        let run = open(&folder, &[&format!("data.train={train}")]);
+        assert_eq!(run.holds_out_emoji(), held_out, "{train}");
+    }
+}
+
+const COMMAND_SETS: [&str; 2] = ["schedule.steps=120", "checkpoint.every=0"];
+
+/// `coca train` in the process that the next test signals.
+#[test]
+#[ignore = "run as a child process by the other tests"]
+fn command() {
+    let folder = PathBuf::from(std::env::var(CHILD_FOLDER).unwrap());
+    let file = folder.join("tiny.toml");
+    std::fs::write(&file, TINY).unwrap();
+    let sets = COMMAND_SETS.map(str::to_owned).to_vec();
+    let config = crate::cli::ConfigSource { file: Some(file), sets };
+    super::train(&TrainArgs { config, out: Some(folder), ..TrainArgs::default() }).unwrap();
+}
+
+#[test]
+fn a_signal_to_the_program_saves_and_the_rest_is_bit_for_bit() {
+    let through = test_folder("run-unsignalled");
+    open(&through, &COMMAND_SETS).train(&Stop::default()).unwrap();
+    for signal in ["-INT", "-TERM"] {
+        let folder = test_folder(&format!("run-signalled{signal}"));
+        let steps = || crate::metrics::read(&folder.join(METRICS_FILE)).map_or(0, |records| records.len());
+        let mut command = test_child("run::tests::command");
+        let command = command.env(CHILD_FOLDER, &*folder).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        while steps() < 3 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let sent = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success() && child.wait().unwrap().success(), "{signal}");
+        let checkpoint = Checkpoints::latest(&folder.join(CHECKPOINT_FOLDER), |_| ()).unwrap().unwrap();
+        let (last, ..) = *losses(&folder).last().unwrap();
+        assert!(checkpoint.step() == last + 1 && last + 1 < 120, "{signal}: {} after {last}", checkpoint.step());
+        open(&folder, &COMMAND_SETS).train(&Stop::default()).unwrap();
+        assert_eq!(losses(&through), losses(&folder), "{signal}");
+        assert!(saved(&through) == saved(&folder), "{signal}");
+    }
 }
