@@ -29,10 +29,11 @@ impl CocaConfig {
     }
 }
 
-/// Trains in minutes on two cores: 48-pixel pictures in 36 patches, open_clip's form, a vocabulary of its own.
+/// Trains in minutes on two cores: 48-pixel pictures in 16 patches, open_clip's form, a vocabulary of its own.
 fn emoji() -> CocaConfig {
-    let vision = VisionConfig { heads: 6, ..vit(48, 8, 6, 192) };
-    open_clip(192, vision, Pooler::OpenClip { queries: 32, heads: 6 }, text(32, 4096, 192, 6, 3))
+    let vision = VisionConfig { heads: 4, ..vit(48, 12, 4, 128) };
+    let config = open_clip(128, vision, Pooler::OpenClip { queries: 16, heads: 4 }, text(32, 2048, 128, 4, 2));
+    CocaConfig { decoder: DecoderConfig { layers: 1, ..config.decoder }, ..config }
 }
 
 /// The paper's form. Not in the paper, chosen here: 64 ids of text, LayerNorm before each sublayer, learned positions, no

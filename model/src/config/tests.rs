@@ -56,11 +56,11 @@ fn sizes_that_do_not_fit_are_named() {
     type Change = fn(&mut CocaConfig);
     let changes: [(Change, &str); 12] = [
         (|c| c.vision.patch_size = 7, "vision.patch_size = 7 does not divide vision.image_size = 48"),
-        (|c| c.vision.heads = 5, "vision.heads = 5 does not divide vision.width = 192"),
+        (|c| c.vision.heads = 5, "vision.heads = 5 does not divide vision.width = 128"),
         (|c| c.text.heads = 0, "text.heads is 0"),
-        (|c| c.decoder.heads = 7, "decoder.heads = 7 does not divide decoder.width = 192"),
-        (|c| c.decoder.width = 96, "text.width is 192, decoder.width is 96"),
-        (|c| c.embed_dim = 96, "embed_dim = 96; it must equal decoder.width = 192"),
+        (|c| c.decoder.heads = 7, "decoder.heads = 7 does not divide decoder.width = 128"),
+        (|c| c.decoder.width = 96, "text.width is 128, decoder.width is 96"),
+        (|c| c.embed_dim = 96, "embed_dim = 96; it must equal decoder.width = 128"),
         (|c| c.pooler = Pooler::OpenClip { queries: 1, heads: 6 }, "pooler.queries is 1"),
         (|c| c.pooler = Pooler::Cascade { queries: 8, heads: 9 }, "pooler.heads = 9 does not divide embed_dim"),
         (|c| (c.pooler, c.vision.class_token) = (Pooler::None, false), "class_token = true"),

@@ -1,14 +1,14 @@
 //! A random view of a drawing on a transparent ground: one affine map of the plane, one affine map of the colours, a
-//! random ground. Strong on purpose: it has to carry over to styles of drawing that training never sees. No mirror
-//! images, since arrows and letters have a direction.
+//! random ground. Most views keep the white ground and their colours: with views twice as strong a short run learns half
+//! as fast and ends far lower on unseen styles too. No mirror images, since arrows and letters have a direction.
 
 use crate::config::Augmentation;
 use engine::rng::Philox;
 
-/// Largest rotation either way, in radians: 10 degrees.
-const ROTATION: f64 = 10.0 / 180.0 * std::f64::consts::PI;
+/// Largest rotation either way, in radians: 5 degrees.
+const ROTATION: f64 = 5.0 / 180.0 * std::f64::consts::PI;
 /// Largest shift either way beyond the room that the window leaves, as a share of the side.
-const SHIFT: f64 = 0.05;
+const SHIFT: f64 = 0.03;
 /// Share of views with changed colours.
 const JITTERED: f64 = 0.8;
 /// Largest relative change of brightness, contrast and saturation.
@@ -16,9 +16,9 @@ const JITTER: f64 = 0.4;
 /// Largest change of hue either way, in radians: 18 degrees, so that a red heart stays red.
 const HUE: f64 = 0.1 * std::f64::consts::PI;
 /// Share of grey views.
-const GREY: f64 = 0.25;
+const GREY: f64 = 0.3;
 /// Share of white grounds; of the others half are light, half of any colour.
-const WHITE: f64 = 0.5;
+const WHITE: f64 = 0.9;
 /// Darkest channel of a light ground.
 const LIGHT: f64 = 176.0;
 /// Most samples along one axis of a pixel.
@@ -177,12 +177,15 @@ mod tests {
             assert_eq!(pixels.len(), 24 * 24 * 3);
             let corner = &pixels[..3];
             let middle = &pixels[(12 * 24 + 12) * 3..][..3];
-            white += usize::from(corner == [255; 3]);
-            grey += usize::from(middle[0].abs_diff(middle[1]) <= 1 && middle[1].abs_diff(middle[2]) <= 1);
-            red += usize::from(middle[0] > middle[1].saturating_add(20) && middle[0] > middle[2].saturating_add(20));
+            white += i32::from(corner == [255; 3]);
+            grey += i32::from(middle[0].abs_diff(middle[1]) <= 1 && middle[1].abs_diff(middle[2]) <= 1);
+            red += i32::from(middle[0] > middle[1].saturating_add(20) && middle[0] > middle[2].saturating_add(20));
         }
         // Within four standard deviations of what the constants say.
-        assert!((160..240).contains(&white) && (65..135).contains(&grey), "{white} {grey}");
+        let within = |count: i32, share: f64| {
+            (f64::from(count) - 400.0 * share).abs() < 4.0 * (400.0 * share * (1.0 - share)).sqrt()
+        };
+        assert!(within(white, WHITE) && within(grey, GREY), "{white} {grey}");
         assert!(red + grey >= 395, "{red} red, {grey} grey");
         assert_eq!(view(3, 24), view(3, 24));
         assert_ne!(view(3, 24), view(4, 24));
