@@ -44,7 +44,7 @@ thread_local! {
 fn grown(buffer: &mut Vec<Line>, words: usize) -> &mut [u32] {
     let lines = words.div_ceil(16);
     if buffer.len() < lines {
-        *buffer = vec![Line::zeroed(); lines.next_power_of_two()];
+        *buffer = vec![Line::zeroed(); lines];
     }
     &mut bytemuck::cast_slice_mut(buffer)[..words]
 }

@@ -106,7 +106,7 @@ fn what_open_clip_cannot_say_is_kept() {
         (|c| c.text.cls_mask = ClsMask::Length, true),
         (|c| c.decoder.self_attention_mlp = false, true),
         (|c| c.decoder.mlp_width = 640, true),
-        (|c| c.pooler = Pooler::Parallel { queries: 8, heads: 6 }, true),
+        (|c| c.pooler = Pooler::Parallel { queries: 8, heads: 4 }, true),
         (|c| c.vision.class_token = false, true),
         (|c| c.vision.mlp_width = 701, false),
         (|c| (c.vision.ln_pre, c.quick_gelu) = (false, true), false),

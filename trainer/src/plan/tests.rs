@@ -8,7 +8,9 @@ use model::flops::Flops;
 use std::time::Instant;
 
 const CHILD: &str = "plan::tests::train_one_step";
-const BATCH: usize = 32;
+const BATCH: usize = 128;
+/// Twelve layers of images: enough that the program's own pages, which no plan counts, are a few percent.
+const DEEP: &str = "model.overrides={ vision = { layers = 12 } }";
 
 fn config(sets: &[&str]) -> Config {
     let sets: Vec<String> = sets.iter().map(|&set| set.to_owned()).collect();
@@ -26,7 +28,7 @@ fn resident() -> u64 {
 #[test]
 #[ignore = "the child process of the test below"]
 fn train_one_step() {
-    let config = config(&[&format!("compute.dtype={}", std::env::var("COCA_TEST_DTYPE").unwrap())]);
+    let config = config(&[DEEP, &format!("compute.dtype={}", std::env::var("COCA_TEST_DTYPE").unwrap())]);
     let queue = Queue::cpu_from_env().unwrap();
     let before = resident();
     let planner = Planner::new(&config).unwrap();
@@ -52,7 +54,7 @@ fn train_one_step() {
 #[cfg(target_os = "linux")]
 fn the_planned_peak_is_what_a_step_really_takes() {
     for dtype in ["f32", "bf16"] {
-        let planned = peak_bytes(&config(&[&format!("compute.dtype={dtype}")]), BATCH).unwrap();
+        let planned = peak_bytes(&config(&[DEEP, &format!("compute.dtype={dtype}")]), BATCH).unwrap();
         // The child neither evaluates nor prepares batches.
         let wanted = PlanBytes { encoding: 0, batches: 0, ..planned }.total();
         let output = test_child(CHILD).env("COCA_TEST_DTYPE", dtype).output().unwrap();
