@@ -233,3 +233,51 @@ fn a_model_is_trained_and_used() {
     assert!(refused.contains("no captions are generated for this task"), "{refused}");
     assert!(fail(&["caption", "--model", &model, &texts]).contains("texts.txt: the image is no PNG"));
 }
+
+#[test]
+fn a_pinned_run_follows_open_clips_trainer() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/pinned");
+    let folder = Folder::new("pinned");
+    let (model, pairs, out) = (
+        fixture.join("model").display().to_string(),
+        fixture.join("pairs.csv").display().to_string(),
+        folder.path("run"),
+    );
+    // One batch, as it is: what the learning rate, decay and clipping of the fixture's README say.
+    let mut arguments = vec!["train".to_owned(), "--init".into(), model, "--out".into(), out.clone()];
+    for set in [
+        &format!("data.train={pairs}"),
+        "data.shuffle=false",
+        "augmentation.kind=none",
+        "batch.size=6",
+        "optimizer.learning_rate=0.001",
+        "optimizer.beta2=0.98",
+        "optimizer.epsilon=0.000001",
+        "optimizer.weight_decay=0.2",
+        "optimizer.clip_norm=1",
+        "schedule.kind=constant",
+        "schedule.warmup_steps=0",
+        "schedule.steps=10",
+        "logging.report=false",
+    ] {
+        arguments.extend(["--set".to_owned(), set.to_owned()]);
+    }
+    succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let lines = |path: &Path| -> Vec<Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let (ours, theirs) = (lines(&Path::new(&out).join("metrics.jsonl")), lines(&fixture.join("steps.jsonl")));
+    assert_eq!((ours.len(), theirs.len()), (10, 10));
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        // Both are f32; rounding grows from step to step.
+        for key in ["step", "loss", "contrastive_loss", "caption_loss", "grad_norm", "logit_scale"] {
+            let [a, b] = [ours, theirs].map(|line| line[key].as_f64().unwrap());
+            assert!(
+                (a - b).abs() <= 1e-4 * b.abs().max(1.0),
+                "{key}: {a} here, {b} in open_clip, step {}",
+                ours["step"]
+            );
+        }
+    }
+}

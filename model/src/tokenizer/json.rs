@@ -49,7 +49,7 @@ impl Tokenizer {
 
     /// Writes a `tokenizer.json`, whole or not at all. Loaded again it gives the same ids.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let text = self.to_json()?;
+        let text = self.to_json();
         write_atomically(path.as_ref(), |file| file.write_all(text.as_bytes()))
     }
 
@@ -115,16 +115,15 @@ impl Tokenizer {
             token.content = cleaning.apply(&token.content, &mut String::new()).to_string();
         }
         let bpe = Bpe::new(strings, merges, end_of_word, &not_text)?;
-        Ok(Tokenizer::new(bpe, cleaning, split, special, added, ends))
+        let file = (!ours || !end_of_word).then(|| text.to_owned());
+        Ok(Tokenizer::new(bpe, cleaning, split, special, added, ends, file))
     }
 
-    /// The text of a `tokenizer.json`. Only trained vocabularies and CLIP's have one; a file read from elsewhere is its own.
-    pub fn to_json(&self) -> Result<String> {
+    /// The text of a `tokenizer.json`: for a tokenizer that was read from another program's file, that file.
+    pub fn to_json(&self) -> String {
         let parts = &*self.0;
-        if parts.cleaning != Cleaning::OpenClip || parts.split != Split::OpenClip || !parts.bpe.end_of_word {
-            return Err(Error::invalid(
-                "tokenizer: read from another program's tokenizer.json; copy that file instead",
-            ));
+        if let Some(file) = &parts.file {
+            return file.clone();
         }
         let string = |id: i32| parts.bpe.strings[id as usize].as_str();
         let mut special = vec![parts.start, parts.end];
@@ -166,7 +165,7 @@ impl Tokenizer {
                 "end_of_word_suffix": END_OF_WORD, "fuse_unk": false, "byte_fallback": false,
                 "vocab": vocabulary, "merges": merges},
         });
-        Ok(file.to_string())
+        file.to_string()
     }
 }
 
@@ -287,7 +286,7 @@ mod tests {
     fn a_saved_vocabulary_gives_the_same_ids() {
         let captions = ["A photo of a cat", "a photo of a dog", "“curly” it’s &lt;3 don&#39;t"];
         for tokenizer in [Tokenizer::train(captions, 560).unwrap(), Tokenizer::clip()] {
-            let again = Tokenizer::from_json(&tokenizer.to_json().unwrap()).unwrap();
+            let again = Tokenizer::from_json(&tokenizer.to_json()).unwrap();
             for text in captions.iter().chain(&["", "<start_of_text> inside", "zoë 😀 12"]) {
                 assert_eq!(tokenizer.encode(text), again.encode(text));
             }
@@ -300,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named() {
-        let good: Value = serde_json::from_str(&Tokenizer::train(["a"], 515).unwrap().to_json().unwrap()).unwrap();
+        let good: Value = serde_json::from_str(&Tokenizer::train(["a"], 515).unwrap().to_json()).unwrap();
         let refused = |key: &str, value: Value, named: &str| {
             let mut file = good.clone();
             *file.pointer_mut(key).unwrap() = value;

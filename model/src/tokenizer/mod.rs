@@ -40,6 +40,8 @@ struct Parts {
     start: i32,
     end: i32,
     pad: i32,
+    /// The `tokenizer.json` that it was read from, where we would not write the same.
+    file: Option<String>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -74,10 +76,11 @@ impl Tokenizer {
         special: Vec<(String, i32)>,
         added: Vec<Added>,
         ends: [i32; 3],
+        file: Option<String>,
     ) -> Tokenizer {
         let (special, special_ids) = special.into_iter().unzip();
         let [start, end, pad] = ends;
-        Tokenizer(Arc::new(Parts { bpe, cleaning, split, special, special_ids, added, start, end, pad }))
+        Tokenizer(Arc::new(Parts { bpe, cleaning, split, special, special_ids, added, start, end, pad, file }))
     }
 
     /// Ids of a text between [`start`](Self::start) and [`end`](Self::end), without padding.
@@ -214,5 +217,5 @@ fn clip_from(compressed: &[u8]) -> Result<Tokenizer> {
     let special = vec![(START.to_string(), start as i32), (END.to_string(), start as i32 + 1)];
     let bpe = Bpe::new(strings, merges, true, &[start, start + 1])?;
     let ends = [start as i32, start as i32 + 1, 0];
-    Ok(Tokenizer::new(bpe, Cleaning::OpenClip, Split::OpenClip, special, Vec::new(), ends))
+    Ok(Tokenizer::new(bpe, Cleaning::OpenClip, Split::OpenClip, special, Vec::new(), ends, None))
 }

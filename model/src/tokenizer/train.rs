@@ -55,6 +55,7 @@ pub(super) fn trained(strings: Vec<String>, merges: Vec<(u32, u32)>) -> Result<T
         vec![(START.to_string(), 1), (END.to_string(), 2)],
         Vec::new(),
         [1, 2, 0],
+        None,
     ))
 }
 

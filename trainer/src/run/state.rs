@@ -208,7 +208,7 @@ impl State {
             })?;
         }
         files.add_bytes(ARCHITECTURE, &to_json(self.model.config())?)?;
-        files.add_bytes(TOKENIZER, self.tokenizer.to_json()?.as_bytes())?;
+        files.add_bytes(TOKENIZER, self.tokenizer.to_json().as_bytes())?;
         files.add_bytes(PROGRESS, &to_json(&self.progress)?)
     }
 
