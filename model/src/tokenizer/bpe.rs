@@ -77,8 +77,6 @@ pub(super) struct Bpe {
     pub strings: Vec<String>,
     /// Merges in order of rank, as ids.
     pub merges: Vec<(u32, u32)>,
-    /// Whether the last symbol of a piece carries [`END_OF_WORD`].
-    pub end_of_word: bool,
     /// What each id decodes to; `</w>` is a space. Special tokens have none.
     decoded: Vec<Vec<u8>>,
     inner: [u32; 256],
@@ -89,7 +87,8 @@ pub(super) struct Bpe {
 }
 
 impl Bpe {
-    /// Checks and indexes a vocabulary. `strings[id]` is written in byte characters, except for `special` ids.
+    /// Checks and indexes a vocabulary. `strings[id]` is written in byte characters, except for `special` ids. With
+    /// `end_of_word` the last symbol of a piece carries [`END_OF_WORD`].
     pub fn new(strings: Vec<String>, merges: Vec<(u32, u32)>, end_of_word: bool, special: &[u32]) -> Result<Bpe> {
         let mut id_of: HashMap<&str, u32> = HashMap::with_capacity(strings.len());
         for (id, string) in strings.iter().enumerate() {
@@ -137,7 +136,7 @@ impl Bpe {
             }
             decoded.push(bytes);
         }
-        let mut bpe = Bpe { strings, merges, end_of_word, decoded, inner, last, ranks, whole: FastMap::default() };
+        let mut bpe = Bpe { strings, merges, decoded, inner, last, ranks, whole: FastMap::default() };
         let mut ids = Vec::new();
         for (id, bytes) in bpe.decoded.iter().enumerate() {
             let piece = if end_of_word { bytes.strip_suffix(b" ") } else { Some(bytes.as_slice()) };
