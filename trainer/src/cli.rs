@@ -350,7 +350,9 @@ impl DataCommand {
         };
         match self {
             #[cfg(feature = "build-data")]
-            DataCommand::Build { name, from, out } if name == "emoji" => data::emoji::build(&from, &out.join(name)),
+            DataCommand::Build { name, from, out } if name == "emoji" => {
+                print(&data::emoji::build::build(&from, &out.join(name))?)
+            }
             DataCommand::Build { name, .. } => Err(Error::invalid(match name.as_str() {
                 "emoji" => {
                     "building the bundle needs its tools: cargo run --release --features build-data -- data build emoji"
