@@ -7,6 +7,11 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::Path;
 
+/// Side of the picture in which a drawing's extent is measured.
+const MEASURED: usize = 4 * SIDE;
+/// Least opacity of what counts as drawn.
+const FAINT: u8 = 16;
+
 /// `icons.json` of a package, what is used of it.
 #[derive(Deserialize)]
 struct IconFile {
@@ -104,7 +109,8 @@ impl Icons {
         key.or_else(|| self.file.aliases.get_key_value(&found).map(|(key, _)| key)).map(String::as_str)
     }
 
-    /// An icon in premultiplied RGBA, `[SIDE, SIDE, 4]`, as large as it fits, centred.
+    /// An icon in premultiplied RGBA, `[SIDE, SIDE, 4]`: what is drawn fills the cell, centred, whatever margin the vendor
+    /// leaves around it, so that all vendors' drawings are framed alike.
     pub fn render(&self, icon: &str) -> Result<Vec<u8>> {
         let wrong = |what: &str| Error::invalid(format!("icon {icon}: {what}"));
         let alias = self.file.aliases.get(icon);
@@ -117,20 +123,58 @@ impl Icons {
             drawing.body
         );
         let tree = usvg::Tree::from_str(&svg, &usvg::Options::default()).map_err(|error| wrong(&error.to_string()))?;
-        let scale = SIDE as f32 / width.max(height);
-        let shift = |length: f32| (SIDE as f32 - length * scale) / 2.0;
-        let place = tiny_skia::Transform::from_row(scale, 0.0, 0.0, scale, shift(width), shift(height));
+        let render = |side: usize, place: tiny_skia::Transform| {
+            let mut pixels = tiny_skia::Pixmap::new(side as u32, side as u32).ok_or_else(|| wrong("no picture"))?;
+            resvg::render(&tree, place, &mut pixels.as_mut());
+            Ok(pixels.take())
+        };
+        let scale = MEASURED as f32 / width.max(height);
+        let extents = extents(&render(MEASURED, tiny_skia::Transform::from_scale(scale, scale))?);
+        let [columns, rows] = extents.ok_or_else(|| wrong("it shows nothing"))?.map(|range| {
+            let (start, end) = (range.start as f32 / scale, range.end as f32 / scale);
+            ((start + end) / 2.0, end - start)
+        });
+        let scale = SIDE as f32 / columns.1.max(rows.1);
+        let shift = |(middle, _): (f32, f32)| SIDE as f32 / 2.0 - middle * scale;
+        let place = tiny_skia::Transform::from_row(scale, 0.0, 0.0, scale, shift(columns), shift(rows));
         let mirror = tiny_skia::Transform::from_row(-1.0, 0.0, 0.0, 1.0, SIDE as f32, 0.0);
-        let side = SIDE as u32;
-        let mut pixels = tiny_skia::Pixmap::new(side, side).ok_or_else(|| wrong("no picture of this size"))?;
-        resvg::render(&tree, if flip { place.post_concat(mirror) } else { place }, &mut pixels.as_mut());
-        Ok(pixels.take())
+        render(SIDE, if flip { place.post_concat(mirror) } else { place })
     }
+}
+
+/// Columns and rows of a square RGBA picture between the first and the last pixel that is not almost transparent.
+fn extents(pixels: &[u8]) -> Option<[std::ops::Range<usize>; 2]> {
+    let side = (pixels.len() / 4).isqrt();
+    let drawn = |at: &usize| pixels[at * 4 + 3] >= FAINT;
+    let along = |axis: fn(usize, usize) -> usize| {
+        let places = || (0..side * side).filter(drawn).map(|at| axis(at, side));
+        Some(places().min()?..places().max()? + 1)
+    };
+    Some([along(|at, side| at % side)?, along(|at, side| at / side)?])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn icons(body: &str) -> Icons {
+        let text = format!(
+            r#"{{"icons": {{"a": {{"body": "{body}"}}}}, "aliases": {{"b": {{"parent": "a", "hFlip": true}}}}}}"#
+        );
+        Icons { file: serde_json::from_str(&text).unwrap(), by_hexcode: HashMap::new() }
+    }
+
+    #[test]
+    fn what_is_drawn_fills_the_cell() {
+        // Twice as wide as high, in a corner of the 16 x 16 box; its left half is red.
+        let two = icons("<path fill='red' d='M1 1h2v2h-2z'/><path fill='blue' d='M3 1h2v2h-2z'/>");
+        for (name, left) in [("a", [255, 0, 0, 255]), ("b", [0, 0, 255, 255])] {
+            let pixels = two.render(name).unwrap();
+            assert_eq!(extents(&pixels), Some([0..SIDE, SIDE / 4..SIDE * 3 / 4]));
+            assert_eq!(pixels[(SIDE / 2 * SIDE + 5) * 4..][..4], left);
+        }
+        assert!(icons("").render("a").unwrap_err().to_string().contains("icon a: it shows nothing"));
+    }
 
     #[test]
     fn names_become_icon_names() {
