@@ -274,7 +274,7 @@ mod tests {
         let shape = |preset: &str, name: &str| list(preset).iter().find(|s| s.name == name).map(|s| s.shape);
         assert_eq!(shape("coca_ViT-L-14", "visual.attn_pool.attn.k_proj_weight"), Some([768, 1024].into()));
         assert_eq!(shape("coca_ViT-L-14", "visual.attn_pool.attn.in_proj_weight"), None);
-        assert_eq!(shape("emoji", "visual.attn_pool.attn.in_proj_weight"), Some([384, 128].into()));
+        assert_eq!(shape("paper-base", "visual.attn_pool.attn.in_proj_weight"), Some([2304, 768].into()));
         assert_eq!(shape("paper-base", "visual.attn_pool_contrastive.query"), Some([1, 768].into()));
         let mut wide = CocaConfig::preset("coca_ViT-L-14").unwrap();
         for (pooler, packed) in

@@ -82,7 +82,7 @@ sections! {
     model: Model {
         /// Name of a preset, or an open_clip JSON model configuration (a file, or a folder that holds one).
         preset: String = "emoji".into(),
-        /// Sizes of it to change, for example { vision = { layers = 4 }, text = { vocabulary_size = 2048 } }.
+        /// Sizes of it to change, for example { vision = { layers = 4 }, text = { vocabulary_size = 4096 } }.
         overrides: toml::Table = toml::Table::new(),
         /// Folder with weights to start from; empty: random weights.
         init: PathBuf = PathBuf::new(),
