@@ -65,6 +65,11 @@ impl Tape {
         self.infos[self.root(tensor.id) as usize].needs_gradient
     }
 
+    /// True if something has written the gradient of this parameter, or of some of its rows, by now.
+    pub fn reaches(&self, parameter: &str) -> bool {
+        self.leaves.iter().any(|((name, ..), leaf)| name == parameter && self.gradients.contains_key(&leaf.id))
+    }
+
     /// The storage type of a tensor's gradient: f32 for parameters, else the tensor's own.
     pub fn gradient_dtype(&self, tensor: Tensor) -> DType {
         if self.leaf_gradients.contains_key(&self.root(tensor.id)) { DType::F32 } else { tensor.dtype() }

@@ -123,7 +123,10 @@ impl TrainStep {
         if let Some((loss, _)) = caption {
             tape.keep(loss.loss);
         }
-        let unreached = tape.backward(&seeds)?;
+        tape.backward(&seeds)?;
+        let entries = model.parameters().entries().iter();
+        let unreached = entries.filter(|entry| entry.trainable && !tape.reaches(&entry.name));
+        let unreached = unreached.map(|entry| entry.name.clone()).collect();
         tape.checkpoint(plan.checkpointing)?;
         let program = Program::compile(tape, workspace, Compile { guard_bytes: plan.guard_bytes })?;
         Ok(TrainStep {
@@ -156,7 +159,7 @@ impl TrainStep {
         self.program.cost()
     }
 
-    /// Parameters that get no gradient in this step.
+    /// Trainable parameters that get no gradient in this step, in arena order; those that it does not use are among them.
     pub fn unreached(&self) -> &[String] {
         &self.unreached
     }

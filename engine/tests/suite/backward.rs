@@ -105,6 +105,7 @@ fn runs_accumulate_into_parameters_only_when_told() {
     let loss = push(&mut tape, Total, &[both]);
     let unreached = seeded_backward(&mut tape, loss);
     assert_eq!(unreached, ["idle"], "a frozen parameter wants no gradient");
+    assert_eq!(["used", "frozen", "idle", "absent"].map(|name| tape.reaches(name)), [true, false, false, false]);
     let mut program = Program::compile(tape, &Workspace::new(), Compile::default()).expect("compile");
     // d(u² f)/du = 2 u f = 2 u², twice that after an accumulating run.
     let once: Vec<f32> = (1..=6).map(|u| 2.0 * (u * u) as f32).collect();

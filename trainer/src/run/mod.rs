@@ -5,6 +5,7 @@ mod state;
 mod step;
 #[cfg(test)]
 mod tests;
+mod unreached;
 
 pub use state::{Progress, State, dtype};
 pub use step::{Gradient, Stepper, check, feature_flops};
@@ -129,6 +130,10 @@ impl Run {
             None => tokenizer(&config, source.as_ref())?,
         };
         let state = State::new(&config, tokenizer, checkpoint.as_ref())?;
+        if let Some(text) = state.unreached() {
+            eprintln!("{text}");
+            notes.push(text);
+        }
         if let Some(checkpoint) = &checkpoint {
             eprintln!("going on from {}", checkpoint.folder().display());
         }

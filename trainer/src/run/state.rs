@@ -1,6 +1,7 @@
 //! Everything that a run carries from step to step, as one checkpoint: weights, optimiser state, average, tokenizer, and
 //! where the data stream stands.
 
+use super::unreached::{self, freeze_unreached};
 use crate::checkpoint::{Checkpoint, Files};
 use crate::config::{Config, OptimizerKind, Precision};
 use crate::data::Position;
@@ -73,12 +74,13 @@ impl State {
                 "the tokenizer has {ids} ids, the model {rows}: set model.overrides.text.vocabulary_size={ids}"
             )));
         }
-        let model = Coca::new(architecture, dtype(config), true)?;
+        let mut model = Coca::new(architecture, dtype(config), true)?;
         match (checkpoint, &config.model.init) {
             (Some(_), _) => {} // everything is read below
             (None, folder) if folder.as_os_str().is_empty() => model.initialize(config.run.seed)?,
             (None, folder) => initialize_from(&model, folder, config)?,
         }
+        freeze_unreached(config, &mut model)?;
         let settings = &config.optimizer;
         let rule = |entry: &Parameter| Rule { decay: decays(&entry.name, &entry.shape), learning_rate_scale: 1.0 };
         let optimizer: Box<dyn Optimizer> = match settings.kind {
@@ -147,6 +149,11 @@ impl State {
             Some(average) => update_average(queue, parameters, average, config.ema.decay),
             None => Ok(()),
         }
+    }
+
+    /// A sentence that names the parameters which no loss reaches, if there are any: they stay as they are.
+    pub fn unreached(&self) -> Option<String> {
+        unreached::describe(self.model.parameters().entries())
     }
 
     /// The logarithm of the temperature's factor.

@@ -94,6 +94,18 @@ impl Stepper {
         self.pass.as_ref()
     }
 
+    /// Parameters that get no gradient in a step, by name.
+    ///
+    /// # Errors
+    /// The batch is too large for an op.
+    pub fn unreached(&self, model: &Coca) -> Result<Vec<String>> {
+        let (text_rows, decoder_rows) = PackedText::capacity(self.plan.batch, &model.config().text);
+        let pass = TrainStep::new(model, StepPlan { text_rows, decoder_rows, ..self.plan }, &Workspace::new())?;
+        // Where the contrastive loss is taken over several passes, the temperature is not in the pass itself.
+        let elsewhere = |name: &str| self.plan.contrastive == Contrast::Given && name == LOGIT_SCALE;
+        Ok(pass.unreached().iter().filter(|name| !elsewhere(name)).cloned().collect())
+    }
+
     /// Forward and backward over the batches of one step.
     ///
     /// # Errors

@@ -150,6 +150,41 @@ fn steps_that_are_not_finite_change_nothing_and_end_the_run_if_they_go_on() {
 }
 
 #[test]
+fn weights_that_no_loss_reaches_stay_as_they_are() {
+    let contrastive_only = ["loss.caption_weight=0", "optimizer.weight_decay=0.5", "checkpoint.every=0"];
+    let caption_only = ["loss.contrastive_weight=0", "optimizer.weight_decay=0.5", "checkpoint.every=0"];
+    let factored = [&contrastive_only[..], &["batch.accumulation=2", "optimizer.kind=adafactor"]].concat();
+    let text_head = "text.ln_final.*, text.text_projection (";
+    let cases: [(&[&str], &str, &str); 3] = [
+        (&contrastive_only, "text_decoder.* (", "text_decoder."),
+        (&factored, "text_decoder.* (", "text_decoder."),
+        (&caption_only, &format!("logit_scale, visual.proj, {text_head}"), "text.text_projection"),
+    ];
+    for (sets, named, idle) in cases {
+        let folder = test_folder("run-unreached");
+        let mut run = open(&folder, sets);
+        assert!(run.notes[0].starts_with(&format!("No loss reaches {named}")), "{:?}", run.notes);
+        let weights = |run: &Run| -> Vec<(String, Vec<f32>)> {
+            let parameters = run.state.model.parameters();
+            let entries = parameters.entries().iter();
+            entries.map(|entry| (entry.name.clone(), parameters.read(&entry.name).unwrap())).collect()
+        };
+        let before = weights(&run);
+        run.train_to(3, &Stop::default()).unwrap();
+        let mut same = 0;
+        for ((name, before), (_, after)) in before.iter().zip(weights(&run)) {
+            let frozen = !run.state.model.parameters().find(name).unwrap().trainable;
+            // What the caption loss has to say of the text's class row is zero, which is a gradient.
+            assert!((*before == after) == frozen || name == "text.cls_emb", "{name} {sets:?}");
+            same += usize::from(frozen && name.starts_with(idle));
+        }
+        assert!(same > 0, "{idle} {sets:?}");
+    }
+    let folder = test_folder("run-reached");
+    assert_eq!(open(&folder, &[]).notes, [""; 0]);
+}
+
+#[test]
 fn a_run_of_another_model_is_not_resumed() {
     let folder = test_folder("run-other");
     open(&folder, &["schedule.steps=2"]).train(&Stop::default()).unwrap();
