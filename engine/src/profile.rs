@@ -67,6 +67,16 @@ impl Profiler {
         Profiler { roofline, origin: now, started: now, events: Vec::new(), runs: 0 }
     }
 
+    /// Starts a run: all that is observed until the next one, in one program or in several.
+    pub fn start_run(&mut self) {
+        self.runs += 1;
+    }
+
+    /// Runs that were started.
+    pub fn runs(&self) -> usize {
+        self.runs
+    }
+
     /// What was recorded, in order.
     pub fn events(&self) -> &[Event] {
         &self.events
@@ -146,10 +156,7 @@ impl Profiler {
 }
 
 impl Observer for Profiler {
-    fn before(&mut self, step: &StepView<'_>) -> Result<()> {
-        if step.index == 0 {
-            self.runs += 1;
-        }
+    fn before(&mut self, _: &StepView<'_>) -> Result<()> {
         self.started = Instant::now();
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::coca::{Coca, LOGIT_SCALE};
 use crate::network::TextInputs;
 use crate::packing::PackedText;
-use engine::{Compile, DType, Element, Error, Meta, Program, Queue, Result, Tape, Tensor, Workspace};
+use engine::{Compile, DType, Element, Error, Meta, Observer, Program, Queue, Result, Tape, Tensor, Workspace};
 use kernels::contrastive::contrastive;
 use kernels::linear_cross_entropy::linear_cross_entropy;
 use kernels::matmul::project_f32;
@@ -39,6 +39,11 @@ fn read_f32(program: &Program, tensor: Tensor) -> Result<Vec<f32>> {
 impl ImageEncoder {
     /// Plans a pass over `batch` images.
     pub fn new(model: &Coca, batch: usize, workspace: &Workspace) -> Result<ImageEncoder> {
+        ImageEncoder::compile(model, batch, workspace, Compile::default())
+    }
+
+    /// As [`ImageEncoder::new`], for the checks that need other settings.
+    pub fn compile(model: &Coca, batch: usize, workspace: &Workspace, settings: Compile) -> Result<ImageEncoder> {
         let size = model.config().vision.image_size;
         let mut tape = Tape::record();
         let images = tape.input("images", Meta::new([batch, size, size, 3], DType::U8))?;
@@ -46,7 +51,7 @@ impl ImageEncoder {
         for tensor in [outputs.features, outputs.tokens, outputs.encoded] {
             tape.keep(tensor);
         }
-        let program = Program::compile(tape, workspace, Compile::default())?;
+        let program = Program::compile(tape, workspace, settings)?;
         Ok(ImageEncoder {
             program,
             images,
@@ -59,26 +64,37 @@ impl ImageEncoder {
 
     /// Unit features f32 `[count, embed_dim]` of u8 images `[count, size, size, 3]`, any count.
     pub fn features(&mut self, queue: &Queue, images: &[u8]) -> Result<Vec<f32>> {
+        self.features_observed(queue, images, &mut [])
+    }
+
+    /// As [`ImageEncoder::features`], with observers called around every node.
+    pub fn features_observed(
+        &mut self,
+        queue: &Queue,
+        images: &[u8],
+        observers: &mut [&mut (dyn Observer + Send)],
+    ) -> Result<Vec<f32>> {
         let feature = self.features;
-        self.passes(queue, images, |program| program.read::<f32>(feature))
+        self.passes(queue, images, observers, |program| program.read::<f32>(feature))
     }
 
     /// Image tokens f32 `[count, tokens, width]`, what the decoder reads.
     pub fn tokens(&mut self, queue: &Queue, images: &[u8]) -> Result<Vec<f32>> {
         let tokens = self.tokens;
-        self.passes(queue, images, |program| read_f32(program, tokens))
+        self.passes(queue, images, &mut [], |program| read_f32(program, tokens))
     }
 
     /// Encoder output f32 `[count, rows, vision width]`, before poolers.
     pub fn encoded(&mut self, queue: &Queue, images: &[u8]) -> Result<Vec<f32>> {
         let encoded = self.encoded;
-        self.passes(queue, images, |program| read_f32(program, encoded))
+        self.passes(queue, images, &mut [], |program| read_f32(program, encoded))
     }
 
     fn passes(
         &mut self,
         queue: &Queue,
         images: &[u8],
+        observers: &mut [&mut (dyn Observer + Send)],
         read: impl Fn(&Program) -> Result<Vec<f32>>,
     ) -> Result<Vec<f32>> {
         let image_bytes = self.images.meta().elements() / self.batch;
@@ -91,7 +107,7 @@ impl ImageEncoder {
         let mut values = Vec::new();
         for part in images.chunks(image_bytes * self.batch) {
             self.program.write(self.images, part)?;
-            self.program.run(queue, false)?;
+            self.program.run_observed(queue, false, observers)?;
             let mut pass = read(&self.program)?;
             pass.truncate(pass.len() / self.batch * (part.len() / image_bytes));
             values.append(&mut pass);
@@ -103,6 +119,11 @@ impl ImageEncoder {
 impl TextEncoder {
     /// Plans a pass over `batch` texts.
     pub fn new(model: &Coca, batch: usize, workspace: &Workspace) -> Result<TextEncoder> {
+        TextEncoder::compile(model, batch, workspace, Compile::default())
+    }
+
+    /// As [`TextEncoder::new`], for the checks that need other settings.
+    pub fn compile(model: &Coca, batch: usize, workspace: &Workspace, settings: Compile) -> Result<TextEncoder> {
         let config = model.config().text.clone();
         let (rows, decoder_rows) = PackedText::capacity(batch, &config);
         let mut tape = Tape::record();
@@ -111,18 +132,28 @@ impl TextEncoder {
         let encoded = layers.encode_text(&inputs)?;
         let features = layers.text_features(encoded, &inputs)?;
         tape.keep(features);
-        let program = Program::compile(tape, workspace, Compile::default())?;
+        let program = Program::compile(tape, workspace, settings)?;
         Ok(TextEncoder { program, inputs, features, batch, config })
     }
 
     /// Unit features f32 `[count, embed_dim]` of token ids (start and end included), any count.
     pub fn features<T: AsRef<[i32]>>(&mut self, queue: &Queue, texts: &[T]) -> Result<Vec<f32>> {
+        self.features_observed(queue, texts, &mut [])
+    }
+
+    /// As [`TextEncoder::features`], with observers called around every node.
+    pub fn features_observed<T: AsRef<[i32]>>(
+        &mut self,
+        queue: &Queue,
+        texts: &[T],
+        observers: &mut [&mut (dyn Observer + Send)],
+    ) -> Result<Vec<f32>> {
         let mut values = Vec::new();
         for part in texts.chunks(self.batch) {
             let mut packed = PackedText::new(part, &self.config)?;
             packed.pad_to(self.batch);
             self.inputs.write(&self.program, &packed)?;
-            self.program.run(queue, false)?;
+            self.program.run_observed(queue, false, observers)?;
             let mut pass = self.program.read::<f32>(self.features)?;
             pass.truncate(pass.len() / self.batch * part.len());
             values.append(&mut pass);

@@ -20,6 +20,7 @@ fn profile() -> (Program, Profiler) {
     let mut program = Program::compile(tape, &Workspace::new(), Compile::default()).expect("compile");
     let mut profiler = Profiler::new(Roofline { flops_per_second: 1e9, bytes_per_second: 1e9 });
     for _ in 0..RUNS {
+        profiler.start_run();
         program.run_observed(&queue(), false, &mut [&mut profiler]).expect("run");
     }
     (program, profiler)

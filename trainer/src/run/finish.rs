@@ -263,9 +263,9 @@ impl Run {
         })
     }
 
-    fn profile_rows(&self) -> Vec<ProfileRow> {
+    pub(super) fn profile_rows(&self) -> Vec<ProfileRow> {
         let Some(profiler) = &self.profile else { return Vec::new() };
-        let runs = self.config.logging.profile_steps.max(1) as f64 * self.config.batch.accumulation as f64;
+        let steps = profiler.runs().max(1) as f64;
         // Calls, microseconds, and work, traffic and percent weighted by time.
         let mut groups: BTreeMap<String, [f64; 5]> = BTreeMap::new();
         for event in profiler.events() {
@@ -278,8 +278,8 @@ impl Run {
         let mut rows: Vec<ProfileRow> = (groups.into_iter())
             .map(|(name, [calls, time, work, traffic, percent])| ProfileRow {
                 name,
-                calls: (calls / runs).round() as usize,
-                milliseconds: time / runs / 1e3,
+                calls: (calls / steps).round() as usize,
+                milliseconds: time / steps / 1e3,
                 share: time / total,
                 gflops: work / time,
                 gbytes: traffic / time,

@@ -295,7 +295,8 @@ impl Run {
         if let Some(check) = &mut check {
             observers.push(check.as_mut());
         }
-        if let (Some(profiler), true) = (&mut self.profile, profiled) {
+        if let Some(profiler) = self.profile.as_mut().filter(|_| profiled) {
+            profiler.start_run();
             observers.push(profiler);
         }
         let State { model, progress, .. } = &self.state;

@@ -119,7 +119,7 @@ impl Stepper {
             ..Gradient::default()
         };
         let given = match self.plan.contrastive {
-            Contrast::Given => Some(self.contrast(queue, model, batches, &mut gradient)?),
+            Contrast::Given => Some(self.contrast(queue, model, batches, &mut gradient, observers)?),
             _ => None,
         };
         let Some(pass) = &mut self.pass else { return Ok(gradient) };
@@ -169,23 +169,26 @@ impl Stepper {
         model: &Coca,
         batches: &[Batch],
         gradient: &mut Gradient,
+        observers: Observers,
     ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (size, workspace) = (self.plan.batch, &self.workspace);
+        let settings = Compile { guard_bytes: self.plan.guard_bytes };
         let features = match &mut self.features {
             Some(features) => features,
             none => none.insert(Features {
-                images: ImageEncoder::new(model, self.plan.batch, &self.workspace)?,
-                texts: TextEncoder::new(model, self.plan.batch, &self.workspace)?,
-                contrastive: WholeContrastive::new(model, self.plan.batch * batches.len(), &self.workspace)?,
+                images: ImageEncoder::compile(model, size, workspace, settings)?,
+                texts: TextEncoder::compile(model, size, workspace, settings)?,
+                contrastive: WholeContrastive::new(model, size * batches.len(), workspace, settings)?,
             }),
         };
         let (mut images, mut texts) = (Vec::new(), Vec::new());
         for batch in batches {
-            images.extend(features.images.features(queue, &batch.images)?);
-            texts.extend(features.texts.features(queue, &batch.texts)?);
+            images.extend(features.images.features_observed(queue, &batch.images, observers)?);
+            texts.extend(features.texts.features_observed(queue, &batch.texts, observers)?);
         }
         let lengths: Vec<usize> = batches.iter().flat_map(|batch| &batch.texts).map(Vec::len).collect();
         gradient.flops += feature_flops(model.config(), &lengths);
-        let (loss, gradients) = features.contrastive.run(queue, &images, &texts, self.weights.0)?;
+        let (loss, gradients) = features.contrastive.run(queue, &images, &texts, self.weights.0, observers)?;
         gradient.losses.contrastive = loss;
         Ok(gradients)
     }
@@ -220,12 +223,12 @@ struct WholeContrastive {
 }
 
 impl WholeContrastive {
-    fn new(model: &Coca, pairs: usize, workspace: &Workspace) -> Result<WholeContrastive> {
+    fn new(model: &Coca, pairs: usize, workspace: &Workspace, settings: Compile) -> Result<WholeContrastive> {
         let mut tape = Tape::record();
         let rows = Meta::new([pairs, model.config().embed_dim], DType::F32);
         let features = (tape.variable("image features", rows)?, tape.variable("text features", rows)?);
         let scale = tape.parameter(model.parameters(), LOGIT_SCALE, DType::F32)?;
-        let loss = contrastive(&mut tape, features.0, features.1, scale)?;
+        let loss = tape.span("contrastive", |tape| contrastive(tape, features.0, features.1, scale))?;
         tape.keep(loss);
         let weight = tape.input("contrastive weight", Meta::new([1], DType::F32))?;
         tape.backward(&[(loss, weight)])?;
@@ -233,7 +236,7 @@ impl WholeContrastive {
             tape.gradient(tensor)?.ok_or_else(|| Error::invalid("the contrastive loss gives its features no gradient"))
         };
         let gradients = (gradient(features.0)?, gradient(features.1)?);
-        let program = Program::compile(tape, workspace, Compile::default())?;
+        let program = Program::compile(tape, workspace, settings)?;
         Ok(WholeContrastive { program, features, gradients, weight, loss })
     }
 
@@ -244,11 +247,12 @@ impl WholeContrastive {
         images: &[f32],
         texts: &[f32],
         weight: f32,
+        observers: Observers,
     ) -> Result<(f32, (Vec<f32>, Vec<f32>))> {
         self.program.write(self.features.0, images)?;
         self.program.write(self.features.1, texts)?;
         self.program.write(self.weight, &[weight])?;
-        self.program.run(queue, false)?;
+        self.program.run_observed(queue, false, observers)?;
         let gradients = (self.program.read(self.gradients.0)?, self.program.read(self.gradients.1)?);
         Ok((self.program.read::<f32>(self.loss)?[0], gradients))
     }

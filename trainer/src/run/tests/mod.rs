@@ -1,11 +1,12 @@
 use super::*;
+use crate::config::CheckKind;
 use crate::data::test_source::{Kind, TestSource};
 use crate::model_folder::test_model;
 use crate::{test_child, test_folder};
 use engine::DType;
 use engine::rng::Philox;
-use model::Coca;
 use model::config::{ClsMask, CocaConfig};
+use model::{Coca, LOGIT_SCALE};
 use std::process::Stdio;
 
 /// A model of a few thousand weights on the bundled emoji; a step takes milliseconds.
@@ -182,6 +183,32 @@ fn weights_that_no_loss_reaches_stay_as_they_are() {
     }
     let folder = test_folder("run-reached");
     assert_eq!(open(&folder, &[]).notes, [""; 0]);
+}
+
+#[test]
+fn checks_and_profiles_see_every_pass() {
+    for (accumulation, image_passes) in [(1, 1), (2, 4)] {
+        let folder = test_folder("run-checks");
+        let passes = format!("batch.accumulation={accumulation}");
+        let mut run = open(&folder, &["batch.size=4", "logging.profile_steps=1", &passes]);
+        let train_with = |run: &mut Run, kind: CheckKind, steps: u64| {
+            run.config.compute.check = kind;
+            run.stepper = Stepper::new(&run.config).unwrap();
+            run.train_to(run.state.progress.step + steps, &Stop::default())
+        };
+        for kind in [CheckKind::Nan, CheckKind::Poison, CheckKind::Cpu] {
+            train_with(&mut run, kind, 1).unwrap();
+        }
+        train_with(&mut run, CheckKind::None, 3).unwrap();
+        let rows = run.profile_rows();
+        let calls = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.calls);
+        assert_eq!(calls("forward patchify"), Some(image_passes));
+        assert_eq!(calls("forward contrastive"), Some(1));
+        // With accumulation no pass but that of the contrastive loss alone reads the temperature.
+        run.state.model.parameters().write(LOGIT_SCALE, &[f32::NAN]).unwrap();
+        let error = train_with(&mut run, CheckKind::Nan, 1).unwrap_err().to_string();
+        assert!(error.starts_with("contrastive: ") && error.contains("holds NaN"), "{error}");
+    }
 }
 
 #[test]
