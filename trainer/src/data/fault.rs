@@ -150,8 +150,14 @@ impl Ledger {
 
     /// Faults by kind in words: `2 corrupt_image, 1 oversized`.
     pub fn summary(&self) -> String {
-        let kinds: Vec<String> = self.counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
-        kinds.join(", ")
+        in_words(&self.counts)
+    }
+
+    /// As [`Ledger::summary`], of the distinct faults in the file, those of earlier processes included; empty without.
+    pub fn file_summary(&self) -> String {
+        let mut counts = BTreeMap::new();
+        self.written.iter().for_each(|fault| *counts.entry(fault.kind).or_default() += 1);
+        in_words(&counts)
     }
 
     /// Faults by kind.
@@ -168,6 +174,11 @@ impl Ledger {
     pub fn seen(&self) -> u64 {
         self.good + self.faults()
     }
+}
+
+fn in_words(counts: &BTreeMap<FaultKind, u64>) -> String {
+    let kinds: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+    kinds.join(", ")
 }
 
 #[cfg(test)]
@@ -198,7 +209,9 @@ mod tests {
         for _ in 0..2 {
             let mut ledger = Ledger::in_folder(&folder, 1.0).unwrap();
             [1, 2, 1].into_iter().for_each(|key| ledger.bad(fault(key)).unwrap());
+            assert_eq!((ledger.summary(), ledger.file_summary()), ("3 bad_utf8".into(), "2 bad_utf8".into()));
         }
+        assert_eq!(Ledger::in_folder(&folder, 1.0).unwrap().file_summary(), "2 bad_utf8");
         let text = std::fs::read_to_string(folder.join(LEDGER)).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         assert_eq!(text.lines().next().unwrap(), r#"{"kind":"bad_utf8","key":"1","detail":"x"}"#);

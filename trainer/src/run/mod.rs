@@ -190,10 +190,11 @@ impl Run {
     fn train_to(&mut self, last: u64, stop: &Stop) -> Result<Ended> {
         let config = self.config.clone();
         let steps = config.schedule.steps;
+        let ledger = Ledger::in_folder(self.folder(), config.data.max_bad_share)?;
         if self.state.progress.step >= last {
+            self.note_faults(&ledger);
             return Ok(Ended::Steps);
         }
-        let ledger = Ledger::in_folder(self.folder(), config.data.max_bad_share)?;
         let (model, tokenizer) = (self.state.model.config().clone(), Arc::new(self.state.tokenizer.clone()));
         let position = self.state.progress.position;
         let mut stream = Stream::start(self.source.clone(), tokenizer, &model, &config, ledger, position)?;
@@ -266,17 +267,13 @@ impl Run {
         display.finish();
         self.state.progress.training_seconds = before + begin.elapsed().as_secs_f64();
         let ledger = stream.ledger();
-        let (faults, seen) = (ledger.faults(), ledger.seen());
-        if faults > 0 {
-            self.notes
-                .push(format!("{faults} of {seen} samples were faulty and skipped; {} names them.", data::LEDGER));
-        }
+        self.note_faults(ledger);
         if ended == Ended::Time {
             self.notes.push(format!("Stopped by schedule.minutes after {} steps.", self.state.progress.step));
         }
         self.save()?;
         self.write_profile()?;
-        if seen as f64 * config.data.max_bad_share >= JUDGED_FROM {
+        if ledger.seen() as f64 * config.data.max_bad_share >= JUDGED_FROM {
             ledger.judge()?;
         }
         Ok(ended)
@@ -335,6 +332,16 @@ impl Run {
             skipped,
             outlier: false,
         })
+    }
+
+    /// Says which kinds of samples were skipped, over all resumes, now and in the report.
+    fn note_faults(&mut self, ledger: &Ledger) {
+        let kinds = ledger.file_summary();
+        if !kinds.is_empty() {
+            let text = format!("Faulty samples were skipped: {kinds}; {} names them.", data::LEDGER);
+            self.say(&text);
+            self.notes.push(text);
+        }
     }
 
     /// Saves a checkpoint of the state as it is.

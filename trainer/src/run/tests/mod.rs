@@ -278,9 +278,13 @@ fn a_fault_among_a_few_samples_ends_no_run() {
     kinds[3] = Kind::Corrupt;
     run.source = Arc::new(TestSource::new(vec![Some(kinds)]));
     run.train_to(2, &Stop::default()).unwrap();
-    assert_eq!(run.notes, ["1 of 17 samples were faulty and skipped; faults.jsonl names them."]);
+    let notes = ["Faulty samples were skipped: 1 corrupt_image; faults.jsonl names them."];
+    assert_eq!(run.notes, notes);
     drop(run);
-    assert_eq!(open(&folder, &[]).state.progress.step, 2);
+    // A process that has nothing left to train knows of it too.
+    let mut run = open(&folder, &[]);
+    run.train_to(2, &Stop::default()).unwrap();
+    assert_eq!(run.notes, notes);
 }
 
 #[test]
