@@ -84,7 +84,8 @@ sections! {
         preset: String = "emoji".into(),
         /// Sizes of it to change, for example { vision = { layers = 4 }, text = { vocabulary_size = 4096 } }.
         overrides: toml::Table = toml::Table::new(),
-        /// Folder with weights to start from; empty: random weights.
+        /// Folder with weights to start from, in open_clip's layout; empty: random weights. It brings its architecture in
+        /// place of the default `preset`, and its tokenizer in place of `captions`.
         init: PathBuf = PathBuf::new(),
         /// `captions` (a byte-BPE of the model's vocabulary size, trained on the captions), `clip`, or a `tokenizer.json`.
         tokenizer: String = "captions".into(),
