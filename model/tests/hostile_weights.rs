@@ -1,68 +1,28 @@
 //! Weight files from an enemy: whatever the bytes, opening and reading them ends in values or in an error, never in a panic,
 //! and never takes memory out of proportion to the file.
 
+mod counting;
+
+use counting::peak;
 use model::weights::Weights;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::Path;
-
-thread_local! {
-    /// Bytes that this thread holds, and the most it held since it was last asked.
-    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
-}
-
-/// The system's allocator, counting per thread.
-struct Counting;
-
-fn count(bytes: isize) {
-    let _ = HELD.try_with(|held| {
-        let (now, most) = held.get();
-        held.set((now + bytes, most.max(now + bytes)));
-    });
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell that allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Opens and reads everything, within a bound on memory. A pickle's shortest opcode is one byte and makes a value of at
 /// most 64 with 4 on the stack; both vectors may be half empty and be copied while they grow: 3 (64 + 4) bytes. Memo entries
 /// and dict pairs take more bytes of input each and less memory per byte.
 fn survive(bytes: Vec<u8>) -> engine::Result<Weights> {
     let bound = 3 * (64 + 4) * bytes.len() as isize + (64 << 10);
-    let before = HELD.with(|held| {
-        held.set((held.get().0, held.get().0));
-        held.get().0
-    });
-    let weights = Weights::from_bytes(bytes);
-    if let Ok(weights) = &weights {
-        for name in weights.names() {
-            let _ = weights.to_vec(name);
+    let (weights, taken) = peak(|| {
+        let weights = Weights::from_bytes(bytes);
+        if let Ok(weights) = &weights {
+            for name in weights.names() {
+                let _ = weights.to_vec(name);
+            }
         }
-    }
-    let taken = HELD.with(|held| held.get().1) - before;
+        weights
+    });
     assert!(taken <= bound, "{taken} bytes were taken; the bound is {bound}");
     weights
 }

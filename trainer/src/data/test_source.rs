@@ -1,11 +1,12 @@
 //! A source in memory for tests of everything that reads one, and pictures from an enemy.
 
+#[path = "../../../model/tests/counting/mod.rs"]
+mod counting;
+
 use super::{Augmenter, Fault, FaultKind, Part, Raw, RawImage, Source};
 use crate::config::Data;
 use engine::rng::Philox;
 use model::config::CocaConfig;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -117,45 +118,6 @@ impl Part for TestPart {
     }
 }
 
-thread_local! {
-    /// Bytes that this thread holds, and the most it held since it was last asked.
-    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
-}
-
-/// The system's allocator, counting per thread.
-struct Counting;
-
-fn count(bytes: isize) {
-    let _ = HELD.try_with(|held| {
-        let (now, most) = held.get();
-        held.set((now + bytes, most.max(now + bytes)));
-    });
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell that allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// A WebP file of one chunk.
 fn webp(kind: &[u8; 4], chunk: &[u8]) -> Vec<u8> {
     let size = |bytes: usize| (bytes as u32).to_le_bytes();
@@ -189,12 +151,7 @@ fn a_header_that_lies_takes_no_memory() {
     let augmenter = Augmenter::evaluation(&model(8), &Data::default());
     for (name, bytes) in bombs() {
         let image = RawImage::Encoded(bytes);
-        let before = HELD.with(|held| {
-            held.set((held.get().0, held.get().0));
-            held.get().0
-        });
-        let fault = augmenter.image("bomb", &image, &mut Philox::new(0, 0)).unwrap_err();
-        let taken = HELD.with(|held| held.get().1) - before;
+        let (fault, taken) = counting::peak(|| augmenter.image("bomb", &image, &mut Philox::new(0, 0)).unwrap_err());
         assert_eq!(fault.kind, FaultKind::Oversized, "{name}: {}", fault.detail);
         assert!(taken < 1 << 18, "{name}: {taken} bytes");
     }
