@@ -148,7 +148,14 @@ fn a_model_is_trained_and_used() {
     let folder = Folder::new("whole");
     let (data, run, file) = (folder.path("pictures"), folder.path("run"), folder.path("tiny.toml"));
     let pairs = pictures(Path::new(&data));
-    std::fs::write(&file, format!("{TINY}[data]\ntrain = {data:?}\n")).unwrap();
+    // Pictures of one's own to be tested on, one of which is none.
+    let held_out = folder.path("held out");
+    pictures(Path::new(&held_out));
+    for (name, text) in [("hole.png", "no picture"), ("hole.txt", "a hole")] {
+        std::fs::write(Path::new(&held_out).join(name), text).unwrap();
+    }
+    let sources = format!("[data]\ntrain = {data:?}\nmax_bad_share = 0.5\n[evaluation]\ndata = {held_out:?}\n");
+    std::fs::write(&file, format!("{TINY}{sources}")).unwrap();
 
     let plan = succeed(&["plan", &file, "--memory", "1GiB"]);
     assert!(plan.contains("parameters"), "{plan}");
@@ -158,6 +165,8 @@ fn a_model_is_trained_and_used() {
     assert!(
         page.contains("<h2>Learning</h2>") && page.contains("<h2>Retrieval</h2>") && page.contains("<img src=\"data:")
     );
+    assert!(page.contains("Data of your own") && page.contains("Pairs of the training data"));
+    assert!(page.contains("held out are faulty and left out: 1 corrupt_image."));
     for outside in ["http:", "https:", "<script", "<link", "@import", "href=", "src=\"/"] {
         assert!(!page.contains(outside), "the page refers to something outside: {outside}");
     }

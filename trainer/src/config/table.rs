@@ -193,8 +193,10 @@ sections! {
         /// How many of the newest are kept.
         keep: usize = 2,
     }
-    /// Evaluation on held-out data.
+    /// Evaluation on held-out data: the rest of the bundled set after training on it, and data of your own.
     evaluation: Evaluation {
+        /// Held-out pairs of your own, named and read as `data.train` is; empty: none.
+        data: String = String::new(),
         /// Steps between two evaluations while training; 0: only at the end.
         every: u64 = 0,
         /// Pairs in one pass.

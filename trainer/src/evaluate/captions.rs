@@ -1,6 +1,6 @@
 //! Captions that the model generates, and how they compare with the true ones.
 
-use super::Evaluator;
+use super::{Evaluator, TestSet};
 use crate::Result;
 use crate::cli::GenerationArgs;
 use crate::data::Sample;
@@ -67,15 +67,16 @@ fn settings(args: &GenerationArgs, evaluator: &Evaluator<'_>) -> Result<Settings
 ///
 /// # Errors
 /// A sample has no true caption, or the set is empty.
-pub fn caption_row(set: &str, samples: &[Sample], captions: &[Captioned]) -> Result<CaptionRow> {
+pub fn caption_row(set: &TestSet, captions: &[Captioned]) -> Result<CaptionRow> {
     let generated: Vec<&str> = captions.iter().map(|caption| caption.text.as_str()).collect();
-    let truths: Vec<Vec<String>> = samples.iter().map(|sample| sample.captions.clone()).collect();
+    let truths: Vec<Vec<String>> = set.samples.iter().map(|sample| sample.captions.clone()).collect();
     let Scores { bleu4, rouge_l, cider_d, exact_match } = scores::scores(&generated, &truths)?;
     let named = |name: &str, value: f64| (name.to_owned(), value);
     Ok(CaptionRow {
-        set: set.to_owned(),
-        count: samples.len(),
+        set: set.name.clone(),
+        count: set.samples.len(),
         exact: exact_match,
         scores: vec![named("BLEU-4", bleu4), named("ROUGE-L", rouge_l), named("CIDEr-D", cider_d)],
+        seen: set.seen,
     })
 }

@@ -36,9 +36,7 @@ pub fn evaluate(args: &EvalArgs) -> Result<String> {
         EvalTask::ZeroShot => {
             let images = evaluator.image_features(&set.samples)?;
             let mut row = set.zero_shot(&images, &evaluator.text_features(&names)?, width);
-            if set.split.is_some() {
-                row.floor = set.pixel_floor(&EmojiSet::bundled()?);
-            }
+            row.floor = set.pixel_floor().map(|floor| floor.zero_shot);
             written(figures(&row), zero_shot_text(&row))
         }
         EvalTask::Retrieval => {
@@ -49,7 +47,7 @@ pub fn evaluate(args: &EvalArgs) -> Result<String> {
         }
         EvalTask::Caption => {
             let generated = captions_by(&args.generation, &evaluator, &set.samples)?;
-            let row = caption_row(&set.name, &set.samples, &generated)?;
+            let row = caption_row(&set, &generated)?;
             written(figures(&row), caption_text(&row))
         }
     }

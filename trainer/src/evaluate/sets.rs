@@ -3,10 +3,10 @@
 use super::{Evaluator, ranks, recall, share_within};
 use crate::Result;
 use crate::config::Data;
-use crate::data::emoji::{EmojiSet, Split, Vendor, floor};
+use crate::data::emoji::{EmojiSet, Floor, Split, Vendor, floor};
 use crate::data::source::EmojiSource;
 use crate::data::{Ledger, Sample, Source, read_all};
-use crate::report::{RetrievalRow, Seen, ZeroShotRow};
+use crate::report::{Recall, RetrievalRow, Seen, ZeroShotRow};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,10 +21,19 @@ pub struct TestSet {
     pub samples: Vec<Sample>,
     /// Index into the class names of each sample.
     pub classes: Vec<usize>,
-    /// The split of the bundled set that it is, if it is one.
-    pub split: Option<Split>,
+    /// The bundled set and the split of it that this is, if it is one.
+    pub bundled: Option<(Arc<EmojiSet>, Split)>,
     /// What training saw of it.
     pub seen: Seen,
+}
+
+/// What comparing pixels alone reaches on a set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PixelFloor {
+    /// Top-1 and top-5 of zero-shot classification.
+    pub zero_shot: (f64, f64),
+    /// Image to text and text to image.
+    pub retrieval: (Recall, Recall),
 }
 
 /// A training run's view of the bundled set: what its evaluation reports, in this order.
@@ -52,7 +61,8 @@ impl TestSet {
             Split::Fresh | Split::FreshStyle(_) => Seen::Nothing,
             _ => Seen::Unknown,
         };
-        Ok(TestSet { name, about: about.into(), samples, classes: source.concepts(), split: Some(split), seen })
+        let bundled = Some((set.clone(), split));
+        Ok(TestSet { name, about: about.into(), samples, classes: source.concepts(), bundled, seen })
     }
 
     /// Any source; classes are its distinct first captions, in order of appearance, which are returned as well.
@@ -81,7 +91,7 @@ impl TestSet {
             })
         };
         let classes = samples.iter().map(class).collect();
-        (TestSet { name, about: String::new(), samples, classes, split: None, seen: Seen::Pairs }, names)
+        (TestSet { name, about: String::new(), samples, classes, bundled: None, seen: Seen::Pairs }, names)
     }
 
     /// Zero-shot classification among `classes` names with these text features, given the images' features.
@@ -112,18 +122,19 @@ impl TestSet {
             count: self.samples.len(),
             image_to_text: recall(&ranks(images, texts, width, right)),
             text_to_image: recall(&ranks(texts, images, width, right)),
+            floor: None,
+            seen: self.seen,
         }
     }
 
-    /// What pixels alone reach in zero-shot classification, for a style of the bundled set.
-    pub fn pixel_floor(&self, set: &EmojiSet) -> Option<(f64, f64)> {
-        match self.split {
-            Some(split @ Split::Style(_)) => {
-                let floor = floor(set, split, true);
-                Some((floor.top1, floor.top5))
-            }
-            _ => None,
-        }
+    /// What pixels alone reach, for a style of the bundled set.
+    pub fn pixel_floor(&self) -> Option<PixelFloor> {
+        let Some((set, split @ Split::Style(_))) = &self.bundled else { return None };
+        let Floor { zero_shot, image_to_text, text_to_image } = floor(set, *split);
+        Some(PixelFloor {
+            zero_shot: (share_within(&zero_shot, 1), share_within(&zero_shot, 5)),
+            retrieval: (recall(&image_to_text), recall(&text_to_image)),
+        })
     }
 }
 

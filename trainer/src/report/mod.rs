@@ -132,6 +132,10 @@ pub struct RetrievalRow {
     pub image_to_text: Recall,
     /// From a text to its picture.
     pub text_to_image: Recall,
+    /// The same two of the nearest training picture by pixels, if measured.
+    pub floor: Option<(Recall, Recall)>,
+    /// What training saw of the set.
+    pub seen: Seen,
 }
 
 /// Share of queries whose match is among the first 1, 5 and 10.
@@ -156,6 +160,8 @@ pub struct CaptionRow {
     pub exact: f64,
     /// Other scores by name: BLEU-4, ROUGE-L, CIDEr-D.
     pub scores: Vec<(String, f64)>,
+    /// What training saw of the set.
+    pub seen: Seen,
 }
 
 /// A picture with the caption generated for it.

@@ -1,7 +1,10 @@
 //! The page itself: sections in the order in which a reader asks (how good, how did it learn, examples, how it was made).
 
 use super::chart::{Chart, short};
-use super::{CaptionExample, Hit, Item, Picture, QueryExample, Recall, ReportData, RunFacts, Seen, ZeroShotRow};
+use super::{
+    CaptionExample, CaptionRow, Hit, Item, Picture, QueryExample, Recall, ReportData, RetrievalRow, RunFacts, Seen,
+    ZeroShotRow,
+};
 use crate::machine::bytes;
 use crate::metrics::StepRecord;
 use crate::progress::clock;
@@ -143,44 +146,47 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
+/// The rows of test sets in a table of this many columns, each kind of set under its heading.
+fn by_kind<T>(rows: &[T], columns: usize, kind: impl Fn(&T) -> Seen, cells: impl Fn(&T) -> String) -> String {
+    let mut body = String::new();
+    for seen in Seen::ALL {
+        let mut rows = rows.iter().filter(|row| kind(row) == seen).peekable();
+        if rows.peek().is_some() {
+            let _ = writeln!(body, "<tr class=\"heading\"><td colspan=\"{columns}\">{}</td></tr>", seen.heading());
+        }
+        rows.for_each(|row| body += &format!("<tr>{}</tr>\n", cells(row)));
+    }
+    body
+}
+
 fn zero_shot(rows: &[ZeroShotRow]) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let mut body = String::new();
-    let mut group = |heading: &str, rows: &mut dyn Iterator<Item = &ZeroShotRow>| {
-        let mut rows = rows.peekable();
-        if rows.peek().is_some() {
-            let _ = writeln!(body, "<tr class=\"heading\"><td colspan=\"7\">{heading}</td></tr>");
-        }
-        for row in rows {
-            let (floor1, floor5) =
-                row.floor.map_or(("–".to_owned(), "–".to_owned()), |(top1, top5)| (percent(top1), percent(top5)));
-            let mark = row
-                .floor
-                .map_or(String::new(), |(top1, _)| format!("<u style=\"left:calc({:.2}% - 1px)\"></u>", 100.0 * top1));
-            let _ = writeln!(
-                body,
-                "<tr><td>{}<small>{}</small></td><td>{}</td><td class=\"strong\">{}</td>\
-                 <td class=\"bar\"><div class=\"track\"><i style=\"width:{:.2}%\"></i>{mark}</div></td>\
-                 <td>{}</td><td>{floor1}</td><td>{floor5}</td></tr>",
-                escape(&row.set),
-                escape(&format!(
-                    "{}{}{} classes",
-                    row.about,
-                    if row.about.is_empty() { "" } else { "; " },
-                    grouped(row.classes as u64)
-                )),
-                grouped(row.count as u64),
-                percent(row.top1),
-                100.0 * row.top1,
-                percent(row.top5),
-            );
-        }
+    let cells = |row: &ZeroShotRow| {
+        let (floor1, floor5) =
+            row.floor.map_or(("–".to_owned(), "–".to_owned()), |(top1, top5)| (percent(top1), percent(top5)));
+        let mark = row
+            .floor
+            .map_or(String::new(), |(top1, _)| format!("<u style=\"left:calc({:.2}% - 1px)\"></u>", 100.0 * top1));
+        format!(
+            "<td>{}<small>{}</small></td><td>{}</td><td class=\"strong\">{}</td>\
+             <td class=\"bar\"><div class=\"track\"><i style=\"width:{:.2}%\"></i>{mark}</div></td>\
+             <td>{}</td><td>{floor1}</td><td>{floor5}</td>",
+            escape(&row.set),
+            escape(&format!(
+                "{}{}{} classes",
+                row.about,
+                if row.about.is_empty() { "" } else { "; " },
+                grouped(row.classes as u64)
+            )),
+            grouped(row.count as u64),
+            percent(row.top1),
+            100.0 * row.top1,
+            percent(row.top5),
+        )
     };
-    for seen in Seen::ALL {
-        group(seen.heading(), &mut rows.iter().filter(|row| row.seen == seen));
-    }
+    let body = by_kind(rows, 7, |row| row.seen, cells);
     format!(
         "<section>\n<h2>Zero-shot classification</h2>\n<p class=\"about\">Each picture is compared with the names of all \
          classes. The pixel floor is what the nearest training picture by pixels would score: only what stands above it \
@@ -195,27 +201,22 @@ fn retrieval(data: &ReportData) -> String {
     if data.retrieval.is_empty() {
         return String::new();
     }
-    let cells = |recall: &Recall| -> String {
-        format!(
-            "<td class=\"strong\">{}</td><td>{}</td><td>{}</td>",
-            percent(recall.at_1),
-            percent(recall.at_5),
-            percent(recall.at_10)
-        )
+    let three = |Recall { at_1, at_5, at_10 }: Recall, floor: Option<Recall>| -> String {
+        let below = |share: f64| format!("<small>{}</small>", percent(share));
+        let floor =
+            floor.map_or([const { String::new() }; 3], |floor| [floor.at_1, floor.at_5, floor.at_10].map(below));
+        let [a, b, c] = [at_1, at_5, at_10].map(percent);
+        format!("<td class=\"strong\">{a}{}</td><td>{b}{}</td><td>{c}{}</td>", floor[0], floor[1], floor[2])
     };
-    let rows: String = (data.retrieval.iter())
-        .map(|row| {
-            let (set, count) = (escape(&row.set), grouped(row.count as u64));
-            format!(
-                "<tr><td>{set}</td><td>{count}</td>{}{}</tr>\n",
-                cells(&row.image_to_text),
-                cells(&row.text_to_image)
-            )
-        })
-        .collect();
+    let cells = |row: &RetrievalRow| {
+        let (there, back) = row.floor.unzip();
+        let (set, count) = (escape(&row.set), grouped(row.count as u64));
+        format!("<td>{set}</td><td>{count}</td>{}{}", three(row.image_to_text, there), three(row.text_to_image, back))
+    };
+    let rows = by_kind(&data.retrieval, 8, |row| row.seen, cells);
     format!(
         "<section>\n<h2>Retrieval</h2>\n<p class=\"about\">How often the match of a picture or text is the first, among the \
-         first five, among the first ten of the whole test set.</p>\n<div class=\"card table\" tabindex=\"0\"><table>\n<thead>\
+         first five, among the first ten of the whole test set. Below, where it was measured, the pixel floor.</p>\n<div class=\"card table\" tabindex=\"0\"><table>\n<thead>\
          <tr><th></th><th></th><th class=\"group\" colspan=\"3\">Image to text</th><th class=\"group\" colspan=\"3\">Text to \
          image</th></tr>\n<tr><th>Test set</th><th>Pairs</th><th>R@1</th><th>R@5</th><th>R@10</th><th>R@1</th><th>R@5</th>\
          <th>R@10</th></tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n</section>\n"
@@ -291,15 +292,12 @@ fn captions(data: &ReportData) -> String {
             "<div class=\"card table\" tabindex=\"0\" style=\"margin-bottom:12px\"><table><thead><tr><th>Test set</th><th>Pictures</th>\
              <th>Exactly right</th>{names}</tr></thead><tbody>"
         );
-        for row in &data.caption_scores {
+        let cells = |row: &CaptionRow| {
             let scores: String = row.scores.iter().map(|(_, score)| format!("<td>{score:.3}</td>")).collect();
             let (set, count) = (escape(&row.set), grouped(row.count as u64));
-            let _ = write!(
-                section,
-                "<tr><td>{set}</td><td>{count}</td><td class=\"strong\">{}</td>{scores}</tr>",
-                percent(row.exact)
-            );
-        }
+            format!("<td>{set}</td><td>{count}</td><td class=\"strong\">{}</td>{scores}", percent(row.exact))
+        };
+        section += &by_kind(&data.caption_scores, 3 + first.scores.len(), |row| row.seen, cells);
         section += "</tbody></table></div>\n";
     }
     section += "<ul class=\"pictures\">";

@@ -103,12 +103,16 @@ fn sample() -> ReportData {
                 count: 1217,
                 image_to_text: recall(0.62),
                 text_to_image: recall(0.588),
+                floor: Some((recall(0.345), recall(0.321))),
+                seen: Seen::Concepts,
             },
             RetrievalRow {
-                set: "fxemoji".into(),
-                count: 467,
+                set: "fresh".into(),
+                count: 812,
                 image_to_text: recall(0.571),
                 text_to_image: recall(0.55),
+                floor: None,
+                seen: Seen::Nothing,
             },
         ],
         caption_scores: vec![CaptionRow {
@@ -116,6 +120,7 @@ fn sample() -> ReportData {
             count: 1217,
             exact: 0.433,
             scores: vec![("BLEU-4".into(), 0.312), ("ROUGE-L".into(), 0.571), ("CIDEr-D".into(), 1.843)],
+            seen: Seen::Concepts,
         }],
         captions: (0..21)
             .map(|index| CaptionExample {
@@ -205,13 +210,21 @@ fn figures_stand_where_they_belong() {
         "8:22",
         "contrastive by chance: ln 128 = 4.85",
         "1 step flagged",
+        "<td class=\"strong\">58.8\u{202f}%<small>32.1\u{202f}%</small></td>",
     ] {
         assert!(page.contains(text), "{text}");
     }
-    assert!(page.find("Fresh concepts").unwrap() > page.find("emojione-monotone").unwrap());
+    let (tables, learning) = page.split_once("<h2>Learning").unwrap();
+    let (zero_shot, retrieval) = tables.split_once("<h2>Retrieval").unwrap();
+    assert!(zero_shot.find("Fresh concepts").unwrap() > zero_shot.find("emojione-monotone").unwrap());
+    let fresh = &retrieval[retrieval.find("Fresh concepts").unwrap()..];
+    assert!(fresh.contains("57.1") && !fresh.contains("<small>"), "{fresh}");
+    assert!(learning.contains("Known concepts") && !learning.contains("Fresh concepts"));
     let mut data = sample();
     data.zero_shot.truncate(1);
     data.zero_shot[0].seen = Seen::Pairs;
+    data.retrieval.clear();
+    data.caption_scores.clear();
     let page = page::render(&data);
     assert!(page.contains("Pairs of the training data") && !page.contains("never seen in training"));
 }

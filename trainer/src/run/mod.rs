@@ -1,5 +1,6 @@
 //! `coca train`: from a configuration to a trained model, its evaluation and its report.
 
+mod findings;
 mod finish;
 mod state;
 mod step;
@@ -71,7 +72,7 @@ pub fn train(args: &TrainArgs) -> Result<()> {
         run.say(&format!("stopped after step {step} and saved; `coca train --out {folder}` goes on from there"));
         return Ok(());
     }
-    run.finish()
+    run.finish(&stop)
 }
 
 /// Why a run's loop ended.
@@ -94,6 +95,8 @@ pub struct Run {
     pub state: State,
     queue: Queue,
     source: Arc<dyn Source>,
+    /// Data that `evaluation.data` names.
+    held_out: Option<Arc<dyn Source>>,
     stepper: Stepper,
     checkpoints: Checkpoints,
     metrics: MetricsLog,
@@ -115,6 +118,7 @@ impl Run {
         let folder = config.run.out.clone();
         let queue = Queue::Cpu(CpuQueue::new(config.isa()?, config.threads()?)?);
         let source = data::open(&config.data.train, &config.data)?;
+        let held_out = held_out(&config)?;
         std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         let root = folder.join(CHECKPOINT_FOLDER);
         let mut checkpoints = Checkpoints::open(&root, config.checkpoint.keep)?;
@@ -159,6 +163,7 @@ impl Run {
             state,
             queue,
             source,
+            held_out,
             stepper,
             checkpoints,
             metrics,
@@ -405,6 +410,13 @@ fn find_checkpoint(folder: &Path, mut passed_over: impl FnMut(&str)) -> Result<C
         }
     }
     Err(Error::invalid(format!("{}: neither a checkpoint ({MANIFEST}) nor a run with a whole one", folder.display())))
+}
+
+/// The data that `evaluation.data` names, if it does: opened at the start, so that a wrong name costs no training.
+fn held_out(config: &Config) -> Result<Option<Arc<dyn Source>>> {
+    let name = &config.evaluation.data;
+    let open = || data::open(name, &config.data).map_err(|error| Error::invalid(format!("evaluation.data: {error}")));
+    (!name.is_empty()).then(open).transpose()
 }
 
 /// The tokenizer that `model.tokenizer` names; with `model.init`, `captions` is that of the weights.

@@ -1,25 +1,23 @@
-//! The floor that a trained model has to clear: guessing a held-out drawing's concept by the nearest training drawing,
-//! pixel by pixel, in grey at 24 x 24.
+//! The floor that a trained model has to clear: guessing a held-out drawing's concept by the nearest drawing in the
+//! training styles, pixel by pixel, in grey at 24 x 24.
 
-use super::{Drawing, EmojiSet, SIDE, Split};
+use super::{EmojiSet, SIDE, Split};
+use rayon::prelude::*;
 
-/// Side of the thumbnails that are compared.
+/// Side of the thumbnails that are compared, and their pixels.
 const THUMBNAIL: usize = 24;
+const PIXELS: usize = THUMBNAIL * THUMBNAIL;
+/// Drawings that are compared with a known one before the next: together they fit in a core's cache.
+const BLOCK: usize = 16;
+/// Sums side by side in a correlation.
+const LANES: usize = 16;
 
-/// Share of drawings whose concept is found by comparing pixels.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Floor {
-    /// The nearest concept is the right one.
-    pub top1: f64,
-    /// The right one is among the five nearest concepts.
-    pub top5: f64,
-    /// Drawings asked about.
-    pub drawings: usize,
-}
+/// Greys with mean 0 and norm 1.
+pub(super) type Thumbnail = [f32; PIXELS];
 
 /// A drawing on white in grey (Rec. 601 luma), cut to the square around what is drawn and averaged down to 24 x 24;
 /// scaled to mean 0 and norm 1, so that the nearest is the best correlated. Raw greys, or uncut, find fewer.
-fn thumbnail(set: &EmojiSet, drawing: usize) -> Vec<f32> {
+fn thumbnail(set: &EmojiSet, drawing: usize) -> Thumbnail {
     let rgb = set.rgb(drawing, [255; 3]);
     let luma = |pixel: &[u8]| 0.299 * f32::from(pixel[0]) + 0.587 * f32::from(pixel[1]) + 0.114 * f32::from(pixel[2]);
     let grey: Vec<f32> = rgb.chunks_exact(3).map(luma).collect();
@@ -42,48 +40,105 @@ fn thumbnail(set: &EmojiSet, drawing: usize) -> Vec<f32> {
     let inside = |at: isize| usize::try_from(at).ok().filter(|&at| at < SIDE);
     let source = |y: isize, x: isize| inside(y).zip(inside(x)).map_or(255.0, |(y, x)| grey[y * SIDE + x]);
     let across: Vec<Vec<(isize, f32)>> = (0..THUMBNAIL).map(|x| cover(x, columns).collect()).collect();
-    let mut pixels = Vec::with_capacity(THUMBNAIL * THUMBNAIL);
-    for y in 0..THUMBNAIL {
-        for across in &across {
-            let line = |v: isize| across.iter().map(|&(u, weight)| weight * source(v, u)).sum::<f32>();
-            pixels.push(cover(y, rows).map(|(v, weight)| weight * line(v)).sum::<f32>());
-        }
-    }
+    let pixel = |at: usize| {
+        let line = |v: isize| across[at % THUMBNAIL].iter().map(|&(u, weight)| weight * source(v, u)).sum::<f32>();
+        cover(at / THUMBNAIL, rows).map(|(v, weight)| weight * line(v)).sum::<f32>()
+    };
+    let pixels: Thumbnail = std::array::from_fn(pixel);
     let mean = pixels.iter().sum::<f32>() / pixels.len() as f32;
     let norm = pixels.iter().map(|value| (value - mean).powi(2)).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-    pixels.iter().map(|value| (value - mean) / norm).collect()
+    pixels.map(|value| (value - mean) / norm)
 }
 
-/// The floor of one split against the drawings of [`Split::Train`] and, if `with_fresh`, of [`Split::Fresh`]: without
-/// them a fresh concept cannot be guessed. Ties go to the concept that comes first.
-pub fn floor(set: &EmojiSet, asked: Split, with_fresh: bool) -> Floor {
-    let mut known = set.split(Split::Train);
-    if with_fresh {
-        known.extend(set.split(Split::Fresh));
-    }
-    let load = |drawings: Vec<usize>| -> Vec<(Drawing, Vec<f32>)> {
-        drawings.into_iter().map(|index| (set.drawings()[index], thumbnail(set, index))).collect()
+/// How many wrong answers a comparison of pixels puts before the right one, for each drawing of a split in its order;
+/// `usize::MAX` where no known drawing shows the concept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Floor {
+    /// Among all concepts of the set.
+    pub zero_shot: Vec<usize>,
+    /// Among the names of the split's own drawings.
+    pub image_to_text: Vec<usize>,
+    /// Among the split's own drawings, for the name of each.
+    pub text_to_image: Vec<usize>,
+}
+
+/// The floor of one split. A concept is as near as the most similar of its drawings in [`Split::Train`] and
+/// [`Split::Fresh`]: without those, nothing could be said of a fresh concept. Ties go to the concept that comes first.
+pub fn floor(set: &EmojiSet, asked: Split) -> Floor {
+    let load = |drawings: &[usize]| -> Vec<(usize, Thumbnail)> {
+        drawings.par_iter().map(|&index| (set.drawings()[index].concept, thumbnail(set, index))).collect()
     };
-    let (known, asked) = (load(known), load(set.split(asked)));
-    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
-    // How many concepts lie nearer than the right one.
-    let rank = |(drawing, pixels): &(Drawing, Vec<f32>)| {
-        let mut nearest = vec![f32::INFINITY; set.concepts().len()];
-        for (other, others) in &known {
-            let near = &mut nearest[other.concept];
-            *near = near.min(distance(pixels, others));
+    let known = set.known.get_or_init(|| load(&[set.split(Split::Train), set.split(Split::Fresh)].concat()));
+    let asked = load(&set.split(asked));
+    // The similarity of each drawing with each concept, [drawings, concepts]. A block of drawings stays in the cache
+    // while all the known ones pass by.
+    let block = |block: &[(usize, Thumbnail)]| {
+        let mut rows = vec![vec![f32::NEG_INFINITY; set.concepts().len()]; block.len()];
+        for (concept, pixels) in known {
+            for (row, (_, asked)) in rows.iter_mut().zip(block) {
+                row[*concept] = row[*concept].max(correlation(asked, pixels));
+            }
         }
-        let right = nearest[drawing.concept];
-        let nearer = |(concept, &near): (usize, &f32)| near < right || (near == right && concept < drawing.concept);
-        if right.is_finite() { nearest.iter().enumerate().filter(|&each| nearer(each)).count() } else { usize::MAX }
+        rows
     };
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
-    let chunk = asked.len().div_ceil(threads).max(1);
-    let ranks: Vec<usize> = std::thread::scope(|scope| {
-        let part = |part| scope.spawn(move || Vec::from_iter(<[_]>::iter(part).map(rank)));
-        let threads: Vec<_> = asked.chunks(chunk).map(part).collect();
-        threads.into_iter().flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    });
-    let share = |limit: usize| ranks.iter().filter(|&&rank| rank < limit).count() as f64 / ranks.len().max(1) as f64;
-    Floor { top1: share(1), top5: share(5), drawings: asked.len() }
+    let similar: Vec<Vec<f32>> = asked.par_chunks(BLOCK).flat_map_iter(block).collect();
+    let concepts: Vec<usize> = asked.iter().map(|&(concept, _)| concept).collect();
+    let each = |rank: &dyn Fn(usize, usize) -> usize| {
+        concepts.iter().enumerate().map(|(drawing, &concept)| rank(drawing, concept)).collect()
+    };
+    Floor {
+        zero_shot: each(&|drawing, concept| rank(concept, similar[drawing].iter().copied().enumerate())),
+        image_to_text: each(&|drawing, concept| {
+            rank(concept, concepts.iter().map(|&other| (other, similar[drawing][other])))
+        }),
+        text_to_image: each(&|_, concept| {
+            rank(concept, concepts.iter().zip(&similar).map(|(&other, row)| (other, row[concept])))
+        }),
+    }
+}
+
+/// How many answers of other concepts come before the best of the right one, given the concept and score of all.
+fn rank(concept: usize, answers: impl Iterator<Item = (usize, f32)> + Clone) -> usize {
+    let right = answers.clone().filter(|&(other, _)| other == concept).map(|(_, score)| score);
+    let right = right.fold(f32::NEG_INFINITY, f32::max);
+    if right == f32::NEG_INFINITY {
+        return usize::MAX;
+    }
+    answers.filter(|&(other, score)| score > right || (score == right && other < concept)).count()
+}
+
+/// The product of two thumbnails, as sums side by side that the compiler can keep in vectors.
+fn correlation(a: &Thumbnail, b: &Thumbnail) -> f32 {
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_count_the_answers_of_other_concepts_that_come_first() {
+        let answers = |scores: &'static [(usize, f32)]| scores.iter().copied();
+        // The better of the right two counts; of equals the first concept wins.
+        let scores = &[(3, 0.5), (7, 0.9), (3, 0.8), (1, 0.8), (4, 0.8), (5, 0.1)];
+        assert_eq!([3, 7, 1, 4, 5].map(|concept| rank(concept, answers(scores))), [2, 0, 1, 3, 5]);
+        assert_eq!(rank(2, answers(scores)), usize::MAX);
+        assert_eq!(rank(3, answers(&[(3, f32::NEG_INFINITY), (4, 0.2)])), usize::MAX);
+    }
+
+    #[test]
+    fn correlation_is_a_product() {
+        let (mut a, mut b) = ([0.0; PIXELS], [0.0; PIXELS]);
+        for at in 0..PIXELS {
+            (a[at], b[at]) = (((at * 7) % 13) as f32 - 6.0, ((at * 5) % 11) as f32 - 5.0);
+        }
+        // Whole numbers: every order of summation gives the same.
+        assert_eq!(correlation(&a, &b), a.iter().zip(&b).map(|(a, b)| a * b).sum::<f32>());
+    }
 }

@@ -1,3 +1,5 @@
+mod evaluation;
+
 use super::*;
 use crate::config::CheckKind;
 use crate::data::test_source::{Kind, TestSource};
@@ -322,7 +324,7 @@ fn starting_anew_sets_the_old_run_aside() {
     let anew = |sets: &[&str]| Run::open(config(&folder, sets), &Resume::None).unwrap();
     let mut run = anew(&["logging.tensorboard=true"]);
     run.train_to(4, &Stop::default()).unwrap();
-    run.finish().unwrap();
+    run.finish(&Stop::default()).unwrap();
     drop(run);
     let (old, checkpoint, place) = (losses(&folder), saved(&folder), folder.join("previous-1"));
     assert!(!place.exists());
@@ -435,10 +437,15 @@ const COMMAND_SETS: [&str; 2] = ["schedule.steps=120", "checkpoint.every=0"];
 #[test]
 #[ignore = "run as a child process by the other tests"]
 fn command() {
+    run_command(&COMMAND_SETS);
+}
+
+/// `coca train` with the tiny model, in the folder that the test names.
+fn run_command(sets: &[&str]) {
     let folder = PathBuf::from(std::env::var(CHILD_FOLDER).unwrap());
     let file = folder.join("tiny.toml");
     std::fs::write(&file, TINY).unwrap();
-    let sets = COMMAND_SETS.map(str::to_owned).to_vec();
+    let sets = sets.iter().map(|&set| set.to_owned()).collect();
     let config = crate::cli::ConfigSource { file: Some(file), sets };
     super::train(&TrainArgs { config, out: Some(folder), ..TrainArgs::default() }).unwrap();
 }

@@ -1,0 +1,208 @@
+//! What a run's model is found to be worth: the sets that it is tested on, and the tables and examples of each.
+
+use super::Run;
+use crate::data::emoji::{EmojiSet, Split};
+use crate::data::{Ledger, Position, Sample, Source, Stream};
+use crate::evaluate::{Captioned, EMOJI_SETS, Evaluator, TestSet, caption_row, captions};
+use crate::report::{self, CaptionExample, Hit, Item, Picture, QueryExample};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Pairs of the training data that are looked at where nothing is held out.
+const TRAINING_PAIRS: usize = 256;
+/// Queries of each kind shown, and results of each.
+const QUERIES: usize = 3;
+const HITS: usize = 5;
+
+/// The tables and examples of an evaluation, to go into the report.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub zero_shot: Vec<report::ZeroShotRow>,
+    pub retrieval: Vec<report::RetrievalRow>,
+    pub caption_scores: Vec<report::CaptionRow>,
+    pub captions: Vec<CaptionExample>,
+    pub queries: Vec<QueryExample>,
+    pub notes: Vec<String>,
+}
+
+/// The sets of a run, each with the features `[classes, width]` of the names of its classes, and what was wrong with them.
+pub(super) struct TestSets {
+    pub sets: Vec<(TestSet, Arc<Vec<f32>>)>,
+    pub notes: Vec<String>,
+}
+
+impl Run {
+    /// Tests everything that can be tested after this run.
+    pub(super) fn findings(&self, evaluator: &mut Evaluator<'_>) -> Result<Findings> {
+        let TestSets { sets, notes } = self.test_sets(evaluator)?;
+        let mut findings = Findings { notes, ..Findings::default() };
+        let shown = self.config.evaluation.captions.div_ceil(sets.len());
+        sets.iter().try_for_each(|(set, names)| self.measure(evaluator, set, names, shown, &mut findings))?;
+        Ok(findings)
+    }
+
+    /// The main figure of each set, of the weights as they are now: zero-shot top-1 on the bundled data, or R@1 from image
+    /// to text.
+    pub(super) fn evaluate_now(&self) -> Result<Vec<(String, f64)>> {
+        let averaged = self.state.averaged_model()?;
+        let model = averaged.as_ref().unwrap_or(&self.state.model);
+        let (tokenizer, batch) = (&self.state.tokenizer, self.config.evaluation.batch_size);
+        let mut evaluator = Evaluator::new(model, tokenizer, &self.queue, self.stepper.workspace(), batch)?;
+        let width = evaluator.width();
+        let mut found = Vec::new();
+        for (set, names) in &self.test_sets(&mut evaluator)?.sets {
+            let images = evaluator.image_features(&set.samples)?;
+            found.push(match &set.bundled {
+                // A part of a set that is there already.
+                Some((_, Split::FreshStyle(_))) => continue,
+                Some(_) => (set.name.clone(), set.zero_shot(&images, names, width).top1),
+                None => {
+                    let row = set.retrieval(&images, &of_samples(set, names, width), width);
+                    (format!("retrieval of {}", set.name), row.image_to_text.at_1)
+                }
+            });
+        }
+        Ok(found)
+    }
+
+    /// Whether it trains on the bundled set's training split, all of it and nothing else: only then are the other splits
+    /// styles and names that it never saw.
+    pub(super) fn holds_out_emoji(&self) -> bool {
+        self.source.name() == format!("emoji:{}", Split::Train.name())
+    }
+
+    /// The rest of the bundled data after training on its training split, `evaluation.data`, and pairs of the training data
+    /// where that has no rest.
+    pub(super) fn test_sets(&self, evaluator: &mut Evaluator<'_>) -> Result<TestSets> {
+        let mut found = TestSets { sets: Vec::new(), notes: Vec::new() };
+        if self.holds_out_emoji() {
+            let bundled = Arc::new(EmojiSet::bundled()?);
+            let names: Vec<&str> = bundled.concepts().iter().map(|concept| concept.name.as_str()).collect();
+            let names = Arc::new(evaluator.text_features(&names)?);
+            for (split, about) in EMOJI_SETS {
+                found.sets.push((TestSet::emoji(evaluator, &bundled, split, about)?, names.clone()));
+            }
+        }
+        if let Some(source) = &self.held_out {
+            let mut ledger = Ledger::new(self.config.data.max_bad_share);
+            let (set, names) = TestSet::of_source(evaluator, source.as_ref(), &self.config.data, &mut ledger)?;
+            if ledger.faults() > 0 {
+                let (bad, seen, kinds) = (ledger.faults(), ledger.seen(), ledger.summary());
+                found.notes.push(format!("{bad} of {seen} samples of {} are faulty and left out: {kinds}.", set.name));
+            }
+            found.sets.push((set, Arc::new(evaluator.text_features(&names)?)));
+        }
+        if !self.holds_out_emoji() {
+            let (set, names) = self.sample_of_training(evaluator)?;
+            found.sets.push((set, Arc::new(evaluator.text_features(&names)?)));
+        }
+        Ok(found)
+    }
+
+    /// Pairs of the training data, preprocessed as for evaluation.
+    fn sample_of_training(&self, evaluator: &Evaluator<'_>) -> Result<(TestSet, Vec<String>)> {
+        let mut config = self.config.clone();
+        config.augmentation.kind = crate::config::AugmentKind::None;
+        config.batch.size = pairs(self.source.as_ref()).clamp(1, TRAINING_PAIRS);
+        let tokenizer = Arc::new(evaluator.tokenizer.clone());
+        let ledger = Ledger::new(1.0);
+        let start = Position::default();
+        let mut stream =
+            Stream::start(self.source.clone(), tokenizer, evaluator.model.config(), &config, ledger, start)?;
+        let batch = stream.next()?;
+        let size = evaluator.model.config().vision.image_size;
+        let samples = (batch.images.chunks_exact(size * size * 3).zip(&batch.texts).zip(batch.keys))
+            .map(|((image, ids), key)| Sample {
+                key,
+                image: image.to_vec(),
+                captions: vec![evaluator.tokenizer.decode(ids)],
+            })
+            .collect();
+        Ok(TestSet::of_samples("training pairs".into(), samples))
+    }
+
+    /// Adds the rows and examples of one set, and `shown` of its captions.
+    pub(super) fn measure(
+        &self,
+        evaluator: &mut Evaluator<'_>,
+        set: &TestSet,
+        names: &[f32],
+        shown: usize,
+        findings: &mut Findings,
+    ) -> Result<()> {
+        let width = evaluator.width();
+        let (images, texts) = (evaluator.image_features(&set.samples)?, of_samples(set, names, width));
+        let floor = set.pixel_floor();
+        // With a name for every picture of its own this would be retrieval.
+        if names.len() != images.len() {
+            let row = set.zero_shot(&images, names, width);
+            findings.zero_shot.push(report::ZeroShotRow { floor: floor.map(|floor| floor.zero_shot), ..row });
+        }
+        let row = set.retrieval(&images, &texts, width);
+        findings.retrieval.push(report::RetrievalRow { floor: floor.map(|floor| floor.retrieval), ..row });
+        if findings.queries.is_empty() {
+            findings.queries = self.queries(set, &images, &texts, width)?;
+        }
+        if shown > 0 {
+            let generated = captions(evaluator, &set.samples)?;
+            findings.caption_scores.push(caption_row(set, &generated)?);
+            let size = evaluator.model.config().vision.image_size;
+            for index in spread(set.samples.len(), shown) {
+                let (sample, Captioned { text, right }) = (&set.samples[index], &generated[index]);
+                findings.captions.push(CaptionExample {
+                    picture: picture(size, &sample.image)?,
+                    generated: text.clone(),
+                    truth: sample.captions.first().cloned().unwrap_or_default(),
+                    set: set.name.clone(),
+                    right: *right,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Some texts with the images found for them, and some images with the texts.
+    fn queries(&self, set: &TestSet, images: &[f32], texts: &[f32], width: usize) -> Result<Vec<QueryExample>> {
+        let size = self.state.model.config().vision.image_size;
+        let caption = |index: usize| set.samples[index].captions.first().cloned().unwrap_or_default();
+        let shown = |index: usize| -> Result<Item> {
+            Ok(Item::Picture(picture(size, &set.samples[index].image)?, caption(index)))
+        };
+        let mut queries = Vec::new();
+        for (number, index) in spread(set.samples.len(), 2 * QUERIES).enumerate() {
+            let by_text = number % 2 == 0;
+            let (from, to) = if by_text { (texts, images) } else { (images, texts) };
+            let query = &from[index * width..(index + 1) * width];
+            let mut best = Vec::new();
+            for (item, score) in model::encoder::nearest(query, to, width, HITS).into_iter().flatten() {
+                let right = set.classes[item] == set.classes[index];
+                let item = if by_text { shown(item)? } else { Item::Text(caption(item)) };
+                best.push(Hit { item, score: f64::from(score), right });
+            }
+            let query = if by_text { Item::Text(caption(index)) } else { shown(index)? };
+            queries.push(QueryExample { query, hits: best });
+        }
+        Ok(queries)
+    }
+}
+
+/// The features of every sample's text: those of the name of its class.
+fn of_samples(set: &TestSet, names: &[f32], width: usize) -> Vec<f32> {
+    set.classes.iter().flat_map(|&class| &names[class * width..(class + 1) * width]).copied().collect()
+}
+
+/// Number of samples, faulty ones included; parts that cannot be opened count nothing.
+pub(super) fn pairs(source: &dyn Source) -> usize {
+    (0..source.parts()).filter_map(|part| source.part(part).ok()).map(|part| part.len()).sum()
+}
+
+/// `count` indices spread evenly over `length`.
+fn spread(length: usize, count: usize) -> impl Iterator<Item = usize> {
+    let count = count.min(length);
+    (0..count).map(move |index| (2 * index + 1) * length / (2 * count.max(1)))
+}
+
+fn picture(size: usize, rgb: &[u8]) -> Result<Picture> {
+    let side = u32::try_from(size).map_err(|_| Error::invalid(format!("a picture of {size} pixels a side")))?;
+    Picture::from_rgb(side, side, rgb)
+}
