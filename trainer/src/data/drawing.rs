@@ -5,10 +5,10 @@
 use crate::config::Augmentation;
 use engine::rng::Philox;
 
-/// Largest rotation either way, in radians: 5 degrees.
-const ROTATION: f64 = 5.0 / 180.0 * std::f64::consts::PI;
+/// Largest rotation either way, in radians: 8 degrees.
+const ROTATION: f64 = 8.0 / 180.0 * std::f64::consts::PI;
 /// Largest shift either way beyond the room that the window leaves, as a share of the side.
-const SHIFT: f64 = 0.03;
+const SHIFT: f64 = 0.05;
 /// Share of views with changed colours.
 const JITTERED: f64 = 0.8;
 /// Largest relative change of brightness, contrast and saturation.
