@@ -96,7 +96,7 @@ fn settings_move_the_bytes_they_are_meant_to() {
     assert!(peak(&["compute.checkpointing=block"]).workspace < plain.workspace);
     let accumulated = peak(&["batch.accumulation=3"]);
     assert_eq!(accumulated.features, 8 * 4 * 24 * 128);
-    assert_eq!(accumulated.batches - plain.batches, 2 * 8 * 48 * 48 * 3);
+    assert_eq!(accumulated.batches - plain.batches, 2 * 8 * 24 * 24 * 3);
     let shorter =
         StepPlan { text_rows: 8 * 10, decoder_rows: 8 * 8, ..Planner::new(&config(&[])).unwrap().at_capacity(8) };
     assert!(plan_bytes(&config(&[]), shorter).unwrap().workspace < plain.workspace);
