@@ -93,14 +93,11 @@ fn doctor_names_what_it_uses() {
     assert!(text.contains("\nGPU") && text.contains("\nmeasured peak "), "{text}");
 }
 
-/// A model of a few thousand weights; a step takes milliseconds.
-const TINY: &str = r#"
-[model.overrides]
-embed_dim = 32
-vision = { image_size = 24, layers = 1, width = 32, heads = 2, mlp_width = 64 }
-pooler = { layout = "open_clip", queries = 4, heads = 2 }
-text = { layers = 1, width = 32, heads = 2, mlp_width = 64, vocabulary_size = 520, context_length = 16 }
-decoder = { layers = 1, width = 32, heads = 2, mlp_width = 64 }
+/// The tiny model for few captions.
+const TINY: &str = concat!(
+    include_str!("tiny.toml"),
+    r#"
+vocabulary_size = 520
 [batch]
 size = 4
 [schedule]
@@ -108,9 +105,8 @@ steps = 5
 warmup_steps = 1
 [checkpoint]
 every = 2
-[ema]
-decay = 0.9
-"#;
+"#
+);
 
 /// Twelve pictures in one colour each, as a folder with captions; every caption stands under two of them.
 fn pictures(folder: &Path) -> Vec<(String, String)> {

@@ -1,6 +1,6 @@
 //! A random view of a drawing on a transparent ground: one affine map of the plane, one affine map of the colours, a
-//! random ground. Most views keep the white ground and their colours: with views twice as strong a short run learns half
-//! as fast and ends far lower on unseen styles too. No mirror images, since arrows and letters have a direction.
+//! random ground. Most views keep the white ground; `benches/NOTES.md` has what stronger and weaker views gave. No mirror
+//! images, since arrows and letters have a direction.
 
 use crate::config::Augmentation;
 use engine::rng::Philox;

@@ -32,6 +32,14 @@ pub(super) struct TestSets {
 }
 
 impl Run {
+    /// Does something with an evaluator of the weights as they are now, or of their average if one is kept.
+    pub(super) fn evaluating<T>(&self, work: impl FnOnce(&mut Evaluator<'_>) -> Result<T>) -> Result<T> {
+        let averaged = self.state.averaged_model()?;
+        let model = averaged.as_ref().unwrap_or(&self.state.model);
+        let (tokenizer, batch) = (&self.state.tokenizer, self.config.evaluation.batch_size);
+        work(&mut Evaluator::new(model, tokenizer, &self.queue, self.stepper.workspace(), batch)?)
+    }
+
     /// Tests everything that can be tested after this run.
     pub(super) fn findings(&self, evaluator: &mut Evaluator<'_>) -> Result<Findings> {
         let TestSets { sets, notes } = self.test_sets(evaluator)?;
@@ -44,25 +52,23 @@ impl Run {
     /// The main figure of each set, of the weights as they are now: zero-shot top-1 on the bundled data, or R@1 from image
     /// to text.
     pub(super) fn evaluate_now(&self) -> Result<Vec<(String, f64)>> {
-        let averaged = self.state.averaged_model()?;
-        let model = averaged.as_ref().unwrap_or(&self.state.model);
-        let (tokenizer, batch) = (&self.state.tokenizer, self.config.evaluation.batch_size);
-        let mut evaluator = Evaluator::new(model, tokenizer, &self.queue, self.stepper.workspace(), batch)?;
-        let width = evaluator.width();
-        let mut found = Vec::new();
-        for (set, names) in &self.test_sets(&mut evaluator)?.sets {
-            let images = evaluator.image_features(&set.samples)?;
-            found.push(match &set.bundled {
-                // A part of a set that is there already.
-                Some((_, Split::FreshStyle(_))) => continue,
-                Some(_) => (set.name.clone(), set.zero_shot(&images, names, width).top1),
-                None => {
-                    let row = set.retrieval(&images, &of_samples(set, names, width), width);
-                    (format!("retrieval of {}", set.name), row.image_to_text.at_1)
-                }
-            });
-        }
-        Ok(found)
+        self.evaluating(|evaluator| {
+            let width = evaluator.width();
+            let mut found = Vec::new();
+            for (set, names) in &self.test_sets(evaluator)?.sets {
+                let images = evaluator.image_features(&set.samples)?;
+                found.push(match &set.bundled {
+                    // A part of a set that is there already.
+                    Some((_, Split::FreshStyle(_))) => continue,
+                    Some(_) => (set.name.clone(), set.zero_shot(&images, names, width).top1),
+                    None => {
+                        let row = set.retrieval(&images, &of_samples(set, names, width), width);
+                        (format!("retrieval of {}", set.name), row.image_to_text.at_1)
+                    }
+                });
+            }
+            Ok(found)
+        })
     }
 
     /// Whether it trains on the bundled set's training split, all of it and nothing else: only then are the other splits

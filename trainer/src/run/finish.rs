@@ -3,7 +3,6 @@
 use super::findings::{Findings, pairs};
 use super::{MODEL_FOLDER, Run, dtype};
 use crate::Result;
-use crate::evaluate::Evaluator;
 use crate::machine::{Machine, peak_memory};
 use crate::report::{self, ProfileRow, ReportData, RunFacts};
 use crate::signal::Stop;
@@ -33,11 +32,7 @@ impl Run {
             target.display()
         ))?;
         let begin = Instant::now();
-        let averaged = self.state.averaged_model()?;
-        let model = averaged.as_ref().unwrap_or(&self.state.model);
-        let (tokenizer, batch) = (&self.state.tokenizer, self.config.evaluation.batch_size);
-        let mut evaluator = Evaluator::new(model, tokenizer, &self.queue, self.stepper.workspace(), batch)?;
-        let findings = self.findings(&mut evaluator)?;
+        let findings = self.evaluating(|evaluator| self.findings(evaluator))?;
         findings.notes.iter().for_each(|note| self.say(note));
         let beside =
             |floor: Option<f64>| floor.map_or(String::new(), |share| format!(" (pixels alone {:.1} %)", 100.0 * share));

@@ -108,8 +108,8 @@ fn notice(node_modules: &Path) -> Result<String> {
     let mut text = String::from(
         "# Sources and licences of the bundled emoji\n\nMade by `coca data build emoji` from the npm packages below: \
          the drawings were rendered at 64 x 64 pixels without the margins around them, reduced to 256 colours a \
-         sheet and placed in sheets; names, groups and keywords were taken into `concepts.tsv`.\n\n| file | npm package | version | licence | by |\n\
-         | --- | --- | --- | --- | --- |\n",
+         sheet and placed in sheets; names, groups and keywords were taken into `concepts.tsv`.\n\n\
+         | file | npm package | version | licence | by |\n| --- | --- | --- | --- | --- |\n",
     );
     let mut row = |file: &str, folder: &str, by: &str| -> Result<()> {
         let Package { name, version, license } = read_json(&node_modules.join(folder).join("package.json"))?;

@@ -1,8 +1,9 @@
 //! The floor that a trained model has to clear: guessing a held-out drawing's concept by the nearest drawing in the
 //! training styles, pixel by pixel, in grey at 24 x 24.
 
-use super::{EmojiSet, SIDE, Split};
+use super::{EmojiSet, SIDE, Split, extents};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Side of the thumbnails that are compared, and their pixels.
 const THUMBNAIL: usize = 24;
@@ -22,27 +23,21 @@ fn thumbnail(set: &EmojiSet, drawing: usize) -> Thumbnail {
     let luma = |pixel: &[u8]| 0.299 * f32::from(pixel[0]) + 0.587 * f32::from(pixel[1]) + 0.114 * f32::from(pixel[2]);
     let grey: Vec<f32> = rgb.chunks_exact(3).map(luma).collect();
     let transparent = set.transparent(drawing);
-    let drawn = || (0..SIDE * SIDE).filter(|&at| !transparent[at]);
-    // First and last drawn column or row.
-    let extent = |axis: fn(usize) -> usize| {
-        drawn().map(axis).fold((SIDE - 1, 0), |(first, last), at| (first.min(at), last.max(at)))
-    };
-    let (columns, rows) = (extent(|at| at % SIDE), extent(|at| at / SIDE));
-    let side = |(first, last): (usize, usize)| (last + 1).saturating_sub(first).max(1) as f32;
-    let scale = side(columns).max(side(rows)) / THUMBNAIL as f32;
+    let [columns, rows] = extents(SIDE, |at| !transparent[at]).unwrap_or([0..SIDE, 0..SIDE]);
+    let scale = columns.len().max(rows.len()) as f32 / THUMBNAIL as f32;
     // Source pixels under one thumbnail pixel along an axis, with their weights; what lies outside is white.
-    let cover = |at: usize, (first, last): (usize, usize)| {
-        let start = ((first + last + 1) as f32 - scale * THUMBNAIL as f32) / 2.0;
+    let cover = |at: usize, drawn: &Range<usize>| {
+        let start = ((drawn.start + drawn.end) as f32 - scale * THUMBNAIL as f32) / 2.0;
         let (from, to) = (start + at as f32 * scale, start + (at + 1) as f32 * scale);
         (from.floor() as isize..to.ceil() as isize)
             .map(move |source| (source, (to.min(source as f32 + 1.0) - from.max(source as f32)) / scale))
     };
     let inside = |at: isize| usize::try_from(at).ok().filter(|&at| at < SIDE);
     let source = |y: isize, x: isize| inside(y).zip(inside(x)).map_or(255.0, |(y, x)| grey[y * SIDE + x]);
-    let across: Vec<Vec<(isize, f32)>> = (0..THUMBNAIL).map(|x| cover(x, columns).collect()).collect();
+    let across: Vec<Vec<(isize, f32)>> = (0..THUMBNAIL).map(|x| cover(x, &columns).collect()).collect();
     let pixel = |at: usize| {
         let line = |v: isize| across[at % THUMBNAIL].iter().map(|&(u, weight)| weight * source(v, u)).sum::<f32>();
-        cover(at / THUMBNAIL, rows).map(|(v, weight)| weight * line(v)).sum::<f32>()
+        cover(at / THUMBNAIL, &rows).map(|(v, weight)| weight * line(v)).sum::<f32>()
     };
     let pixels: Thumbnail = std::array::from_fn(pixel);
     let mean = pixels.iter().sum::<f32>() / pixels.len() as f32;

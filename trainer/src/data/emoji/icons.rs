@@ -1,10 +1,11 @@
 //! Icon sets of the npm scope `@iconify-json`: finding an emoji's drawing, and rendering it.
 
-use super::{SIDE, Vendor};
+use super::{SIDE, Vendor, extents};
 use crate::{Error, Result};
 use resvg::{tiny_skia, usvg};
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// Side of the picture in which a drawing's extent is measured.
@@ -129,11 +130,12 @@ impl Icons {
             Ok(pixels.take())
         };
         let scale = MEASURED as f32 / width.max(height);
-        let extents = extents(&render(MEASURED, tiny_skia::Transform::from_scale(scale, scale))?);
-        let [columns, rows] = extents.ok_or_else(|| wrong("it shows nothing"))?.map(|range| {
-            let (start, end) = (range.start as f32 / scale, range.end as f32 / scale);
-            ((start + end) / 2.0, end - start)
-        });
+        let [columns, rows] = drawn_part(&render(MEASURED, tiny_skia::Transform::from_scale(scale, scale))?)
+            .ok_or_else(|| wrong("it shows nothing"))?
+            .map(|range| {
+                let (start, end) = (range.start as f32 / scale, range.end as f32 / scale);
+                ((start + end) / 2.0, end - start)
+            });
         let scale = SIDE as f32 / columns.1.max(rows.1);
         let shift = |(middle, _): (f32, f32)| SIDE as f32 / 2.0 - middle * scale;
         let place = tiny_skia::Transform::from_row(scale, 0.0, 0.0, scale, shift(columns), shift(rows));
@@ -142,15 +144,9 @@ impl Icons {
     }
 }
 
-/// Columns and rows of a square RGBA picture between the first and the last pixel that is not almost transparent.
-fn extents(pixels: &[u8]) -> Option<[std::ops::Range<usize>; 2]> {
-    let side = (pixels.len() / 4).isqrt();
-    let drawn = |at: &usize| pixels[at * 4 + 3] >= FAINT;
-    let along = |axis: fn(usize, usize) -> usize| {
-        let places = || (0..side * side).filter(drawn).map(|at| axis(at, side));
-        Some(places().min()?..places().max()? + 1)
-    };
-    Some([along(|at, side| at % side)?, along(|at, side| at / side)?])
+/// [`extents`] of a square RGBA picture, without what is almost transparent.
+fn drawn_part(pixels: &[u8]) -> Option<[Range<usize>; 2]> {
+    extents((pixels.len() / 4).isqrt(), |at| pixels[at * 4 + 3] >= FAINT)
 }
 
 #[cfg(test)]
@@ -170,7 +166,7 @@ mod tests {
         let two = icons("<path fill='red' d='M1 1h2v2h-2z'/><path fill='blue' d='M3 1h2v2h-2z'/>");
         for (name, left) in [("a", [255, 0, 0, 255]), ("b", [0, 0, 255, 255])] {
             let pixels = two.render(name).unwrap();
-            assert_eq!(extents(&pixels), Some([0..SIDE, SIDE / 4..SIDE * 3 / 4]));
+            assert_eq!(drawn_part(&pixels), Some([0..SIDE, SIDE / 4..SIDE * 3 / 4]));
             assert_eq!(pixels[(SIDE / 2 * SIDE + 5) * 4..][..4], left);
         }
         assert!(icons("").render("a").unwrap_err().to_string().contains("icon a: it shows nothing"));

@@ -12,6 +12,7 @@ pub(crate) mod table;
 
 use crate::{Error, Result};
 pub use floor::{Floor, floor};
+use std::ops::Range;
 use std::sync::OnceLock;
 pub use table::{COLUMNS, Concept, SIDE, Vendor};
 use table::{Sheet, Vendor as V};
@@ -185,6 +186,15 @@ impl EmojiSet {
         let Drawing { vendor, cell, .. } = self.drawings[drawing];
         self.sheets[vendor as usize].transparent(cell)
     }
+}
+
+/// The columns and the rows from the first to the last that is drawn on, of a square of pixels in rows; none of an empty one.
+fn extents(side: usize, drawn: impl Fn(usize) -> bool) -> Option<[Range<usize>; 2]> {
+    (0..side * side).filter(|&at| drawn(at)).fold(None, |found, at| {
+        let [x, y] = [at % side, at / side];
+        let [columns, rows] = found.unwrap_or([x..x, y..y]);
+        Some([columns.start.min(x)..columns.end.max(x + 1), rows.start.min(y)..rows.end.max(y + 1)])
+    })
 }
 
 #[cfg(test)]

@@ -11,16 +11,11 @@ use model::config::{ClsMask, CocaConfig};
 use model::{Coca, LOGIT_SCALE};
 use std::process::Stdio;
 
-/// A model of a few thousand weights on the bundled emoji; a step takes milliseconds.
-const TINY: &str = r#"
-[model]
-preset = "emoji"
-[model.overrides]
-embed_dim = 32
-vision = { image_size = 24, layers = 1, width = 32, heads = 2, mlp_width = 64 }
-pooler = { layout = "open_clip", queries = 4, heads = 2 }
-text = { layers = 1, width = 32, heads = 2, mlp_width = 64, vocabulary_size = 600, context_length = 16 }
-decoder = { layers = 1, width = 32, heads = 2, mlp_width = 64 }
+/// The tiny model on the bundled emoji.
+const TINY: &str = concat!(
+    include_str!("../../../tests/tiny.toml"),
+    r#"
+vocabulary_size = 600
 [batch]
 size = 8
 [schedule]
@@ -28,12 +23,11 @@ steps = 10
 warmup_steps = 2
 [checkpoint]
 every = 3
-[ema]
-decay = 0.9
 [logging]
 report = false
 tensorboard = false
-"#;
+"#
+);
 
 fn config(folder: &Path, sets: &[&str]) -> Config {
     let mut sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
