@@ -5,13 +5,13 @@
 //! √n 2^-8: the factor 2√3 is room for the worst row or parameter and for layers that amplify what they read. The counts n
 //! follow from the depth; losses and gradients have their rule beside their check.
 
+mod common;
+
+use common::{fixture, queue};
 use engine::cpu::Isa;
-use engine::{Checkpointing, CpuQueue, DType, Queue, Workspace};
+use engine::{Checkpointing, DType};
 use model::Coca;
 use model::packing::PackedText;
-use model::train::{Contrast, StepPlan, TrainStep};
-use model::weights::Weights;
-use std::path::Path;
 
 /// Norm, matrix, query with key and value, mix, matrix, stream.
 const SELF_ATTENTION: usize = 6;
@@ -45,38 +45,19 @@ fn relative_error(ours: &[f32], theirs: &[f32]) -> f64 {
 
 #[test]
 fn bf16_stays_within_its_rounding_of_open_clip() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/packed");
-    let bytes = std::fs::read(folder.join("reference.safetensors")).expect("fixture");
-    let json = std::fs::read(folder.join("reference.json")).expect("fixture");
-    let json: serde_json::Value = serde_json::from_slice(&json).expect("fixture");
-    // The images are no weights, so `Weights` does not read them.
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
-    let images = tensors.tensor("images").expect("images").data().to_vec();
-    let texts: Vec<Vec<i32>> = serde_json::from_value(json["texts"].clone()).expect("texts");
-    let reference = Weights::from_bytes(bytes).expect("reference");
-    let expected = |name: &str| reference.to_vec(name).expect("reference");
-
-    let model = Coca::open(&folder, DType::BF16, true).expect("model");
-    let packed = PackedText::new(&texts, &model.config().text).expect("packed");
+    let fixture = fixture("parity/packed");
+    let expected = |name: &str| fixture.tensor(name);
+    let model = Coca::open(&fixture.folder, DType::BF16, true).expect("model");
+    let packed = PackedText::new(&fixture.texts, &model.config().text).expect("packed");
     let width = model.config().embed_dim;
-    let plan = StepPlan {
-        batch: texts.len(),
-        text_rows: packed.rows(),
-        decoder_rows: packed.decoder_rows.len(),
-        checkpointing: Checkpointing::None,
-        contrastive: Contrast::Within,
-        caption: true,
-        guard_bytes: 0,
-    };
-    let mut step = TrainStep::new(&model, plan, &Workspace::new()).expect("step");
-    step.write(&images, &packed).expect("batch");
+    let mut step = fixture.train_step_on(&model, &packed, Checkpointing::None);
 
     // One rounding more for the projection's matrix, and in the text tower one for its norm.
     let (image_bound, text_bound) = (bound(IMAGE_TOKENS + 1), bound(TEXT_ROWS + 2));
     // A similarity errs by both features' errors, which point anywhere in `width` dimensions; the loss is the mean over the
     // pairs of a difference between similarities.
     let similarity = f64::from(model.logit_scale().expect("scale")) * image_bound.hypot(text_bound);
-    let contrastive_bound = similarity * (2.0 / (width * texts.len()) as f64).sqrt();
+    let contrastive_bound = similarity * (2.0 / (width * packed.texts()) as f64).sqrt();
     // A token's loss is a difference between logits, the loss is their mean over the tokens.
     let logits = expected("logits");
     let logit = bound(LOGITS) * (dot(&logits, &logits) / logits.len() as f64).sqrt();
@@ -85,13 +66,12 @@ fn bf16_stays_within_its_rounding_of_open_clip() {
     let gradient_bound = bound(2 * LOGITS);
 
     for isa in Isa::available() {
-        let queue = Queue::Cpu(CpuQueue::new(isa, 2).expect("threads"));
-        let losses = step.run(&queue, 1.0, 2.0, false, &mut []).expect("run");
+        let losses = step.run(&queue(isa), 1.0, 2.0, false, &mut []).expect("run");
         for (ours, key, bound) in [
             (losses.contrastive, "contrastive_loss", contrastive_bound),
             (losses.caption, "caption_loss", caption_bound),
         ] {
-            let off = (f64::from(ours) - json[key].as_f64().expect("loss")).abs();
+            let off = (f64::from(ours) - fixture.json[key].as_f64().expect("loss")).abs();
             assert!(off < bound, "{isa}: {key} is off by {off:e}, more than {bound:e}");
         }
         let (image, text) = step.features().expect("features");

@@ -1,84 +1,43 @@
 //! Parity with open_clip 3.3: features, tokens, logits, losses, every gradient, ten AdamW steps. The fixtures were made by
 //! `fixtures/parity.py`; `fixtures/README.md` describes them.
 
+mod common;
+
+use common::{Fixture, fixture, largest_difference, queue, relative_norm};
 use engine::cpu::Isa;
-use engine::{Checkpointing, CpuQueue, DType, Queue, Workspace};
+use engine::{Checkpointing, Workspace};
 use kernels::attention::{SEEN_BY_ITSELF, SEEN_LATER};
 use kernels::embed::CLASS_ID;
 use kernels::optimizer::{AdamW, AdamWSettings, Optimizer, Rule, Step};
+use model::LOGIT_SCALE;
 use model::config::TextConfig;
 use model::encoder::{ImageEncoder, evaluate_pairs};
 use model::packing::PackedText;
 use model::params::ParamSpec;
-use model::train::{Contrast, StepPlan, TrainStep};
-use model::weights::Weights;
-use model::{Coca, LOGIT_SCALE};
-use std::path::PathBuf;
 
-const LAYOUTS: [&str; 3] = ["unpacked", "packed", "plain"];
-
-struct Fixture {
-    folder: PathBuf,
-    reference: Weights,
-    json: serde_json::Value,
-    images: Vec<u8>,
-    texts: Vec<Vec<i32>>,
-}
-
-fn fixture(name: &str) -> Fixture {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(name);
-    let bytes = std::fs::read(folder.join("reference.safetensors")).expect("fixture");
-    let json = std::fs::read_to_string(folder.join("reference.json")).expect("fixture");
-    let json: serde_json::Value = serde_json::from_str(&json).expect("fixture");
-    let images = tensor_bytes(&bytes, "images");
-    let texts = serde_json::from_value(json["texts"].clone()).expect("texts");
-    Fixture { reference: Weights::from_bytes(bytes).expect("reference"), folder, json, images, texts }
-}
-
-/// The bytes of a u8 tensor, which is not a weight and so not read by `Weights`.
-fn tensor_bytes(file: &[u8], name: &str) -> Vec<u8> {
-    let tensors = safetensors::SafeTensors::deserialize(file).expect("safetensors");
-    tensors.tensor(name).expect("tensor").data().to_vec()
-}
-
-fn queue(isa: Isa) -> Queue {
-    Queue::Cpu(CpuQueue::new(isa, 2).expect("threads"))
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-fn relative_norm(a: &[f32], b: &[f32]) -> f64 {
-    let square = |x: f64| x * x;
-    let difference: f64 = a.iter().zip(b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
-    let norm: f64 = b.iter().map(|&b| square(f64::from(b))).sum();
-    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
-}
+const LAYOUTS: [&str; 3] = ["parity/unpacked", "parity/packed", "parity/plain"];
 
 #[test]
 fn forward_equals_open_clip() {
     for name in LAYOUTS {
         let fixture = fixture(name);
-        let model = Coca::open(&fixture.folder, DType::F32, false).expect("model");
+        let model = fixture.model(false);
         for isa in Isa::available() {
             let queue = queue(isa);
             let outputs = evaluate_pairs(&model, &queue, &fixture.images, &fixture.texts).expect("outputs");
-            let expected = |tensor: &str| fixture.reference.to_vec(tensor).expect("reference");
             let what = format!("{name} on {isa}");
             for (features, tensor) in
                 [(&outputs.image_features, "image_features"), (&outputs.text_features, "text_features")]
             {
-                let off = largest_difference(features, &expected(tensor));
+                let off = largest_difference(features, &fixture.tensor(tensor));
                 assert!(off < 1e-6, "{what}: {tensor} are off by {off:e}");
             }
             let mut encoder = ImageEncoder::new(&model, 4, &Workspace::new()).expect("encoder");
             let tokens = encoder.tokens(&queue, &fixture.images).expect("tokens");
-            let off = largest_difference(&tokens, &expected("image_tokens"));
+            let off = largest_difference(&tokens, &fixture.tensor("image_tokens"));
             assert!(off < 2e-5, "{what}: image tokens are off by {off:e}");
             // The reference has logits for all positions but the last; ours for those with a label.
-            let all = expected("logits");
+            let all = fixture.tensor("logits");
             let (vocabulary, positions) = (61, 15);
             let scale = all.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
             for text in 0..fixture.texts.len() {
@@ -88,50 +47,23 @@ fn forward_equals_open_clip() {
                 let off = largest_difference(ours, &all[start..start + ours.len()]);
                 assert!(off < 1e-4 * scale, "{what}: logits of text {text} are off by {off:e} of {scale}");
             }
-            for (ours, key) in [(outputs.contrastive_loss, "contrastive_loss"), (outputs.caption_loss, "caption_loss")]
-            {
-                let off = (f64::from(ours) - fixture.json[key].as_f64().expect("loss")).abs();
-                assert!(off < 1e-5, "{what}: {key} is off by {off:e}");
-            }
+            fixture.check_losses(outputs.contrastive_loss, outputs.caption_loss, &what);
         }
     }
-}
-
-fn train_step(model: &Coca, fixture: &Fixture, checkpointing: Checkpointing) -> TrainStep {
-    let packed = PackedText::new(&fixture.texts, &model.config().text).expect("packed");
-    train_step_on(model, fixture, &packed, checkpointing)
-}
-
-fn train_step_on(model: &Coca, fixture: &Fixture, packed: &PackedText, checkpointing: Checkpointing) -> TrainStep {
-    // More room than the batch needs: what lies behind the rows in use must not matter.
-    let plan = StepPlan {
-        batch: fixture.texts.len(),
-        text_rows: packed.rows() + 11,
-        decoder_rows: packed.decoder_rows.len() + 5,
-        checkpointing,
-        contrastive: Contrast::Within,
-        caption: true,
-        guard_bytes: 0,
-    };
-    let step = TrainStep::new(model, plan, &Workspace::new()).expect("step");
-    assert!(step.unreached().is_empty(), "no gradient for {:?}", step.unreached());
-    step.write(&fixture.images, packed).expect("batch");
-    step
 }
 
 #[test]
 fn every_gradient_equals_open_clip() {
     for name in LAYOUTS {
         let fixture = fixture(name);
-        let model = Coca::open(&fixture.folder, DType::F32, true).expect("model");
+        let model = fixture.model(true);
         for isa in Isa::available() {
             for level in [Checkpointing::None, Checkpointing::Cheap, Checkpointing::Block] {
-                let mut step = train_step(&model, &fixture, level);
+                let mut step = fixture.train_step(&model, level);
                 step.run(&queue(isa), 1.0, 2.0, false, &mut []).expect("run");
                 for spec in model.specs() {
                     let ours = model.parameters().read_gradient(&spec.name).expect("gradient");
-                    let theirs = fixture.reference.to_vec(&format!("gradient.{}", spec.name)).expect("reference");
-                    let off = relative_norm(&ours, &theirs);
+                    let off = relative_norm(&ours, &fixture.tensor(&format!("gradient.{}", spec.name)));
                     assert!(off < 1e-4, "{name} on {isa}, {level:?}: gradient of {} is off by {off:e}", spec.name);
                 }
             }
@@ -167,13 +99,13 @@ fn rectangles(texts: &[Vec<i32>], config: &TextConfig) -> PackedText {
 fn a_packed_batch_equals_the_padded_one() {
     for name in LAYOUTS {
         let fixture = fixture(name);
-        let model = Coca::open(&fixture.folder, DType::F32, true).expect("model");
+        let model = fixture.model(true);
         let config = &model.config().text;
         let batches = [PackedText::new(&fixture.texts, config).expect("packed"), rectangles(&fixture.texts, config)];
         assert!(batches[0].rows() < batches[1].rows() && batches[0].labels.len() < batches[1].labels.len());
         for isa in Isa::available() {
             let [packed, padded] = [0, 1].map(|index| {
-                let mut step = train_step_on(&model, &fixture, &batches[index], Checkpointing::None);
+                let mut step = fixture.train_step_on(&model, &batches[index], Checkpointing::None);
                 let losses = step.run(&queue(isa), 1.0, 2.0, false, &mut []).expect("run");
                 let gradient = |spec: &ParamSpec| model.parameters().read_gradient(&spec.name).expect("gradient");
                 let gradients: Vec<Vec<f32>> = model.specs().iter().map(gradient).collect();
@@ -197,12 +129,12 @@ fn a_packed_batch_equals_the_padded_one() {
 
 #[test]
 fn checkpointing_changes_no_bit_and_takes_less_memory() {
-    let fixture = fixture("unpacked");
-    let model = Coca::open(&fixture.folder, DType::F32, true).expect("model");
+    let fixture = fixture("parity/unpacked");
+    let model = fixture.model(true);
     let mut peaks = Vec::new();
     let mut gradients = Vec::new();
     for level in [Checkpointing::None, Checkpointing::Cheap, Checkpointing::Block] {
-        let mut step = train_step(&model, &fixture, level);
+        let mut step = fixture.train_step(&model, level);
         step.run(&queue(Isa::best()), 1.0, 2.0, false, &mut []).expect("run");
         let arena = model.parameters().gradient().expect("gradients");
         gradients.push(arena.read::<i32>(0, model.parameters().elements()).expect("gradients"));
@@ -225,9 +157,9 @@ fn ten_adamw_steps_follow_open_clip() {
 }
 
 fn follow_steps(fixture: &Fixture, isa: Isa, what: &str) {
-    let model = Coca::open(&fixture.folder, DType::F32, true).expect("model");
+    let model = fixture.model(true);
     let queue = queue(isa);
-    let mut step = train_step(&model, fixture, Checkpointing::None);
+    let mut step = fixture.train_step(&model, Checkpointing::None);
     let settings = &fixture.json["adamw"];
     let number = |key: &str| settings[key].as_f64().expect("a number");
     let betas: Vec<f64> = serde_json::from_value(settings["betas"].clone()).expect("betas");
