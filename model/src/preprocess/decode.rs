@@ -1,9 +1,9 @@
 //! Decoding of PNG, JPEG, WebP and GIF. The header is read first: a picture of too many pixels is refused before any
 //! memory is taken for it.
 //!
-//! A PNG has the mode that Pillow gives it, but for 16-bit grey: Pillow cuts its values at 255, here they keep their
-//! high bytes. A JPEG is up to 2 of 255 levels off Pillow, with subsampled colour up to 5: the decoders round differently.
-//! As open_clip, nothing turns a picture by its EXIF orientation.
+//! A PNG has the mode that Pillow gives it, but for 16-bit grey, which is refused: Pillow cuts its values at 255, so that
+//! open_clip sees little but white. A JPEG is up to 2 of 255 levels off Pillow, with subsampled colour up to 5: the decoders
+//! round differently. As open_clip, nothing turns a picture by its EXIF orientation.
 
 use super::{Image, Mode};
 use image::{DynamicImage, ImageReader};
@@ -19,6 +19,11 @@ pub enum DecodeError {
     /// No format that is read here.
     #[error("the image is no PNG, JPEG, WebP or GIF: {0}")]
     Unsupported(String),
+    /// A PNG of 16-bit grey.
+    #[error(
+        "the image has 16 bits of grey, which open_clip cuts at 255 of 65535 and so turns white: store it with 8 bits"
+    )]
+    DeepGrey,
     /// More pixels than allowed.
     #[error("the image has {width} x {height} pixels, {limit} are allowed")]
     TooLarge {
@@ -31,7 +36,7 @@ pub enum DecodeError {
     },
 }
 
-/// Decodes a picture of at most `max_pixels` pixels. 16-bit channels are cut to their high bytes.
+/// Decodes a picture of at most `max_pixels` pixels. 16-bit colours are cut to their high bytes.
 ///
 /// # Errors
 /// See [`DecodeError`].
@@ -54,7 +59,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
         return Err(DecodeError::Corrupt("it has no pixels".into()));
     }
     if format == Some(image::ImageFormat::Png) {
-        return decode_png(bytes).map_err(|error| corrupt(&error));
+        return decode_png(bytes);
     }
     let decoded = reader().map_err(|error| corrupt(&error))?.decode().map_err(|error| corrupt(&error))?;
     let (width, height) = (decoded.width() as usize, decoded.height() as usize);
@@ -89,14 +94,16 @@ fn indexed(image: &image::RgbaImage) -> (Mode, Vec<u8>) {
 
 /// A PNG as Pillow opens it: a transparent colour stays a colour; indices stay indices, and black and white become some,
 /// because Pillow resizes both with the nearest pixel.
-fn decode_png(bytes: &[u8]) -> Result<Image, png::DecodingError> {
+fn decode_png(bytes: &[u8]) -> Result<Image, DecodeError> {
+    let corrupt = |error: png::DecodingError| DecodeError::Corrupt(error.to_string());
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::IDENTITY);
     decoder.set_ignore_text_chunk(true);
-    let mut reader = decoder.read_info()?;
+    let mut reader = decoder.read_info().map_err(corrupt)?;
     let info = reader.info();
     let (width, height, bits) = (info.width as usize, info.height as usize, info.bit_depth as usize);
     let mode = match info.color_type {
+        png::ColorType::Grayscale if bits == 16 => return Err(DecodeError::DeepGrey),
         png::ColorType::Grayscale if bits == 1 => Mode::Palette(vec![[0; 3], [255; 3]]),
         png::ColorType::Grayscale => Mode::Gray,
         png::ColorType::GrayscaleAlpha => Mode::GrayAlpha,
@@ -107,8 +114,9 @@ fn decode_png(bytes: &[u8]) -> Result<Image, png::DecodingError> {
             Mode::Palette(palette.chunks_exact(3).map(|colour| [colour[0], colour[1], colour[2]]).collect())
         }
     };
-    let mut packed = vec![0; reader.output_buffer_size().ok_or(png::DecodingError::LimitsExceeded)?];
-    let line = reader.next_frame(&mut packed)?.line_size;
+    let size = reader.output_buffer_size().ok_or(png::DecodingError::LimitsExceeded).map_err(corrupt)?;
+    let mut packed = vec![0; size];
+    let line = reader.next_frame(&mut packed).map_err(corrupt)?.line_size;
     let row_samples = width * mode.channels();
     // A grey of fewer bits is stretched to the whole byte.
     let scale = if mode == Mode::Gray && bits < 8 { 0xff / ((1 << bits) - 1) } else { 1 };
@@ -154,8 +162,13 @@ mod tests {
                 encoder.set_trns(colour);
             }
             encoder.write_header().unwrap().write_image_data(data).unwrap();
-            decode(&bytes, 100).unwrap()
+            decode(&bytes, 100)
         };
+        assert_eq!(
+            deep(png::BitDepth::Sixteen, png::ColorType::Grayscale, &[1, 2, 3, 4], None),
+            Err(DecodeError::DeepGrey)
+        );
+        let deep = |bits, color, data: &[u8], transparent| deep(bits, color, data, transparent).unwrap();
         let grey = png::ColorType::Grayscale;
         assert_eq!(deep(png::BitDepth::Four, grey, &[0x1f], None).pixels, [0x11, 0xff]);
         assert_eq!(deep(png::BitDepth::One, grey, &[0x40], None).to_rgb(), [0, 0, 0, 255, 255, 255]);
@@ -163,6 +176,8 @@ mod tests {
         assert_eq!(deep(png::BitDepth::Eight, grey, &[7, 8], Some(vec![0, 7])).mode, Mode::Gray);
         let rgb = deep(png::BitDepth::Sixteen, png::ColorType::Rgb, &[1, 255, 2, 0, 3, 9, 4, 0, 5, 0, 6, 0], None);
         assert_eq!((rgb.mode, rgb.pixels), (Mode::Rgb, vec![1, 2, 3, 4, 5, 6]));
+        let alpha = deep(png::BitDepth::Sixteen, png::ColorType::GrayscaleAlpha, &[1, 255, 2, 0, 3, 9, 4, 0], None);
+        assert_eq!((alpha.mode, alpha.pixels), (Mode::GrayAlpha, vec![1, 2, 3, 4]));
         assert_eq!(decode(&png(1, 1, png::ColorType::Rgba, &[1, 2, 3, 4]), 100).unwrap().mode, Mode::Rgba);
     }
 
