@@ -1,7 +1,8 @@
 //! `tokenizer.json` of Hugging Face's tokenizers library: the byte-level byte-pair part of it, in and out.
 //!
-//! Read: model `BPE` over bytes, with `</w>` (CLIP) or without (GPT-2, RoBERTa). Anything that would change ids and is not
-//! understood is an error with its name. A file written by [`Tokenizer::save`] is recognised by its normaliser and cleaned
+//! Read: model `BPE` over bytes, with `</w>` (CLIP) or without (RoBERTa), and one token put before and one after every text,
+//! which may be the same. GPT-2's own file puts none, and open_clip, too, refuses it: a text without an end has no padding.
+//! Anything that would change ids and is not understood is an error with its name. A file written by [`Tokenizer::save`] is recognised by its normaliser and cleaned
 //! as open_clip cleans; the library, which knows neither ftfy nor HTML, does as much of it as it has words for.
 
 use super::added::Added;
@@ -21,7 +22,7 @@ const CLIP_REGEX: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{
 
 fn unsupported(what: impl std::fmt::Display) -> Error {
     Error::invalid(format!(
-        "tokenizer.json: {what} is not supported; it must be a byte-level BPE as of CLIP, GPT-2 or RoBERTa"
+        "tokenizer.json: {what} is not supported; it must be a byte-level BPE as of CLIP or RoBERTa"
     ))
 }
 
@@ -127,6 +128,7 @@ impl Tokenizer {
         }
         let string = |id: i32| parts.bpe.strings[id as usize].as_str();
         let mut special = vec![parts.start, parts.end];
+        special.dedup();
         let own_padding = string(parts.pad) == PAD;
         if own_padding {
             special.insert(0, parts.pad);
@@ -274,7 +276,10 @@ fn ends(processor: &Value) -> Result<[String; 2]> {
     };
     match found {
         [Some(start), Some(end)] => Ok([start.to_string(), end.to_string()]),
-        _ => Err(unsupported("a post-processor that does not put one token before and one after the text")),
+        _ => Err(unsupported(
+            "a post-processor that does not put one token before and one after the text (for GPT-2's file add a \
+             TemplateProcessing of <|endoftext|> $A <|endoftext|>)",
+        )),
     }
 }
 
@@ -295,6 +300,25 @@ mod tests {
                 [again.start(), again.end(), again.pad()]
             );
         }
+    }
+
+    #[test]
+    fn one_token_may_start_and_end_a_text() {
+        let own = Tokenizer::train(["a red cat"], 530).unwrap();
+        let mut file: Value = serde_json::from_str(&own.to_json()).unwrap();
+        let end = json!({"SpecialToken": {"id": "<end_of_text>", "type_id": 0}});
+        let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+        file["post_processor"] = json!({"type": "TemplateProcessing", "single": [end, text, end]});
+        let tokenizer = Tokenizer::from_json(&file.to_string()).unwrap();
+        for tokenizer in [Tokenizer::from_json(&tokenizer.to_json()).unwrap(), tokenizer] {
+            let ids = tokenizer.encode("a red cat");
+            assert_eq!((ids[0], ids.last()), (own.end(), Some(&own.end())));
+            assert_eq!(tokenizer.decode(&ids), "a red cat");
+        }
+        // GPT-2's own puts none.
+        file["post_processor"] = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false});
+        let error = Tokenizer::from_json(&file.to_string()).unwrap_err().to_string();
+        assert!(error.contains("for GPT-2's file add a TemplateProcessing"), "{error}");
     }
 
     #[test]

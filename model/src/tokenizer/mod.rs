@@ -133,6 +133,8 @@ impl Tokenizer {
     /// become U+FFFD, blanks at both ends vanish. Ids outside the vocabulary are passed over.
     pub fn decode(&self, ids: &[i32]) -> String {
         let mut bytes = Vec::new();
+        // The start may be the id that also ends a text.
+        let ids = ids.strip_prefix(&[self.start()]).unwrap_or(ids);
         for &id in ids.iter().take_while(|&&id| id != self.end()) {
             bytes.extend_from_slice(self.0.bpe.bytes(id));
         }
