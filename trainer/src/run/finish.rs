@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Pairs of the training data that are looked at where nothing is held out.
-const TRAINING_PAIRS: usize = 256;
+pub(crate) const TRAINING_PAIRS: usize = 256;
 /// Queries of each kind shown, and results of each.
 const QUERIES: usize = 3;
 const HITS: usize = 5;
@@ -152,7 +152,7 @@ impl Run {
         let mut config = self.config.clone();
         config.augmentation.kind = crate::config::AugmentKind::None;
         let pairs = pairs(self.source.as_ref())?;
-        config.batch.size = pairs.clamp(1, TRAINING_PAIRS);
+        (config.batch.size, config.data.prefetch) = (pairs.clamp(1, TRAINING_PAIRS), 1);
         let tokenizer = Arc::new(evaluator.tokenizer.clone());
         let ledger = Ledger::new(1.0);
         let start = Position::default();

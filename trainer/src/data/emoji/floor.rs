@@ -54,6 +54,11 @@ fn thumbnail(set: &EmojiSet, drawing: usize) -> Vec<f32> {
     pixels.iter().map(|value| (value - mean) / norm).collect()
 }
 
+/// Bytes that [`floor`] holds of `drawings` drawings, asked about or known.
+pub fn floor_bytes(drawings: usize) -> usize {
+    drawings * THUMBNAIL * THUMBNAIL * size_of::<f32>()
+}
+
 /// The floor of one split against the drawings of [`Split::Train`] and, if `with_fresh`, of [`Split::Fresh`]: without
 /// them a fresh concept cannot be guessed. Ties go to the concept that comes first.
 pub fn floor(set: &EmojiSet, asked: Split, with_fresh: bool) -> Floor {
