@@ -5,6 +5,7 @@
 
 use crate::buffer::align_up;
 use crate::tape::{Home, Tape, When};
+use std::collections::HashSet;
 use std::fmt;
 
 /// Where planned tensors lie, and what that costs.
@@ -14,6 +15,8 @@ pub struct Plan {
     pub(crate) offsets: Vec<Option<usize>>,
     /// Bytes of the activation arena.
     pub peak_bytes: usize,
+    /// Bytes of the inputs, which lie outside of it.
+    pub input_bytes: usize,
     /// The most bytes alive at one node.
     pub lower_bound_bytes: usize,
     /// Bytes if nothing were reused.
@@ -96,7 +99,17 @@ pub(crate) fn plan(tape: &Tape, guard: usize) -> Plan {
             }
         })
         .collect();
-    Plan { offsets, peak_bytes, lower_bound_bytes, total_bytes, in_place_merges: merges, top }
+    let input_bytes = inputs(tape);
+    Plan { offsets, peak_bytes, input_bytes, lower_bound_bytes, total_bytes, in_place_merges: merges, top }
+}
+
+/// Bytes that the caller writes: the named tensors in memory of their own that are no parameters.
+fn inputs(tape: &Tape) -> usize {
+    let parameters: HashSet<u32> = tape.leaves.values().map(|leaf| leaf.id).collect();
+    (tape.infos.iter().zip(0..))
+        .filter(|(info, id)| matches!(info.home, Home::Owned(..)) && info.name.is_some() && !parameters.contains(id))
+        .map(|(info, _)| info.meta.bytes())
+        .sum()
 }
 
 /// One item a planned tensor that some node touches, and each tensor's first writer.

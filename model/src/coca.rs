@@ -4,9 +4,9 @@ use crate::config::CocaConfig;
 use crate::interpolate::{image_positions, text_positions};
 use crate::network::Layers;
 use crate::params::{Init, ParamSpec, parameters};
-use crate::weights::{FileDtype, TensorRef, Weights, save_folder};
+use crate::weights::{FileDtype, TensorRef, Weights, load_folder, save_folder};
 use engine::rng::Philox;
-use engine::{DType, Parameters, Result, Tape};
+use engine::{DType, Parameters, Result, Shape, Tape};
 use std::path::Path;
 
 /// The name of the temperature's parameter: the logarithm of the scale of the contrastive logits.
@@ -50,14 +50,11 @@ impl Coca {
         Ok(())
     }
 
-    /// Reads every parameter from weights that were checked against this configuration.
+    /// Reads every parameter. As in open_clip, positions of images of another size and of texts of another length are
+    /// interpolated; the error lists what is missing, unexpected or otherwise of another shape.
     pub fn load(&self, weights: &Weights) -> Result<()> {
-        weights.check(&self.specs)?;
-        self.read(weights)
-    }
-
-    /// Reads every parameter; position tables of another length are interpolated.
-    fn read(&self, weights: &Weights) -> Result<()> {
+        let stored = |spec: &ParamSpec| ParamSpec { shape: stored_shape(spec, weights), ..spec.clone() };
+        weights.check(&self.specs.iter().map(stored).collect::<Vec<_>>())?;
         let CocaConfig { vision, text, .. } = &self.config;
         for ParamSpec { name, shape, .. } in &self.specs {
             let values = weights.to_vec(name)?;
@@ -76,24 +73,9 @@ impl Coca {
 
     /// A model from a folder that holds `open_clip_config.json` and weights.
     pub fn open(folder: &Path, dtype: DType, gradients: bool) -> Result<Coca> {
-        Coca::open_at(folder, None, None, dtype, gradients)
-    }
-
-    /// As [`Coca::open`], for images of another side (in pixels, a multiple of the patches') or texts of another length (in
-    /// ids): positions are interpolated as open_clip does it. Errors: no such folder, weights that do not fit its
-    /// configuration, sizes that the configuration cannot have.
-    pub fn open_at(
-        folder: &Path,
-        image_size: Option<usize>,
-        context_length: Option<usize>,
-        dtype: DType,
-        gradients: bool,
-    ) -> Result<Coca> {
-        let (mut config, weights) = crate::weights::load_folder(folder)?;
-        config.vision.image_size = image_size.unwrap_or(config.vision.image_size);
-        config.text.context_length = context_length.unwrap_or(config.text.context_length);
+        let (config, weights) = load_folder(folder)?;
         let model = Coca::new(config, dtype, gradients)?;
-        model.read(&weights)?;
+        model.load(&weights)?;
         Ok(model)
     }
 
@@ -158,3 +140,16 @@ impl Coca {
         Ok(self.parameters.read(LOGIT_SCALE)?[0].exp())
     }
 }
+
+/// The shape that a parameter has in the weights if it can be brought to its own, else its own: a table of positions may
+/// have another number of rows.
+fn stored_shape(spec: &ParamSpec, weights: &Weights) -> Shape {
+    let is_positions = [IMAGE_POSITIONS, TEXT_POSITIONS].contains(&spec.name.as_str());
+    match weights.shape(&spec.name) {
+        Some(&[rows, width]) if is_positions && width == spec.shape.columns() => [rows, width].into(),
+        _ => spec.shape,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -62,6 +62,11 @@ impl ImageEncoder {
         })
     }
 
+    /// The compiled pass: its memory plan.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     /// Unit features f32 `[count, embed_dim]` of u8 images `[count, size, size, 3]`, any count.
     pub fn features(&mut self, queue: &Queue, images: &[u8]) -> Result<Vec<f32>> {
         self.features_observed(queue, images, &mut [])
@@ -134,6 +139,11 @@ impl TextEncoder {
         tape.keep(features);
         let program = Program::compile(tape, workspace, settings)?;
         Ok(TextEncoder { program, inputs, features, batch, config })
+    }
+
+    /// The compiled pass: its memory plan.
+    pub fn program(&self) -> &Program {
+        &self.program
     }
 
     /// Unit features f32 `[count, embed_dim]` of token ids (start and end included), any count.

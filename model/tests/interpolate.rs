@@ -1,15 +1,25 @@
 //! Models opened at another image size or text length: positions equal open_clip's (`fixtures/interpolate.py`).
 
 use engine::cpu::Isa;
-use engine::{CpuQueue, DType, Queue, Workspace};
+use engine::{CpuQueue, DType, Queue, Result, Workspace};
 use model::Coca;
 use model::encoder::{ImageEncoder, TextEncoder};
 use model::interpolate::{image_positions, text_positions};
-use model::weights::Weights;
+use model::weights::{Weights, load_folder};
 use std::path::{Path, PathBuf};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// The packed model of the parity fixtures, for images and texts of these sizes.
+fn open_at(image_size: Option<usize>, context_length: Option<usize>) -> Result<Coca> {
+    let (mut config, weights) = load_folder(&fixtures().join("parity/packed"))?;
+    config.vision.image_size = image_size.unwrap_or(config.vision.image_size);
+    config.text.context_length = context_length.unwrap_or(config.text.context_length);
+    let model = Coca::new(config, DType::F32, false)?;
+    model.load(&weights)?;
+    Ok(model)
 }
 
 /// Two f32 passes of at most 16 products each, with weights whose sizes sum to less than 1.5.
@@ -28,8 +38,7 @@ fn positions_equal_open_clip() {
         let (size, side) = name.split_once('.').expect("a size and a side");
         let size: usize = size.parse().expect("a size");
         let (image, context) = if side == "image" { (Some(size), None) } else { (None, Some(size)) };
-        let folder = fixtures().join("parity/packed");
-        let model = Coca::open_at(&folder, image, context, DType::F32, false).expect("model");
+        let model = open_at(image, context).expect("model");
         let positions = if side == "image" { "visual.positional_embedding" } else { "text.positional_embedding" };
         let ours = model.parameters().read(positions).expect("positions");
         assert_close(&ours, &reference.to_vec(name).expect("reference"), name);
@@ -47,9 +56,8 @@ fn positions_equal_open_clip() {
 
 #[test]
 fn the_same_size_changes_nothing() {
-    let folder = fixtures().join("parity/packed");
-    let model = Coca::open_at(&folder, Some(24), Some(16), DType::F32, false).expect("model");
-    let usual = Coca::open(&folder, DType::F32, false).expect("model");
+    let model = open_at(Some(24), Some(16)).expect("model");
+    let usual = Coca::open(&fixtures().join("parity/packed"), DType::F32, false).expect("model");
     for spec in model.specs() {
         let [ours, theirs] = [&model, &usual].map(|model| model.parameters().read(&spec.name).expect("parameter"));
         assert_eq!(ours, theirs, "{}", spec.name);
@@ -58,10 +66,14 @@ fn the_same_size_changes_nothing() {
 
 #[test]
 fn bad_sizes_and_tables_are_errors() {
-    let folder = fixtures().join("parity/packed");
     for (image, context) in [(Some(25), None), (Some(0), None), (None, Some(0))] {
-        assert!(Coca::open_at(&folder, image, context, DType::F32, false).is_err(), "{image:?} {context:?}");
+        assert!(open_at(image, context).is_err(), "{image:?} {context:?}");
     }
+    // Another width is no other number of positions.
+    let (mut config, weights) = load_folder(&fixtures().join("parity/packed")).expect("folder");
+    (config.vision.image_size, config.vision.width) = (2 * config.vision.image_size, 2 * config.vision.width);
+    let error = Coca::new(config, DType::F32, false).expect("model").load(&weights).expect_err("another width");
+    assert!(error.to_string().contains("visual.positional_embedding [17, 20] instead of [65, 40]"), "{error}");
     assert!(image_positions(&[0.0; 10], 2, true, 3).is_ok());
     assert!(image_positions(&[0.0; 8], 2, true, 3).is_err());
     assert!(image_positions(&[], 2, true, 3).is_err());

@@ -239,6 +239,46 @@ fn a_model_is_trained_and_used() {
     assert!(fail(&["caption", "--model", &model, &texts]).contains("texts.txt: the image is no PNG"));
 }
 
+/// The bytes that a figure such as `1.5 MiB` stands for.
+#[cfg(target_os = "linux")]
+fn in_bytes(figure: &str, unit: &str) -> f64 {
+    let power = ["B", "KiB", "MiB", "GiB"].iter().position(|&known| known == unit).expect("a unit");
+    figure.parse::<f64>().expect("a number") * 1024f64.powi(power as i32)
+}
+
+/// One run that generates captions of many images at once, one that trains in parts and in bf16.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_planned_peak_is_that_of_the_whole_run() {
+    let folder = Folder::new("peak");
+    let data = folder.path("pictures");
+    pictures(Path::new(&data));
+    let captions = ["batch.size=32", "ema.decay=0.9", "evaluation.batch_size=96"];
+    let parts = [
+        "batch.size=96",
+        "batch.accumulation=2",
+        "compute.dtype=bf16",
+        "optimizer.kind=adafactor",
+        "evaluation.batch_size=4",
+    ];
+    for (name, sets) in [("captions", &captions[..]), ("parts", &parts)] {
+        let train = format!("data.train={data}");
+        let always = [&train, "schedule.steps=2", "schedule.warmup_steps=1"];
+        let sets: Vec<&str> = always.iter().chain(sets).flat_map(|set| ["--set", set]).collect();
+        let plan = succeed(&[&["plan", "--memory", "1GiB"], &sets[..]].concat());
+        let together = plan.lines().find(|line| line.starts_with("together")).expect("a sum");
+        let [_, figure, unit, ..] = together.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{together}") };
+        let out = folder.path(name);
+        succeed(&[&["train", "--out", &out], &sets[..]].concat());
+        let report = std::fs::read(format!("{out}/report.json")).unwrap();
+        let report: Value = serde_json::from_slice(&report).unwrap();
+        let held = report["facts"]["peak_memory"].as_f64().unwrap();
+        let ratio = held / in_bytes(figure, unit);
+        println!("{name}: planned {figure} {unit}, held {held:.0} bytes, ratio {ratio:.3}");
+        assert!((0.9..1.1).contains(&ratio), "{name}: {held} bytes are held, {ratio:.3} of what is planned:\n{plan}");
+    }
+}
+
 #[test]
 fn a_pinned_run_follows_open_clips_trainer() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/pinned");

@@ -99,6 +99,8 @@ proptest! {
                     Program::compile(tape, &Workspace::new(), Compile { guard_bytes }).expect("compile");
                 let plan = program.plan();
                 prop_assert!(plan.lower_bound_bytes <= plan.peak_bytes && plan.peak_bytes <= plan.total_bytes);
+                // Data, variable and seed, without parameters and gradients.
+                prop_assert_eq!(plan.input_bytes, 4 * (2 * ROWS * COLUMNS + 1));
                 let mut poison = Check::Poison.observer().expect("observer");
                 // Twice: nothing may depend on what the arena held.
                 for _ in 0..2 {

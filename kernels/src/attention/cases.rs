@@ -130,27 +130,35 @@ fn legacy_bits(lengths: &[usize], spare: usize) -> Vec<u8> {
 
 /// The fixed cases.
 pub fn cases() -> Vec<Case> {
+    use Visibility::{All, Causal, KeyBits};
     let mut cases = Vec::new();
-    let ragged = [5usize, 0, 1, 9, 3];
+    // Every source with every kind of rows, and self-attention with every mask. Some sequences have no row.
+    let (ragged, ragged_keys) = (Side::from((&[5usize, 0, 1, 9, 3][..], 4)), Side::from((&[2usize, 7, 4, 0, 12][..], 3)));
+    let (fixed, fixed_keys) = (Side::from((5, 6)), Side::from((5, 11)));
+    let packed = [&fixed, &ragged].map(|side| [All, Causal, KeyBits].map(|mask| Kind::Packed(side.clone(), mask)));
+    let separate = [&fixed, &ragged]
+        .map(|queries| [&fixed_keys, &ragged_keys].map(|keys| Kind::Separate(queries.clone(), keys.clone())));
+    let shared = [Side::from((19, 5)), ragged_keys.clone()].map(|keys| Kind::SharedQuery(6, keys));
+    let kinds: Vec<Kind> = packed.into_iter().flatten().chain(separate.into_iter().flatten()).chain(shared).collect();
     for dtype in [DType::F32, DType::BF16] {
         let mut add = |name: &str, kind: Kind, heads: usize, head_dim: usize| {
             let bits = match &kind {
                 Kind::Packed(Side::Ragged { lengths, spare }, _) => legacy_bits(lengths, *spare),
+                Kind::Packed(Side::Fixed { sequences, rows }, _) => legacy_bits(&vec![*rows; *sequences], 0),
                 _ => Vec::new(),
             };
             cases.push(case(name, kind, heads, head_dim, dtype, bits));
         };
-        add("image", Kind::Packed((2, 13).into(), Visibility::All), 2, 16);
-        add("image, head dimension 5", Kind::Packed((1, 7).into(), Visibility::All), 3, 5);
-        add("causal, several blocks", Kind::Packed((1, 121).into(), Visibility::Causal), 1, 32);
+        for kind in &kinds {
+            add("combination", kind.clone(), 2, 16);
+        }
+        add("head dimension 5", Kind::Packed((1, 7).into(), All), 3, 5);
+        add("several blocks", Kind::Packed((1, 121).into(), Causal), 1, 32);
         add("several key tiles", Kind::Separate((1, 7).into(), (1, 531).into()), 1, 24);
-        add("causal, several key tiles", Kind::Packed((1, 300).into(), Visibility::Causal), 1, 16);
-        add("decoder", Kind::Packed((&ragged[..], 4).into(), Visibility::Causal), 2, 16);
-        add("text tower", Kind::Packed((&ragged[..], 4).into(), Visibility::KeyBits), 2, 32);
-        add("cross, ragged queries", Kind::Separate((&ragged[..], 2).into(), (5, 11).into()), 2, 16);
-        add("cross", Kind::Separate((3, 4).into(), (3, 19).into()), 2, 64);
-        add("pooler", Kind::SharedQuery(6, (19, 5).into()), 2, 16);
-        add("pooler, head dimension 96", Kind::SharedQuery(1, (2, 10).into()), 1, 96);
+        add("several key tiles", Kind::Packed((1, 300).into(), Causal), 1, 16);
+        add("head dimension 32", Kind::Packed(ragged.clone(), KeyBits), 2, 32);
+        add("head dimension 64", Kind::Separate((3, 4).into(), (3, 19).into()), 2, 64);
+        add("head dimension 96", Kind::SharedQuery(1, (2, 10).into()), 1, 96);
     }
     cases.extend(decode::cases());
     cases.extend(bench_cases());
@@ -182,45 +190,30 @@ fn bench_cases() -> Vec<Case> {
     cases
 }
 
+/// Rows of so many sequences.
+fn draw_side(draw: &mut Draw, sequences: usize) -> Side {
+    if draw.flag() {
+        return Side::from((sequences, draw.integer(1, 40)));
+    }
+    let mut lengths: Vec<usize> = (0..sequences).map(|_| draw.integer(0, 12)).collect();
+    // A tensor needs a row.
+    lengths[sequences - 1] = lengths[sequences - 1].max(1);
+    Side::Ragged { lengths, spare: draw.integer(0, 3) }
+}
+
 /// A random case.
 pub fn draw(draw: &mut Draw) -> Case {
-    let kind = draw.integer(0, 5);
     let (heads, head_dim, dtype) = (draw.integer(1, 3), draw.pick(&[16, 32, 3, 20, 64, 96]), draw.float());
     let sequences = draw.integer(1, 5);
-    let mut lengths = || -> Vec<usize> { (0..sequences).map(|_| draw.integer(0, 12)).collect() };
-    let mut ragged = || -> Vec<usize> {
-        let mut lengths = lengths();
-        // A tensor needs a row.
-        lengths[sequences - 1] = lengths[sequences - 1].max(1);
-        lengths
+    let (kind, bits) = match draw.integer(0, 4) {
+        0 | 1 => {
+            let side = draw_side(draw, sequences);
+            let bits = (0..side.rows()).map(|_| draw.pick(&[3u8, 3, 0, 1, 2])).collect();
+            (Kind::Packed(side, draw.pick(&[Visibility::All, Visibility::Causal, Visibility::KeyBits])), bits)
+        }
+        2 => (Kind::Separate(draw_side(draw, sequences), draw_side(draw, sequences)), Vec::new()),
+        3 => (Kind::SharedQuery(draw.integer(1, 20), draw_side(draw, sequences)), Vec::new()),
+        _ => return decode::draw(draw),
     };
-    let queries = ragged();
-    match kind {
-        0 => {
-            let side = Side::from((sequences, draw.integer(1, 40)));
-            let visibility = draw.pick(&[Visibility::All, Visibility::Causal]);
-            case("drawn", Kind::Packed(side, visibility), heads, head_dim, dtype, Vec::new())
-        }
-        1 | 2 => {
-            let spare = draw.integer(0, 3);
-            let rows = queries.iter().sum::<usize>() + spare;
-            let visibility = if kind == 1 { Visibility::Causal } else { Visibility::KeyBits };
-            let bits = (0..rows).map(|_| draw.pick(&[3u8, 3, 0, 1, 2])).collect();
-            case("drawn", Kind::Packed((&queries[..], spare).into(), visibility), heads, head_dim, dtype, bits)
-        }
-        3 => {
-            let side = Side::from((sequences, draw.integer(1, 40)));
-            case("drawn", Kind::Separate((&queries[..], 1).into(), side), heads, head_dim, dtype, Vec::new())
-        }
-        4 => {
-            let fixed = Side::from((sequences, draw.integer(1, 20)));
-            let keys = if draw.flag() { (&queries[..], 0).into() } else { (sequences, draw.integer(1, 40)).into() };
-            case("drawn", Kind::Separate(fixed, keys), heads, head_dim, dtype, Vec::new())
-        }
-        _ if draw.flag() => decode::draw(draw),
-        _ => {
-            let (rows, keys) = (draw.integer(1, 20), draw.integer(1, 40));
-            case("drawn", Kind::SharedQuery(rows, (sequences, keys).into()), heads, head_dim, dtype, Vec::new())
-        }
-    }
+    case("drawn", kind, heads, head_dim, dtype, bits)
 }

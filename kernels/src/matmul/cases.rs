@@ -2,7 +2,8 @@
 
 use super::{Activation, ColumnSum, Layout, Matmul};
 use crate::activation::{activate_f64, derivative_f64};
-use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance};
+use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance, round};
+use engine::rng::Philox;
 use engine::{DType, Op};
 use std::sync::Arc;
 
@@ -16,9 +17,16 @@ fn element(layout: Layout, a: &Array, b: &Array, i: usize, j: usize, k: usize) -
 }
 
 impl Matmul {
+    /// The operand a, made anew of the pre-activation that it is the activation of.
+    fn operand(&self, inputs: &[Array]) -> Array {
+        let (Some(kind), Some(pre_activation)) = (self.activated_input, inputs.last()) else { return inputs[0].clone() };
+        let data = pre_activation.data.iter().map(|&x| activate_f64(kind, x)).collect();
+        Array { shape: pre_activation.shape, data }
+    }
+
     /// The product and the bias, before anything else: `[m, n]`.
     fn product(&self, inputs: &[Array]) -> Array {
-        let (a, b) = (&inputs[0], &inputs[1]);
+        let (a, b) = (&self.operand(inputs), &inputs[1]);
         let sizes = self.sizes(a.shape, b.shape).expect("a case that infers");
         let mut c = Array::zeros(self.output_shape(a.shape, sizes).expect("a case that infers"));
         for i in 0..sizes.m {
@@ -50,7 +58,7 @@ impl Reference for Matmul {
     }
 
     fn gradients(&self, inputs: &[Array], outputs: &[Array]) -> Vec<Option<Array>> {
-        let (a, b) = (&inputs[0], &inputs[1]);
+        let (a, b) = (&self.operand(inputs), &inputs[1]);
         let sizes = self.sizes(a.shape, b.shape).expect("a case that infers");
         let mut gradient = outputs[0].clone();
         if let Some(kind) = self.activation {
@@ -79,6 +87,13 @@ impl Reference for Matmul {
         }
         if self.residual {
             gradients.push(Some(outputs[0].clone()));
+        }
+        if let (Some(kind), Some(pre_activation)) = (self.activated_input, inputs.last()) {
+            let mut passed_on = gradients[0].take();
+            for (value, &x) in passed_on.iter_mut().flat_map(|array| &mut array.data).zip(&pre_activation.data) {
+                *value *= derivative_f64(kind, x);
+            }
+            gradients.push(passed_on);
         }
         gradients
     }
@@ -118,12 +133,23 @@ fn case(op: Matmul, (m, n, k): (usize, usize, usize), dtype: DType, used: Option
     if op.layout == Layout::Tn {
         inputs[1] = Input::variable(b, dtype);
     }
+    if let Some(kind) = op.activated_input {
+        let mut random = Philox::new(k as u64, m as u64);
+        let values: Vec<f64> = (0..m * k).map(|_| round(1.5 * random.normal(), dtype)).collect();
+        let activated = values.iter().map(|&x| activate_f64(kind, x)).collect();
+        inputs[0] = Input::data(a, dtype, Fill::Values(activated));
+        inputs.push(Input::variable(a, dtype).fill(Fill::Values(values)));
+    }
     if let Some(used) = used {
         // The op takes no offsets; the case hangs them on as a last input that `Ragged` hides from the op.
         let offsets = inputs.len();
         inputs.push(Input::integers(&[0, used as i32]));
         for (index, input) in inputs.iter_mut().enumerate().take(offsets) {
-            let follows = index == 0 || (op.layout == Layout::Tn && index == 1) || input.meta.shape == [m, n].into();
+            let pre_activation = op.activated_input.is_some() && index + 1 == offsets;
+            let follows = index == 0
+                || (op.layout == Layout::Tn && index == 1)
+                || input.meta.shape == [m, n].into()
+                || pre_activation;
             if follows && !(index == 1 && op.layout != Layout::Tn) {
                 input.ragged = Some(offsets);
             }
@@ -228,14 +254,26 @@ pub fn cases() -> Vec<Case> {
         }
         // A k of several blocks, so that partial sums wait outside C.
         cases.push(Case { results: 0, ..case(Matmul::new(Nn, DType::BF16), (15, 33, 9001), dtype, None) });
-        let linear = Matmul { bias: true, ..Matmul::new(Nt, DType::BF16) };
-        for kind in [Gelu, QuickGelu] {
-            cases.push(case(Matmul { activation: Some(kind), ..linear }, (9, 40, 21), dtype, None));
-            let backward = Matmul { activation_backward: Some(kind), ..Matmul::new(Nn, DType::BF16) };
-            cases.push(case(backward, (9, 40, 21), dtype, None));
+        // Every epilogue, with and without what may stand before it, on whole and on ragged rows.
+        let (project, linear) = (Matmul::new(Nn, DType::BF16), Matmul::new(Nt, DType::BF16));
+        let mut epilogues = vec![Matmul { bias: true, ..linear }];
+        for bias in [false, true] {
+            epilogues.push(Matmul { bias, residual: true, ..linear });
+            for kind in [Gelu, QuickGelu].map(Some) {
+                epilogues.push(Matmul { bias, activation: kind, ..linear });
+                epilogues.push(Matmul { bias, activated_input: kind, ..linear });
+                // As the second half of an MLP.
+                epilogues.push(Matmul { bias, activated_input: kind, residual: true, ..linear });
+            }
         }
-        cases.push(case(Matmul { residual: true, ..linear }, (20, 31, 16), dtype, None));
-        cases.push(case(Matmul { residual: true, ..linear }, (20, 31, 16), dtype, Some(13)));
+        for kind in [Gelu, QuickGelu].map(Some) {
+            epilogues.push(Matmul { activation_backward: kind, ..project });
+            epilogues.push(Matmul { activated_input: kind, ..project });
+        }
+        for op in epilogues {
+            cases.push(case(op, (9, 40, 21), dtype, None));
+            cases.push(case(op, (20, 31, 16), dtype, Some(13)));
+        }
         cases.push(case(Matmul::new(Tn, DType::F32), (20, 31, 16), dtype, Some(0)));
         cases.push(column_sum(41, 131, dtype));
     }
@@ -254,10 +292,12 @@ pub fn draw(draw: &mut Draw) -> Case {
     if layout != Layout::Tn {
         op.bias = draw.flag();
         let kind = draw.pick(&[Activation::Gelu, Activation::QuickGelu]);
-        match draw.integer(0, 3) {
+        match draw.integer(0, 5) {
             1 => op.activation = Some(kind),
             2 => op.residual = true,
             3 if !op.bias => op.activation_backward = Some(kind),
+            // The operand is rounded to its storage type, which only a result of that type allows for.
+            4 => op = Matmul { output: dtype, activated_input: Some(kind), residual: draw.flag(), ..op },
             _ => {}
         }
     }

@@ -11,6 +11,7 @@ use engine::cpu::Isa;
 use bytemuck::{Pod, Zeroable};
 use engine::{CpuQueue, Shared};
 use std::cell::RefCell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Most words of k in a packed block: shorter blocks fit caches better, and lose more by touching C again.
 const KC: usize = 2048;
@@ -19,6 +20,12 @@ const KC: usize = 2048;
 const GROUP_BYTES: usize = 192 << 10;
 /// Bytes of a packed block of B, and of A: together in a level-3 cache.
 const BLOCK_BYTES: usize = 8 << 20;
+
+/// Most bytes of packed panels that products of operands of at most `elements` elements leave behind for the next: one
+/// block of A and one of B.
+pub fn panel_bytes(elements: usize) -> usize {
+    2 * BLOCK_BYTES.min(elements * size_of::<f32>())
+}
 
 /// One multiplication `C = A · B`, with A `[m, k]` and B `[k, n]` in whatever order of storage.
 pub(crate) struct Gemm<'a> {
@@ -36,14 +43,18 @@ pub(crate) struct Gemm<'a> {
 #[repr(C, align(64))]
 struct Line([u32; 16]);
 
-thread_local! {
-    /// Packed A, packed B and partial sums; they grow on first use and stay.
-    static BUFFERS: RefCell<[Vec<Line>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+/// Packed A, packed B and partial sums, one set for each product that has run beside others. They grow on first use and
+/// stay. Not the threads' own: which thread of a pool drives a product is chance, and each would come to have a set.
+static BUFFERS: Mutex<Vec<[Vec<Line>; 3]>> = Mutex::new(Vec::new());
+
+fn buffers() -> MutexGuard<'static, Vec<[Vec<Line>; 3]>> {
+    BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn grown(buffer: &mut Vec<Line>, words: usize) -> &mut [u32] {
     let lines = words.div_ceil(16);
     if buffer.len() < lines {
+        *buffer = Vec::new(); // free the old one first
         *buffer = vec![Line::zeroed(); lines];
     }
     &mut bytemuck::cast_slice_mut(buffer)[..words]
@@ -81,11 +92,7 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
     let micro = select(isa, work.a.is_bf16);
     let Cut { kc, a_panels, b_panels } = cut(work, micro, block_bytes);
     let k_blocks = work.k.div_ceil(kc).max(1);
-    let (mut a_buffer, mut b_buffer, mut c_buffer) = BUFFERS.with(|buffers| {
-        let mut buffers = buffers.borrow_mut();
-        let [a, b, c] = &mut *buffers;
-        (std::mem::take(a), std::mem::take(b), std::mem::take(c))
-    });
+    let [mut a_buffer, mut b_buffer, mut c_buffer] = buffers().pop().unwrap_or_default();
     {
         let depth = words(kc, micro.pairs);
         let a_packed = Shared::new(grown(&mut a_buffer, depth * micro.rows * a_panels));
@@ -127,7 +134,7 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
             }
         }
     }
-    BUFFERS.with(|buffers| *buffers.borrow_mut() = [a_buffer, b_buffer, c_buffer]);
+    buffers().push([a_buffer, b_buffer, c_buffer]);
 }
 
 #[derive(Clone, Copy)]

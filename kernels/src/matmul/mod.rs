@@ -16,6 +16,7 @@ pub use cases::{cases, draw};
 pub use column_sum::ColumnSum;
 pub(crate) use cpu::{Operand, multiply, multiply_here};
 pub use epilogue::Activation;
+pub use gemm::panel_bytes;
 
 use crate::activation::{Activate, ActivationBackward};
 use crate::elementwise::{cast, pass_gradient};

@@ -32,6 +32,31 @@ pub struct CocaConfig {
     /// How a picture becomes the encoder's input.
     #[serde(default)]
     pub image: ImageConfig,
+    /// What open_clip is told about the tokenizer.
+    #[serde(default, skip_serializing_if = "TokenizerKeys::is_empty")]
+    pub tokenizer: TokenizerKeys,
+}
+
+/// open_clip's keys of a tokenizer of the transformers library, which nothing here reads: kept as they were read, so that
+/// open_clip finds the tokenizer of a model that is written again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerKeys {
+    /// Its name; empty: CLIP's. In a folder open_clip takes the folder's own files, whatever the name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hf_tokenizer_name: Option<String>,
+    /// Its mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer_mode: Option<String>,
+    /// Further arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl TokenizerKeys {
+    fn is_empty(&self) -> bool {
+        *self == TokenizerKeys::default()
+    }
 }
 
 /// Vision Transformer over square patches of a square image.

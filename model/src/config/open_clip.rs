@@ -3,7 +3,8 @@
 //! Keys and defaults: open_clip 3.3, `CLIPVisionCfg`, `CLIPTextCfg`, `MultimodalCfg`, `PreprocessCfg` and `CoCa.__init__`.
 
 use super::{
-    ClsMask, CocaConfig, DecoderConfig, ImageConfig, Pooler, ResizeMode, TextConfig, VisionConfig, default_logit_scale,
+    ClsMask, CocaConfig, DecoderConfig, ImageConfig, Pooler, ResizeMode, TextConfig, TokenizerKeys, VisionConfig,
+    default_logit_scale,
 };
 use engine::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -70,9 +71,11 @@ impl CocaConfig {
         let plain = read_plain(&root)?;
         plain.validate()?;
         let Some(extension) = root.get(EXTENSION) else { return Ok(plain) };
-        let config: CocaConfig =
+        let mut config: CocaConfig =
             serde_json::from_value(extension.clone()).map_err(|error| invalid(format!("{EXTENSION}: {error}")))?;
         config.validate()?;
+        // Where the tokenizer is found may be edited in one place: it is no part of the model.
+        config.tokenizer.clone_from(&plain.tokenizer);
         if read_plain(&write_plain(&config))? != plain {
             return Err(invalid(format!(
                 "\"{EXTENSION}\" and \"model_cfg\" describe different models; edit both alike or delete \"{EXTENSION}\""
@@ -85,7 +88,8 @@ impl CocaConfig {
     pub fn to_open_clip(&self) -> String {
         let mut root = write_plain(self);
         if read_plain(&root).ok().as_ref() != Some(self) {
-            root.insert(EXTENSION.into(), serde_json::to_value(self).expect("a configuration is plain data"));
+            let model = CocaConfig { tokenizer: TokenizerKeys::default(), ..self.clone() };
+            root.insert(EXTENSION.into(), serde_json::to_value(model).expect("a configuration is plain data"));
         }
         serde_json::to_string_pretty(&root).expect("a JSON value has a text") + "\n"
     }
@@ -117,6 +121,11 @@ fn read_plain(root: &Map<String, Value>) -> Result<CocaConfig> {
         return Err(invalid("\"vision_cfg\" and \"text_cfg\" are both needed"));
     };
     let pooler = read_pooler(&mut vision)?;
+    let tokenizer = TokenizerKeys {
+        hf_tokenizer_name: text.parse("hf_tokenizer_name")?,
+        tokenizer_mode: text.parse("tokenizer_mode")?,
+        tokenizer_kwargs: text.parse("tokenizer_kwargs")?,
+    };
     let text = read_text(&mut text)?;
     let config = CocaConfig {
         embed_dim: model.required("embed_dim")?,
@@ -126,6 +135,7 @@ fn read_plain(root: &Map<String, Value>) -> Result<CocaConfig> {
         quick_gelu: model.flag("quick_gelu", false)?,
         init_logit_scale: model.number("init_logit_scale", default_logit_scale())?,
         image,
+        tokenizer,
         text,
     };
     model.only("pad_id", json!(config.text.pad_id), "it must equal text_cfg.pad_id")?;
@@ -188,9 +198,15 @@ fn read_text(section: &mut Section) -> Result<TextConfig> {
     section.only("proj_type", json!("linear"), "the text projection is linear")?;
     section.on("embed_cls", "CoCa's text embedding is its CLS row")?;
     section.on("output_tokens", "the decoder reads the text tokens")?;
-    // The tokenizer is no part of the model; the rest is not read when there is a CLS row, or only with a Hugging Face tower.
-    section.ignore(&["hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "pool_type", "eos_id"]);
-    section.ignore(&["final_ln_after_pool", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"]);
+    // Not read when there is a CLS row, or only with a Hugging Face tower.
+    section.ignore(&[
+        "pool_type",
+        "eos_id",
+        "final_ln_after_pool",
+        "hf_model_pretrained",
+        "hf_proj_type",
+        "hf_pooler_type",
+    ]);
     let width = section.size("width", 512)?;
     let config = TextConfig {
         context_length: section.size("context_length", 77)?,
@@ -283,6 +299,9 @@ fn write_plain(config: &CocaConfig) -> Map<String, Value> {
         },
         "custom_text": true,
     });
+    if let (Value::Object(text), Value::Object(keys)) = (&mut model["text_cfg"], json!(config.tokenizer)) {
+        text.extend(keys);
+    }
     if config.quick_gelu {
         model["quick_gelu"] = json!(true);
     }

@@ -1,7 +1,10 @@
 //! Named architectures: the three sizes of the paper's Table 1, open_clip's three, and the default for the bundled data.
 //! Sources: coca.md 1.1 and 2.1 (Yu et al. 2022, Table 1; open_clip's `model_configs/coca_*.json`).
 
-use super::{ClsMask, CocaConfig, DecoderConfig, ImageConfig, Pooler, TextConfig, VisionConfig, default_logit_scale};
+use super::{
+    ClsMask, CocaConfig, DecoderConfig, ImageConfig, Pooler, TextConfig, TokenizerKeys, VisionConfig,
+    default_logit_scale,
+};
 use engine::{Error, Result};
 
 /// Names that [`CocaConfig::preset`] knows.
@@ -64,6 +67,7 @@ fn paper(
         quick_gelu: false,
         init_logit_scale: default_logit_scale(),
         image: ImageConfig::default(),
+        tokenizer: TokenizerKeys::default(),
     }
 }
 
@@ -89,6 +93,7 @@ fn open_clip(embed_dim: usize, vision: VisionConfig, pooler: Pooler, text: TextC
         quick_gelu: false,
         init_logit_scale: default_logit_scale(),
         image: ImageConfig::default(),
+        tokenizer: TokenizerKeys::default(),
     }
 }
 

@@ -12,31 +12,15 @@ fn message(result: Result<impl std::fmt::Debug>) -> String {
     result.unwrap_err().to_string()
 }
 
-/// open_clip's own `coca_ViT-L-14.json`.
-fn l14() -> Value {
-    json!({
-        "embed_dim": 768,
-        "vision_cfg": {"image_size": 224, "layers": 24, "width": 1024, "patch_size": 14, "attentional_pool": true,
-            "attn_pooler_heads": 8, "output_tokens": true},
-        "text_cfg": {"context_length": 76, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12,
-            "embed_cls": true, "output_tokens": true},
-        "multimodal_cfg": {"context_length": 76, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12,
-            "attn_pooler_heads": 12},
-        "custom_text": true
-    })
+/// A preset's file among open_clip's `model_configs`.
+macro_rules! open_clips {
+    ($name:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/open_clip/", $name, ".json"))
+    };
 }
 
-/// open_clip's own `coca_base.json`.
-fn base() -> Value {
-    json!({
-        "embed_dim": 512,
-        "multimodal_cfg": {"width": 768, "context_length": 76, "vocab_size": 64000, "mlp_ratio": 4, "layers": 12,
-            "dim_head": 64, "heads": 12, "n_queries": 256, "attn_pooler_heads": 8},
-        "vision_cfg": {"image_size": 288, "layers": 12, "width": 768, "patch_size": 18, "output_tokens": true},
-        "text_cfg": {"context_length": 76, "vocab_size": 64000, "layers": 12, "heads": 12, "width": 768,
-            "embed_cls": true, "output_tokens": true},
-        "custom_text": true
-    })
+fn l14() -> Value {
+    serde_json::from_str(open_clips!("coca_ViT-L-14")).unwrap()
 }
 
 fn read(value: &Value) -> Result<CocaConfig> {
@@ -78,8 +62,13 @@ fn sizes_that_do_not_fit_are_named() {
 
 #[test]
 fn open_clips_files_are_the_presets() {
-    assert_eq!(read(&l14()).unwrap(), preset("coca_ViT-L-14"));
-    assert_eq!(read(&base()).unwrap(), preset("coca_base"));
+    for (name, json) in [
+        ("coca_base", open_clips!("coca_base")),
+        ("coca_ViT-B-32", open_clips!("coca_ViT-B-32")),
+        ("coca_ViT-L-14", open_clips!("coca_ViT-L-14")),
+    ] {
+        assert_eq!(CocaConfig::from_open_clip(json).unwrap(), preset(name), "{name}");
+    }
     let nested = json!({"model_cfg": l14(), "preprocess_cfg": {"mean": [0.5, 0.5, 0.25], "size": [224, 224], "mode": "RGB",
         "resize_mode": "squash", "interpolation": "bicubic"}, "unread": 1});
     let config = read(&nested).unwrap();
@@ -120,6 +109,26 @@ fn what_open_clip_cannot_say_is_kept() {
         assert_eq!(CocaConfig::from_open_clip(&json).unwrap(), config, "change {index}");
         assert_eq!(json.contains("\"coca\""), extended, "change {index}");
     }
+}
+
+#[test]
+fn the_keys_of_the_tokenizer_are_written_as_they_were_read() {
+    let mut file = l14();
+    let keys = json!({"hf_tokenizer_name": "a/tokenizer", "tokenizer_kwargs": {"clean": "canonicalize", "strip": [1, null]},
+        "tokenizer_mode": "clips"});
+    file["text_cfg"].as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    let config = read(&file).unwrap();
+    let paper = CocaConfig { pooler: Pooler::Cascade { queries: 255, heads: 8 }, ..config.clone() };
+    for (config, extended) in [(config, false), (paper, true)] {
+        let json = config.to_open_clip();
+        let written: Value = serde_json::from_str(&json).unwrap();
+        for (key, value) in keys.as_object().unwrap() {
+            assert_eq!(&written["model_cfg"]["text_cfg"][key], value, "{key}");
+        }
+        assert_eq!((CocaConfig::from_open_clip(&json).unwrap(), json.contains("\"coca\"")), (config, extended));
+    }
+    file["text_cfg"]["tokenizer_kwargs"] = json!("clean");
+    assert!(message(read(&file)).contains("text_cfg.tokenizer_kwargs = \"clean\""));
 }
 
 #[test]
@@ -208,6 +217,7 @@ fn any_config() -> impl Strategy<Value = CocaConfig> {
                 },
                 quick_gelu: flags[3],
                 init_logit_scale,
+                tokenizer: TokenizerKeys::default(),
                 image: ImageConfig { mean, std: mean, ..ImageConfig::default() },
             }
         },

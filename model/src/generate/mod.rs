@@ -13,7 +13,7 @@ pub use settings::{BeamScore, Method, PRESETS, Settings};
 use crate::coca::Coca;
 use beams::BeamSearch;
 use engine::rng::Philox;
-use engine::{Error, Queue, Result, Workspace};
+use engine::{Error, Program, Queue, Result, Workspace};
 use sample::Sample;
 use search::{Next, Search};
 use steps::Steps;
@@ -51,6 +51,11 @@ impl Generator {
             vocabulary_size: text.vocabulary_size,
             pad: text.pad_id as i32,
         })
+    }
+
+    /// The compiled programs, of a pass over images and of a step: their memory plans.
+    pub fn programs(&self) -> [&Program; 2] {
+        self.steps.programs()
     }
 
     /// One caption for each of the u8 images `[count, size, size, 3]`, any count. All begin with `prompt`: the start id,

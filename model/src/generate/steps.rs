@@ -50,6 +50,11 @@ impl Steps {
         Ok(Steps { images: image_program, image_input, image_keys, program, step, rows, capacity, width, mask, pad })
     }
 
+    /// Both programs.
+    pub fn programs(&self) -> [&Program; 2] {
+        [&self.images, &self.program]
+    }
+
     /// Bytes of an image.
     pub fn image_bytes(&self) -> usize {
         self.image_input.meta().elements() / self.image_input.shape().dims()[0]

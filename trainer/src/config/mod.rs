@@ -9,7 +9,7 @@ mod tests;
 pub use table::*;
 
 use crate::{Error, Result};
-use model::config::{CocaConfig, PRESETS};
+use model::config::{CocaConfig, PRESETS, TokenizerKeys};
 use std::path::Path;
 
 /// The configuration of `coca train` without arguments: the small model on the bundled emoji.
@@ -184,7 +184,8 @@ impl Config {
         self.batch.size * self.batch.accumulation
     }
 
-    /// The architecture: the preset, or the open_clip configuration of that path, with the overrides laid over it.
+    /// The architecture: the preset, or the open_clip configuration of that path, with the overrides laid over it. What
+    /// that says of a tokenizer stays only if the run keeps it.
     ///
     /// # Errors
     /// There is no such preset and no such file, an override names no size, or the sizes do not fit together.
@@ -202,7 +203,16 @@ impl Config {
                 Error::invalid(format!("model.preset: {error}; nor is there such a file{hint}"))
             })?
         };
-        self.with_overrides(&base)
+        let mut architecture = self.with_overrides(&base)?;
+        if !self.keeps_tokenizer() {
+            architecture.tokenizer = TokenizerKeys::default();
+        }
+        Ok(architecture)
+    }
+
+    /// Whether the tokenizer is that of the weights to start from.
+    pub fn keeps_tokenizer(&self) -> bool {
+        self.model.tokenizer == "captions" && !self.model.init.as_os_str().is_empty()
     }
 
     /// An architecture with `model.overrides` laid over it.

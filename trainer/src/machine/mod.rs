@@ -62,6 +62,11 @@ pub fn peak_memory() -> u64 {
     kibibytes("/proc/self/status", "VmHWM").unwrap_or(0)
 }
 
+/// Bytes of memory that this process holds now; 0 if the system does not tell.
+pub fn resident_memory() -> u64 {
+    kibibytes("/proc/self/status", "VmRSS").unwrap_or(0)
+}
+
 /// A number of bytes as a person reads it: `1.5 GiB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Pairs of the training data that are looked at where nothing is held out.
-const TRAINING_PAIRS: usize = 256;
+pub(crate) const TRAINING_PAIRS: usize = 256;
 /// Queries of each kind shown, and results of each.
 const QUERIES: usize = 3;
 const HITS: usize = 5;
@@ -109,7 +109,8 @@ impl Run {
     fn sample_of_training(&self, evaluator: &Evaluator<'_>) -> Result<(TestSet, Vec<String>)> {
         let mut config = self.config.clone();
         config.augmentation.kind = crate::config::AugmentKind::None;
-        config.batch.size = pairs(self.source.as_ref()).clamp(1, TRAINING_PAIRS);
+        // One batch is taken.
+        (config.batch.size, config.data.prefetch) = (pairs(self.source.as_ref()).clamp(1, TRAINING_PAIRS), 1);
         let tokenizer = Arc::new(evaluator.tokenizer.clone());
         let ledger = Ledger::new(1.0);
         let start = Position::default();

@@ -8,8 +8,9 @@ mod step;
 mod tests;
 mod unreached;
 
+pub(crate) use findings::TRAINING_PAIRS;
 pub use state::{Progress, State, dtype};
-pub use step::{Gradient, Stepper, check, feature_flops};
+pub use step::{Gradient, Stepper, check, feature_flops, with_room};
 
 use crate::checkpoint::{Checkpoint, Checkpoints, MANIFEST};
 use crate::cli::{Resume, TrainArgs};
@@ -420,11 +421,11 @@ fn held_out(config: &Config) -> Result<Option<Arc<dyn Source>>> {
 }
 
 /// The tokenizer that `model.tokenizer` names; with `model.init`, `captions` is that of the weights.
-fn tokenizer(config: &Config, source: &dyn Source) -> Result<Tokenizer> {
+pub(crate) fn tokenizer(config: &Config, source: &dyn Source) -> Result<Tokenizer> {
     match config.model.tokenizer.as_str() {
         "clip" => Ok(Tokenizer::clip()),
         // The weights to start from know their ids by their own tokenizer.
-        "captions" if !config.model.init.as_os_str().is_empty() => {
+        "captions" if config.keeps_tokenizer() => {
             open_tokenizer(&config.model.init, config.architecture()?.text.vocabulary_size)
         }
         "captions" => {

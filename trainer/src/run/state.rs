@@ -254,7 +254,7 @@ fn saved_architecture(config: &Config, checkpoint: &Checkpoint) -> Result<CocaCo
     }
     match differences(&saved, &config.architecture()?)? {
         none if none.is_empty() => Ok(saved),
-        some => Err(other(checkpoint, &some.join(", "))),
+        some => Err(other(checkpoint, &joined(&some))),
     }
 }
 
@@ -265,27 +265,61 @@ fn other(checkpoint: &Checkpoint, what: &str) -> Error {
     ))
 }
 
-/// Loads the weights of a folder, which must be of the same architecture but for what `model.overrides` asks for.
+/// What `model.overrides` may change of weights to start from: position tables are interpolated, the rest is no part of
+/// the weights.
+const FREE_TO_CHANGE: [&str; 7] = [
+    "vision.image_size",
+    "text.context_length",
+    "text.pad_id",
+    "text.cls_mask",
+    "quick_gelu",
+    "init_logit_scale",
+    "image.",
+];
+
+/// Loads the weights of a folder, which must be of the same architecture but for what `model.overrides` may change.
 fn initialize_from(model: &Coca, folder: &Path, config: &Config) -> Result<()> {
-    let (found, weights) = model::weights::load_folder(folder)?;
-    let found = config.with_overrides(&found)?;
-    // The temperature comes with the weights, so its start does not matter.
-    let found = CocaConfig { init_logit_scale: model.config().init_logit_scale, ..found };
+    let (stored, weights) = model::weights::load_folder(folder)?;
+    let found = config.with_overrides(&stored)?;
+    let fixed = |Difference { name, .. }: &&Difference| !FREE_TO_CHANGE.iter().any(|free| name.starts_with(free));
+    if let Some(Difference { name, left, right }) = differences(&stored, &found)?.iter().find(fixed) {
+        return Err(Error::invalid(format!(
+            "model.overrides: {name} is {right}, the weights in {} have {left}, which cannot be changed: leave it out, or \
+             leave model.init out to start from random weights",
+            folder.display()
+        )));
+    }
+    // The temperature comes with the weights, so its start does not matter; nor does a tokenizer that is not kept.
+    let CocaConfig { init_logit_scale, tokenizer, .. } = model.config().clone();
+    let found = CocaConfig { init_logit_scale, tokenizer, ..found };
     let differences = differences(&found, model.config())?;
     if !differences.is_empty() {
         return Err(Error::invalid(format!(
             "model.init: {} has {} as in model.preset {}; set model.preset to that folder",
             folder.display(),
-            differences.join(", "),
+            joined(&differences),
             config.model.preset
         )));
     }
     model.load(&weights)
 }
 
-/// Where two architectures differ: `name left instead of right`.
-fn differences(left: &CocaConfig, right: &CocaConfig) -> Result<Vec<String>> {
-    fn compare(path: &str, left: &Value, right: &Value, found: &mut Vec<String>) {
+/// A key that two architectures have different values for.
+struct Difference {
+    name: String,
+    left: Value,
+    right: Value,
+}
+
+/// `name left instead of right, …`.
+fn joined(differences: &[Difference]) -> String {
+    let text = |Difference { name, left, right }: &Difference| format!("{name} {left} instead of {right}");
+    differences.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+/// Where two architectures differ.
+fn differences(left: &CocaConfig, right: &CocaConfig) -> Result<Vec<Difference>> {
+    fn compare(path: &str, left: &Value, right: &Value, found: &mut Vec<Difference>) {
         match (left, right) {
             (Value::Object(keys), Value::Object(others)) => {
                 let names: BTreeSet<&String> = keys.keys().chain(others.keys()).collect();
@@ -295,7 +329,10 @@ fn differences(left: &CocaConfig, right: &CocaConfig) -> Result<Vec<String>> {
                 }
             }
             _ if left == right => {}
-            _ => found.push(format!("{} {left} instead of {right}", path.trim_start_matches('.'))),
+            _ => {
+                let name = path.trim_start_matches('.').to_owned();
+                found.push(Difference { name, left: left.clone(), right: right.clone() });
+            }
         }
     }
     let value = |config| serde_json::to_value(config).map_err(|error| Error::invalid(error.to_string()));
@@ -320,3 +357,6 @@ pub fn dtype(config: &Config) -> DType {
         Precision::BF16 => DType::BF16,
     }
 }
+
+#[cfg(test)]
+mod tests;

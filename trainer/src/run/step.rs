@@ -7,7 +7,7 @@ use crate::{Error, Result};
 
 use engine::{Check, Checkpointing, Compile, DType, Meta, Observer, Program, Queue, Tape, Tensor, Workspace};
 use kernels::contrastive::contrastive;
-use model::config::CocaConfig;
+use model::config::{CocaConfig, TextConfig};
 use model::encoder::{ImageEncoder, TextEncoder};
 use model::flops::Flops;
 use model::packing::PackedText;
@@ -84,6 +84,11 @@ impl Stepper {
         Ok(Stepper { plan, weights, workspace: Workspace::new(), pass: None, features: None })
     }
 
+    /// Sizes and choices of the pass, for the texts met so far.
+    pub fn plan(&self) -> StepPlan {
+        self.plan
+    }
+
     /// The activation arena, for other programs that run between steps.
     pub fn workspace(&self) -> &Workspace {
         &self.workspace
@@ -152,11 +157,11 @@ impl Stepper {
         {
             return Ok(());
         }
-        let most = PackedText::capacity(self.plan.batch, &model.config().text);
-        let room = |needed: usize, most: usize| (needed + needed / 8).next_multiple_of(64).min(most);
         let largest = |rows: fn(&PackedText) -> usize| packed.iter().map(rows).max().unwrap_or(0);
-        self.plan.text_rows = self.plan.text_rows.max(room(largest(PackedText::rows), most.0));
-        self.plan.decoder_rows = self.plan.decoder_rows.max(room(largest(|texts| texts.decoder_rows.len()), most.1));
+        let needed = (largest(PackedText::rows), largest(|texts| texts.decoder_rows.len()));
+        let (text_rows, decoder_rows) = with_room(needed, self.plan.batch, &model.config().text);
+        self.plan.text_rows = self.plan.text_rows.max(text_rows);
+        self.plan.decoder_rows = self.plan.decoder_rows.max(decoder_rows);
         self.pass = None; // free the old one first
         self.pass = Some(TrainStep::new(model, self.plan, &self.workspace)?);
         Ok(())
@@ -192,6 +197,14 @@ impl Stepper {
         gradient.losses.contrastive = loss;
         Ok(gradients)
     }
+}
+
+/// Rows of the text tower and of the decoder to plan a pass of `batch` texts for that need these: room for longer texts,
+/// but not beyond the longest there can be.
+pub fn with_room(needed: (usize, usize), batch: usize, text: &TextConfig) -> (usize, usize) {
+    let room = |needed: usize, most: usize| (needed + needed / 8).next_multiple_of(64).min(most);
+    let most = PackedText::capacity(batch, text);
+    (room(needed.0, most.0), room(needed.1, most.1))
 }
 
 /// Work of the passes that accumulation puts before those with gradients: features of all pairs of a step, given the

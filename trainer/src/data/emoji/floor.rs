@@ -92,6 +92,13 @@ pub fn floor(set: &EmojiSet, asked: Split) -> Floor {
     }
 }
 
+/// Bytes that [`floor`] holds of a split, and that a set keeps for the next one.
+pub fn floor_bytes(set: &EmojiSet, asked: Split) -> usize {
+    let count = |split| set.split(split).len();
+    let (known, asked) = (count(Split::Train) + count(Split::Fresh), count(asked));
+    (known + asked) * size_of::<(usize, Thumbnail)>() + asked * set.concepts().len() * size_of::<f32>()
+}
+
 /// How many answers of other concepts come before the best of the right one, given the concept and score of all.
 fn rank(concept: usize, answers: impl Iterator<Item = (usize, f32)> + Clone) -> usize {
     let right = answers.clone().filter(|&(other, _)| other == concept).map(|(_, score)| score);

@@ -11,7 +11,7 @@ mod palette;
 pub(crate) mod table;
 
 use crate::{Error, Result};
-pub use floor::{Floor, floor};
+pub use floor::{Floor, floor, floor_bytes};
 use std::ops::Range;
 use std::sync::OnceLock;
 pub use table::{COLUMNS, Concept, SIDE, Vendor};

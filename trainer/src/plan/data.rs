@@ -1,0 +1,87 @@
+//! What a plan takes from the data of the run: the rows that its texts fill, and the memory that it takes to hold it open.
+
+use crate::Result;
+use crate::config::Config;
+use crate::data::{self, Ledger, Position, Source, Stream};
+use crate::run::{tokenizer, with_room};
+use engine::Error;
+use model::config::{CocaConfig, TextConfig};
+use model::packing::PackedText;
+use model::tokenizer::Tokenizer;
+use std::sync::Arc;
+
+/// Most pairs that are read; more would not change the mean length much.
+const SAMPLE: usize = 256;
+
+/// The data of a run, looked at.
+pub(super) struct DataView {
+    /// The source and its tokenizer, held as a run holds them; none if the data cannot be opened.
+    opened: Option<(Arc<dyn Source>, Arc<Tokenizer>)>,
+    /// Token ids of the first texts that the run would see; one of full length if there is no source.
+    texts: Vec<Vec<i32>>,
+    /// Why there is no source.
+    error: Option<Error>,
+}
+
+impl DataView {
+    /// Opens the data as a run does. If that fails, texts are taken to be as long as the context.
+    pub fn open(config: &Config, model: &CocaConfig) -> DataView {
+        look(config, model).unwrap_or_else(|error| DataView { error: Some(error), ..DataView::unknown(model) })
+    }
+
+    /// No data: texts of full length.
+    pub fn unknown(model: &CocaConfig) -> DataView {
+        // Any id that is no padding will do.
+        let text = vec![i32::from(model.text.pad_id == 0); model.text.context_length];
+        DataView { opened: None, texts: vec![text], error: None }
+    }
+
+    /// The source, if it could be opened.
+    pub fn source(&self) -> Option<&dyn Source> {
+        self.opened.as_ref().map(|(source, _)| source.as_ref())
+    }
+
+    /// Texts for `batch` pairs: the first ones, repeated as often as needed.
+    ///
+    /// # Errors
+    /// The tokenizer has ids that the model has not.
+    pub fn texts(&self, batch: usize, text: &TextConfig) -> Result<PackedText> {
+        let texts: Vec<&[i32]> = self.texts.iter().cycle().take(batch).map(Vec::as_slice).collect();
+        PackedText::new(&texts, text)
+    }
+
+    /// The number of ids of each of these texts.
+    pub fn lengths(&self, pairs: usize) -> Vec<usize> {
+        self.texts.iter().cycle().take(pairs).map(Vec::len).collect()
+    }
+
+    /// Rows that a run plans for, in text tower and decoder, for `batch` pairs in a pass.
+    ///
+    /// # Errors
+    /// As [`DataView::texts`].
+    pub fn rows(&self, batch: usize, text: &TextConfig) -> Result<(usize, usize)> {
+        let texts = self.texts(batch, text)?;
+        Ok(with_room((texts.rows(), texts.decoder_rows.len()), batch, text))
+    }
+
+    /// What the rows are those of.
+    pub fn about(&self) -> String {
+        let count = self.texts.len();
+        match &self.error {
+            Some(error) => format!("every text of full length, because the data is not there: {error}"),
+            None if self.opened.is_none() => "every text of full length".into(),
+            None => format!("by the first {count} texts of the data, with room"),
+        }
+    }
+}
+
+fn look(config: &Config, model: &CocaConfig) -> Result<DataView> {
+    let source = data::open(&config.data.train, &config.data)?;
+    let tokenizer = Arc::new(tokenizer(config, source.as_ref())?);
+    let mut config = config.clone();
+    config.batch.size = config.batch.size.min(SAMPLE);
+    let mut stream =
+        Stream::start(source.clone(), tokenizer.clone(), model, &config, Ledger::new(1.0), Position::default())?;
+    let texts = stream.next()?.texts;
+    Ok(DataView { opened: Some((source, tokenizer)), texts, error: None })
+}

@@ -1,0 +1,157 @@
+//! `coca plan`: what a run costs in memory and work, from recorded programs that are never run. The arenas that they name
+//! are reserved address space; no page of them is touched. Only the data is opened, for the length of its texts and for
+//! the memory that it takes.
+
+mod data;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use crate::config::Config;
+use crate::machine::{Machine, bytes};
+use crate::run::{Stepper, dtype, feature_flops};
+use crate::{Error, Result};
+use data::DataView;
+use engine::Workspace;
+use memory::{Fixed, Memory, image_bytes};
+use model::Coca;
+use model::config::TextConfig;
+use model::train::{Contrast, StepPlan, TrainStep};
+use std::fmt::Write;
+
+/// The search for the largest batch looks no further.
+const MOST_BATCH: usize = 1 << 15;
+
+/// The text of `coca plan`: parameters, work of a step, bytes of every item that a run holds and of the whole process at
+/// its peak, the largest tensors, and the largest batch for `memory` bytes (none: what this machine has available).
+///
+/// Not counted: pictures while they are decoded, and what checks, profiles and a resumed checkpoint hold for a while.
+///
+/// # Errors
+/// The architecture is wrong, the batch is too large for an op, or the machine does not say how much memory is available.
+pub fn report(config: &Config, memory: Option<u64>) -> Result<String> {
+    let memory = match memory.unwrap_or_else(|| Machine::detect().memory_available) {
+        0 => return Err(Error::invalid("this machine does not say how much memory is available: give --memory")),
+        memory => memory,
+    };
+    let architecture = config.architecture()?;
+    let planner = Planner::new(config, DataView::open(config, &architecture))?;
+    let step = planner.step(config.batch.size)?;
+    let found = planner.memory(&step)?;
+    let StepPlan { text_rows, decoder_rows, .. } = step.plan();
+    let (size, accumulation) = (config.batch.size, config.batch.accumulation);
+
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{}", format!("{name:<20}{value}").trim_end());
+    };
+    let count = planner.model.parameter_count();
+    line("model", format!("{}, {count} parameters", config.model.preset));
+    let passes = if accumulation == 1 { "1 pass".into() } else { format!("{accumulation} passes") };
+    line("step", format!("{} pairs: {passes} of {size}, in {}", config.pairs_per_step(), planner.model.dtype()));
+    line("text rows", format!("{text_rows} and {decoder_rows} in the decoder: {}", planner.data.about()));
+    line("work", format!("{:.2} GFLOP a step, forward and backward", planner.flops(&step)? / 1e9));
+    line("", String::new());
+    let share = |value: u64| format!("{:>10}", bytes(value));
+    line("program and data", share(found.program));
+    line("weights, f32", share(found.master));
+    line("weights, bf16", share(found.bf16_copy));
+    line("gradients", share(found.gradients));
+    line("optimiser state", format!("{}  {}", share(found.optimizer), config.optimizer.kind.name()));
+    line("average", share(found.average));
+    let bound = bytes(found.lower_bound);
+    let kept = config.compute.checkpointing.name();
+    line("activations", format!("{}  of a pass, lower bound {bound}, checkpointing {kept}", share(found.activations)));
+    line("arena", format!("{}  for these, and for those of evaluation", share(found.arena)));
+    line("inputs", share(found.inputs));
+    line("features", share(found.features));
+    line("matrix panels", share(found.panels));
+    line("batches ahead", format!("{}  in training", share(found.batches)));
+    line("copy of weights", format!("{}  in saving", share(found.saving)));
+    line(
+        "sets and caches",
+        format!("{}  in evaluation, {} for captions", share(found.evaluation), bytes(found.captions)),
+    );
+    let (phase, together) = found.peak();
+    line("together", format!("{}  the whole process at its peak, in {phase}", share(together)));
+    line("", String::new());
+    let place = bytes(memory);
+    let best = match planner.largest_batch(memory)? {
+        None => format!("none: not even one pair a pass fits in {place}"),
+        Some((best, _)) if best >= MOST_BATCH => format!("{best} pairs a pass or more in {place}"),
+        Some((best, total)) => format!("{best} pairs a pass in {place}, {} together", bytes(total)),
+    };
+    line("largest batch", best);
+    Ok(format!("{text}\n{}", step.program().plan()))
+}
+
+/// A run that is planned, with what does not depend on the batch.
+struct Planner<'a> {
+    config: &'a Config,
+    data: DataView,
+    model: Coca,
+    fixed: Fixed,
+}
+
+impl Planner<'_> {
+    fn new(config: &Config, data: DataView) -> Result<Planner<'_>> {
+        let model = Coca::new(config.architecture()?, dtype(config), true)?;
+        let fixed = Fixed::new(config, &model, &data)?;
+        Ok(Planner { config, data, model, fixed })
+    }
+
+    /// A pass over `batch` pairs, as a run with this configuration plans it.
+    fn step(&self, batch: usize) -> Result<TrainStep> {
+        let (text_rows, decoder_rows) = self.data.rows(batch, self.text())?;
+        let plan = StepPlan { batch, text_rows, decoder_rows, ..Stepper::new(self.config)?.plan() };
+        TrainStep::new(&self.model, plan, &Workspace::new())
+    }
+
+    fn text(&self) -> &TextConfig {
+        &self.model.config().text
+    }
+
+    fn memory(&self, step: &TrainStep) -> Result<Memory> {
+        self.fixed.memory(self.config, &self.model, step)
+    }
+
+    /// Floating-point operations of a whole step.
+    fn flops(&self, step: &TrainStep) -> Result<f64> {
+        let (batch, config) = (step.plan().batch, self.model.config());
+        // The recorded ops know their work once a batch is there.
+        step.write(&vec![0; batch * image_bytes(&self.model)], &self.data.texts(batch, self.text())?)?;
+        let pass = step.cost()?.flops;
+        // Accumulation encodes everything once before, and compares all pairs at once, forward and backward.
+        let before = match step.plan().contrastive {
+            Contrast::Given => feature_flops(config, &self.data.lengths(self.config.pairs_per_step())),
+            _ => 0.0,
+        };
+        Ok(pass * self.config.batch.accumulation as f64 + before)
+    }
+
+    /// The largest batch whose total fits, and that total; by doubling, then bisection over recorded plans.
+    fn largest_batch(&self, memory: u64) -> Result<Option<(usize, u64)>> {
+        let total = |batch| Ok::<u64, Error>(self.memory(&self.step(batch)?)?.peak().1);
+        let (mut fits, mut fails) = (None, 1);
+        loop {
+            match total(fails)? {
+                bytes if bytes <= memory => fits = Some((fails, bytes)),
+                _ => break,
+            }
+            if fails >= MOST_BATCH {
+                return Ok(fits);
+            }
+            fails *= 2;
+        }
+        while let Some((batch, _)) = fits
+            && batch + 1 < fails
+        {
+            let middle = batch.midpoint(fails);
+            match total(middle)? {
+                bytes if bytes <= memory => fits = Some((middle, bytes)),
+                _ => fails = middle,
+            }
+        }
+        Ok(fits)
+    }
+}
