@@ -1,11 +1,11 @@
 //! Captions that the model generates, and how they compare with the true ones.
 
 use super::Evaluator;
+use super::metrics::{scores, tokenize};
 use crate::Result;
 use crate::cli::GenerationArgs;
 use crate::data::Sample;
 use crate::report::CaptionRow;
-use crate::scores::{self, Scores};
 use model::generate::{Generator, Method, Settings};
 
 /// A sample's generated caption.
@@ -41,7 +41,8 @@ pub fn captions_by(args: &GenerationArgs, evaluator: &Evaluator<'_>, samples: &[
         let seed = args.seed.unwrap_or(0).wrapping_add(all.len() as u64);
         for (sample, generated) in part.iter().zip(generator.generate(queue, &pixels, &prompt, seed)?) {
             let text = tokenizer.decode(&generated.ids);
-            let right = sample.captions.iter().any(|truth| scores::words(truth) == scores::words(&text));
+            let words = tokenize(&text);
+            let right = sample.captions.iter().any(|truth| tokenize(truth) == words);
             all.push(Captioned { text, right });
         }
     }
@@ -70,12 +71,6 @@ fn settings(args: &GenerationArgs, evaluator: &Evaluator<'_>) -> Result<Settings
 pub fn caption_row(set: &str, samples: &[Sample], captions: &[Captioned]) -> Result<CaptionRow> {
     let generated: Vec<&str> = captions.iter().map(|caption| caption.text.as_str()).collect();
     let truths: Vec<Vec<String>> = samples.iter().map(|sample| sample.captions.clone()).collect();
-    let Scores { bleu4, rouge_l, cider_d, exact_match } = scores::scores(&generated, &truths)?;
-    let named = |name: &str, value: f64| (name.to_owned(), value);
-    Ok(CaptionRow {
-        set: set.to_owned(),
-        count: samples.len(),
-        exact: exact_match,
-        scores: vec![named("BLEU-4", bleu4), named("ROUGE-L", rouge_l), named("CIDEr-D", cider_d)],
-    })
+    let scores = scores(&generated, &truths)?;
+    Ok(CaptionRow { set: set.to_owned(), count: samples.len(), exact: scores.exact_match, scores: scores.named() })
 }

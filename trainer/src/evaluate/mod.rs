@@ -2,6 +2,7 @@
 
 mod captions;
 mod command;
+pub mod metrics;
 mod ranking;
 mod sets;
 
