@@ -1,9 +1,12 @@
 //! The command line of `coca`. Arguments only: each command's work is a function of the module that it names.
 
+mod evaluation;
+
+pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
+
 use crate::config::Config;
 use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, run};
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use model::generate::PRESETS;
+use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -160,73 +163,6 @@ impl From<&str> for Resume {
     }
 }
 
-/// Arguments of `coca eval`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  coca eval zero-shot --model runs/emoji/model --data emoji
-  coca eval retrieval --model runs/emoji/model --data pairs.csv --set data.image_column=url --set data.caption_column=text
-  coca eval caption --model runs/emoji/model --data pictures/ --json captions.json")]
-pub struct EvalArgs {
-    /// What to measure
-    pub task: EvalTask,
-    /// Folder with the model
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Data to measure it on: `emoji`, shards, a table or a folder, as data.train takes it
-    #[arg(long, value_name = "SOURCE")]
-    pub data: String,
-    /// Change one key of the section data, such as data.caption_column=text; can be repeated
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    pub sets: Vec<String>,
-    /// Pairs in one pass
-    #[arg(long, value_name = "PAIRS", default_value_t = 128)]
-    pub batch_size: usize,
-    /// Write the figures to this file too
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// How captions are made.
-    #[command(flatten)]
-    pub generation: GenerationArgs,
-}
-
-/// How captions are made. A method that is named goes before the preset's; the rest stays as the preset has it.
-#[derive(Clone, Debug, Default, PartialEq, Args)]
-#[command(next_help_heading = "Generation of captions")]
-pub struct GenerationArgs {
-    /// Settings by name [default: ours]; captions of different presets do not compare
-    #[arg(long, value_parser = PRESETS)]
-    pub preset: Option<String>,
-    /// Text with which every caption begins
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    pub prompt: String,
-    /// Search with this many captions side by side; 1: always the likeliest token
-    #[arg(long, value_name = "COUNT", group = "method")]
-    pub beams: Option<usize>,
-    /// Draw each token from the COUNT likeliest
-    #[arg(long, value_name = "COUNT", groups = ["method", "random"])]
-    pub top_k: Option<usize>,
-    /// Draw each token from the fewest that together have this probability
-    #[arg(long, value_name = "SHARE", groups = ["method", "random"])]
-    pub top_p: Option<f32>,
-    /// Above 1 evens the odds of a draw out, below 1 sharpens them [default: 1]
-    #[arg(long, requires = "random")]
-    pub temperature: Option<f32>,
-    /// Seed of the draws [default: 0]
-    #[arg(long, requires = "random")]
-    pub seed: Option<u64>,
-}
-
-/// What `coca eval` measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum EvalTask {
-    /// Classification by the names of the classes
-    ZeroShot,
-    /// Image to text and text to image
-    Retrieval,
-    /// Generated captions against the true ones
-    Caption,
-}
-
 /// Arguments of `coca embed`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:
@@ -378,7 +314,7 @@ impl DataCommand {
 /// Data to look at.
 #[derive(Clone, Debug, Args)]
 pub struct DataSource {
-    /// `emoji`, shards, a table or a folder, as data.train takes it
+    /// `emoji`, shards, a table, a folder or a benchmark's files, as data.train takes it
     #[arg(value_name = "SOURCE")]
     pub source: String,
     /// Change one key of the configuration; can be repeated
@@ -465,18 +401,5 @@ mod tests {
         assert!(!fails("embed --model m --out o --images a b --texts t --pairs"));
         assert!(!fails("eval zero-shot --model m --data emoji"));
         assert!(!fails("data stats emoji"));
-    }
-
-    #[test]
-    fn captions_are_made_by_one_method() {
-        let fails = |flags: &str| try_parse(&format!("caption --model m a.png {flags}")).is_err();
-        for flags in ["", "--preset openclip-4 --beams 3", "--top-k 5 --temperature 0.7", "--top-p 0.9 --seed 1"] {
-            assert!(!fails(flags), "{flags}");
-        }
-        for flags in
-            ["--preset theirs", "--beams 3 --top-k 5", "--top-k 5 --top-p 0.9", "--seed 1", "--beams 2 --seed 1"]
-        {
-            assert!(fails(flags), "{flags}");
-        }
     }
 }

@@ -17,7 +17,6 @@ pub mod progress;
 pub mod report;
 pub mod run;
 pub mod schedule;
-pub mod scores;
 pub mod signal;
 pub mod tensorboard;
 #[cfg(test)]

@@ -183,12 +183,19 @@ fn a_model_is_trained_and_used() {
         (text, serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap())
     };
     let (text, figures) = evaluate("zero-shot", &[]);
-    assert!(text.contains("12 images, 6 classes") && text.contains("top-5"), "{text}");
-    assert!((0.0..=1.0).contains(&figures["top1"].as_f64().unwrap()) && figures["classes"] == 6, "{figures}");
+    let set = &figures["sets"][0];
+    assert!(text.starts_with("zero-shot") && text.lines().count() == 2, "{text}");
+    assert_eq!((&figures["task"], &set["count"], &set["classes"]), (&"zero-shot".into(), &12.into(), &6.into()));
+    let shares = ["top1", "top5", "mean_per_class"].map(|name| set[name].as_f64().unwrap());
+    assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)) && shares[0] == shares[2], "{figures}");
     let (text, figures) = evaluate("retrieval", &["--batch-size", "5"]);
-    assert!(text.contains("12 pairs\nimage to text  R@1 ") && figures["count"] == 12, "{text}");
+    let set = &figures["sets"][0];
+    assert!(text.starts_with("retrieval") && set["images"] == 12 && set["texts"] == 12, "{text}");
     let (text, figures) = evaluate("caption", &[]);
-    assert!(text.contains("12 images\nexact ") && text.contains("CIDEr-D ") && figures["count"] == 12, "{text}");
+    let names = ["exact %", "BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D"];
+    assert!(names.iter().all(|name| text.lines().next().unwrap().contains(name)), "{text}");
+    let set = &figures["sets"][0];
+    assert!(set["count"] == 12 && set["BLEU-2"].is_number() && set["domain"].is_null(), "{figures}");
 
     // A table with its own columns, and a picture that cannot be read: counted, and shown by kind.
     let table = folder.path("table.csv");
@@ -199,9 +206,10 @@ fn a_model_is_trained_and_used() {
     let allowed = [&columns[..], &["--set", "data.max_bad_share=0.5", "--data", &table]].concat();
     let task = ["eval", "retrieval", "--model", &model, "--json", &json];
     let text = succeed(&[&task[..], &allowed].concat());
-    assert!(text.ends_with("skipped        1 of 13 samples: 1 corrupt_image\n"), "{text}");
+    assert!(text.ends_with("table.csv: skipped 1 of 13 samples: 1 corrupt_image\n"), "{text}");
     let figures: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    assert_eq!((&figures["count"], &figures["skipped"]["corrupt_image"]), (&12.into(), &1.into()));
+    let set = &figures["sets"][0];
+    assert_eq!((&set["images"], &set["skipped"]["corrupt_image"]), (&12.into(), &1.into()));
     let refused = fail(&[&task[..], &columns, &["--data", &table]].concat());
     assert!(refused.contains("1 of 13 samples are faulty (1 corrupt_image)"), "{refused}");
 

@@ -92,7 +92,8 @@ sections! {
     }
     /// The training pairs.
     data: Data {
-        /// `emoji` (bundled), a shard pattern like `shards/{000..099}.tar`, a `.csv` or `.tsv` file, or a folder.
+        /// `emoji` (bundled), a shard pattern like `shards/{000..099}.tar`, a `.csv` or `.tsv` file, a folder, or a benchmark's
+        /// own files: `coco:FILE.json`, `karpathy:FILE.json`, `nocaps:FILE.json`, `imagenet:FOLDER`.
         train: String = "emoji".into(),
         /// How the data is stored.
         format: DataFormat = DataFormat::Auto,
@@ -102,6 +103,12 @@ sections! {
         caption_column: String = "title".into(),
         /// Separator of a table's columns; empty: a tab if the header has one, else a comma.
         separator: String = String::new(),
+        /// Folder of the images that a benchmark's annotations name; empty: the folder of that file.
+        images: PathBuf = PathBuf::new(),
+        /// Splits of a Karpathy file, such as `train+restval`; empty: `train`, and `test` in `coca eval`.
+        split: String = String::new(),
+        /// Names of the classes, one a line as `LABEL<tab>NAME`, for the class folders of `imagenet:FOLDER`; empty: the folders'.
+        classes: PathBuf = PathBuf::new(),
         /// Draw the pairs in a new random order every epoch; false keeps the order of the source.
         shuffle: bool = true,
         /// Pairs held in memory to shuffle a stream of shards.

@@ -128,6 +128,7 @@ pub(super) fn with_keywords<'a>(name: &'a str, keywords: &[&str]) -> Cow<'a, str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Labels;
     use crate::data::test_source::{model, png};
 
     fn config(kind: AugmentKind) -> Config {
@@ -187,6 +188,7 @@ mod tests {
             image: RawImage::Encoded(Vec::new()),
             captions: owned(&["red apple"]),
             keywords: owned(&["fruit", "red apple", "apple", "food", "tree"]),
+            labels: Labels::default(),
         };
         let random = Augmenter::training(&model(16), &config(AugmentKind::Crop));
         let fixed = Augmenter::evaluation(&model(16), &Data::default());

@@ -1,6 +1,7 @@
 //! Training data: where pairs of image and text come from, and the stream of batches made of them.
 
 mod augment;
+pub mod benchmark;
 mod drawing;
 pub mod emoji;
 mod fault;
@@ -15,7 +16,7 @@ pub(crate) mod test_source;
 pub use augment::Augmenter;
 pub use fault::{Fault, FaultKind, LEDGER, Ledger};
 pub use order::Position;
-pub use read::{Sample, captions, read_all};
-pub use source::{Part, Raw, RawImage, Source, open};
+pub use read::{Labelled, Sample, captions, read_all, read_batches};
+pub use source::{Class, Labels, Part, Raw, RawImage, Source, open};
 pub use stats::{check, stats};
 pub use stream::{Batch, Stream};

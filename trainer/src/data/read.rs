@@ -1,7 +1,7 @@
 //! Reading a whole source once, on all cores, in its own order.
 
 use super::augment::{new_words, with_keywords};
-use super::{Augmenter, Fault, Ledger, Raw, Source};
+use super::{Augmenter, Fault, Labels, Ledger, Raw, Source};
 use crate::config::Data;
 use crate::{Error, Result};
 use engine::rng::Philox;
@@ -53,20 +53,61 @@ pub(super) fn for_each<T: Send>(
     Ok(())
 }
 
+/// A sample with what its source says of it besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labelled {
+    /// The sample.
+    pub sample: Sample,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// Hands every sound sample to `each`, `size` at a time (the last ones may be fewer), in the source's order; decoded on all
+/// cores, so that no more than a few hundred images are held. Faulty samples go to the ledger.
+///
+/// # Errors
+/// Too large a share is faulty, nothing is sound, the ledger cannot be written, or what `each` errs with.
+pub fn read_batches(
+    source: &dyn Source,
+    model: &CocaConfig,
+    config: &Data,
+    ledger: &mut Ledger,
+    size: usize,
+    mut each: impl FnMut(Vec<Labelled>) -> Result<()>,
+) -> Result<()> {
+    let augmenter = Augmenter::evaluation(model, config);
+    let make = |raw: Raw| {
+        // Nothing is random in evaluation.
+        let image = augmenter.image(&raw.key, &raw.image, &mut Philox::new(0, 0))?;
+        Ok(Labelled { sample: Sample { key: raw.key, image, captions: raw.captions }, labels: raw.labels })
+    };
+    let (mut batch, mut found) = (Vec::with_capacity(size), 0);
+    for_each(source, make, |made| {
+        collect(made, ledger, |sample| batch.push(sample))?;
+        if batch.len() < size {
+            return Ok(());
+        }
+        found += batch.len();
+        each(std::mem::replace(&mut batch, Vec::with_capacity(size)))
+    })?;
+    if !batch.is_empty() {
+        found += batch.len();
+        each(batch)?;
+    }
+    finish(source, ledger, found)
+}
+
 /// All sound samples in the source's order, decoded on all cores; faulty ones go to the ledger.
 ///
 /// # Errors
 /// Too large a share is faulty, nothing is sound, or the ledger cannot be written.
 pub fn read_all(source: &dyn Source, model: &CocaConfig, config: &Data, ledger: &mut Ledger) -> Result<Vec<Sample>> {
-    let augmenter = Augmenter::evaluation(model, config);
-    let each = |raw: Raw| {
-        // Nothing is random in evaluation.
-        let image = augmenter.image(&raw.key, &raw.image, &mut Philox::new(0, 0))?;
-        Ok(Sample { key: raw.key, image, captions: raw.captions })
-    };
     let mut samples = Vec::new();
-    for_each(source, each, |sample| collect(sample, ledger, |sample| samples.push(sample)))?;
-    finish(source, ledger, samples)
+    read_batches(source, model, config, ledger, BLOCK, |batch| {
+        samples.extend(batch.into_iter().map(|labelled| labelled.sample));
+        Ok(())
+    })?;
+    Ok(samples)
 }
 
 /// The texts on which a tokenizer is trained: every caption and, of a sample with keywords, its first caption with all
@@ -82,7 +123,8 @@ pub fn captions(source: &dyn Source, ledger: &mut Ledger) -> Result<Vec<String>>
     };
     let mut texts = Vec::new();
     for_each(source, each, |sample| collect(sample, ledger, |sample| texts.extend(sample)))?;
-    finish(source, ledger, texts)
+    finish(source, ledger, texts.len())?;
+    Ok(texts)
 }
 
 fn collect<T>(made: std::result::Result<T, Fault>, ledger: &mut Ledger, sound: impl FnOnce(T)) -> Result<()> {
@@ -96,12 +138,12 @@ fn collect<T>(made: std::result::Result<T, Fault>, ledger: &mut Ledger, sound: i
     }
 }
 
-fn finish<T>(source: &dyn Source, ledger: &Ledger, found: Vec<T>) -> Result<Vec<T>> {
+fn finish(source: &dyn Source, ledger: &Ledger, found: usize) -> Result<()> {
     ledger.judge()?;
-    if found.is_empty() {
+    if found == 0 {
         return Err(Error::invalid(format!("{}: not one sound sample", source.name())));
     }
-    Ok(found)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -123,6 +165,21 @@ mod tests {
         assert!(samples.iter().all(|sample| sample.image.len() == 192 && sample.captions.len() == 2));
         assert_eq!((ledger.faults(), ledger.seen()), (4, 303));
         assert_eq!(ledger.counts()[&FaultKind::Oversized], 1);
+    }
+
+    #[test]
+    fn batches_are_whole_but_for_the_last() {
+        let mut kinds = vec![Kind::Drawing; 11];
+        kinds[3] = Kind::Corrupt;
+        let mut sizes = Vec::new();
+        let each = |batch: Vec<Labelled>| {
+            sizes.push(batch.len());
+            if sizes.len() == 3 { Err(Error::invalid("enough")) } else { Ok(()) }
+        };
+        let source = TestSource::new(vec![Some(kinds)]);
+        let read = read_batches(&source, &model(8), &Data::default(), &mut Ledger::new(1.0), 4, each);
+        assert!(read.unwrap_err().to_string().contains("enough"));
+        assert_eq!(sizes, [4, 4, 2]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 #[path = "../../../model/tests/counting/mod.rs"]
 mod counting;
 
-use super::{Augmenter, Fault, FaultKind, Part, Raw, RawImage, Source};
+use super::{Augmenter, Fault, FaultKind, Labels, Part, Raw, RawImage, Source};
 use crate::config::Data;
 use engine::rng::Philox;
 use model::config::CocaConfig;
@@ -114,7 +114,7 @@ impl Part for TestPart {
         };
         let captions = vec![format!("caption of {key}"), format!("another of {key}")];
         let keywords = if index.is_multiple_of(3) { vec!["one".into(), "two".into()] } else { Vec::new() };
-        Ok(Raw { key, image, captions, keywords })
+        Ok(Raw { key, image, captions, keywords, labels: Labels::default() })
     }
 }
 

@@ -2,13 +2,22 @@
 
 mod captions;
 mod command;
+pub mod metrics;
 mod ranking;
+mod retrieval;
 mod sets;
+mod suite;
+mod table;
+mod zero_shot;
 
+use captions::measure_captions;
 pub use captions::{Captioned, caption_row, captions, captions_by};
+use command::Figures;
 pub use command::{caption, evaluate};
 pub use ranking::{ranks, recall, share_within};
-pub use sets::{EMOJI_SETS, TestSet};
+use retrieval::measure_retrieval;
+pub use sets::{EMOJI_SETS, PixelFloor, TestSet};
+use zero_shot::{measure_zero_shot, read_templates};
 
 use crate::Result;
 use crate::data::Sample;

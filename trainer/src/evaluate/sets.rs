@@ -36,6 +36,18 @@ pub struct PixelFloor {
     pub retrieval: (Recall, Recall),
 }
 
+impl PixelFloor {
+    /// For a style of the bundled set.
+    pub fn of(bundled: Option<&(Arc<EmojiSet>, Split)>) -> Option<PixelFloor> {
+        let (set, split @ Split::Style(_)) = bundled? else { return None };
+        let Floor { zero_shot, image_to_text, text_to_image } = floor(set, *split);
+        Some(PixelFloor {
+            zero_shot: (share_within(&zero_shot, 1), share_within(&zero_shot, 5)),
+            retrieval: (recall(&image_to_text), recall(&text_to_image)),
+        })
+    }
+}
+
 /// A training run's view of the bundled set: what its evaluation reports, in this order.
 pub const EMOJI_SETS: [(Split, &str); 6] = [
     (Split::Style(Vendor::NotoV1), "a drawing style never seen"),
@@ -125,16 +137,6 @@ impl TestSet {
             floor: None,
             seen: self.seen,
         }
-    }
-
-    /// What pixels alone reach, for a style of the bundled set.
-    pub fn pixel_floor(&self) -> Option<PixelFloor> {
-        let Some((set, split @ Split::Style(_))) = &self.bundled else { return None };
-        let Floor { zero_shot, image_to_text, text_to_image } = floor(set, *split);
-        Some(PixelFloor {
-            zero_shot: (share_within(&zero_shot, 1), share_within(&zero_shot, 5)),
-            retrieval: (recall(&image_to_text), recall(&text_to_image)),
-        })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Run;
 use crate::data::emoji::{EmojiSet, Split};
 use crate::data::{Ledger, Position, Sample, Source, Stream};
-use crate::evaluate::{Captioned, EMOJI_SETS, Evaluator, TestSet, caption_row, captions};
+use crate::evaluate::{Captioned, EMOJI_SETS, Evaluator, PixelFloor, TestSet, caption_row, captions};
 use crate::report::{self, CaptionExample, Hit, Item, Picture, QueryExample};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -139,7 +139,7 @@ impl Run {
     ) -> Result<()> {
         let width = evaluator.width();
         let (images, texts) = (evaluator.image_features(&set.samples)?, of_samples(set, names, width));
-        let floor = set.pixel_floor();
+        let floor = PixelFloor::of(set.bundled.as_ref());
         // With a name for every picture of its own this would be retrieval.
         if names.len() != images.len() {
             let row = set.zero_shot(&images, names, width);

@@ -1,6 +1,6 @@
 //! The bundled emoji as a source: the name is the caption, CLDR's keywords are the keywords.
 
-use super::{Part, Raw, RawImage, Source};
+use super::{Class, Labels, Part, Raw, RawImage, Source};
 use crate::Result;
 use crate::data::Fault;
 use crate::data::emoji::{EmojiSet, SIDE, Split};
@@ -52,6 +52,12 @@ impl Source for EmojiSource {
     fn part(&self, _: usize) -> std::result::Result<Arc<dyn Part>, Fault> {
         Ok(Arc::new(self.clone()))
     }
+
+    /// Every concept of the set, whatever the split.
+    fn classes(&self) -> Option<Vec<Class>> {
+        let names = self.set.concepts().iter().map(|concept| concept.name.clone());
+        Some(names.map(|name| Class { label: name.clone(), name }).collect())
+    }
 }
 
 impl Part for EmojiSource {
@@ -68,6 +74,7 @@ impl Part for EmojiSource {
             image: RawImage::Drawing { side: SIDE, rgb, transparent: self.set.transparent(drawing) },
             captions: vec![concept.name.clone()],
             keywords: concept.keywords.clone(),
+            labels: Labels::default(),
         })
     }
 }

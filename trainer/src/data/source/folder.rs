@@ -1,6 +1,8 @@
 //! A folder of images (at any depth), each with a `.txt` file of the same name: one caption a line.
 
-use super::{IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Part, Raw, RawImage, Source, captions, read_file};
+use super::{
+    IMAGE_EXTENSIONS, Labels, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Part, Raw, RawImage, Source, captions, read_file,
+};
 use crate::data::{Fault, FaultKind};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -19,27 +21,36 @@ fn is_image(path: &Path) -> bool {
     IMAGE_EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str())
 }
 
+/// Paths of the images in a folder, at any depth, in order.
+///
+/// # Errors
+/// A folder cannot be read.
+pub fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut images = Vec::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(|error| Error::io(&folder, error))? {
+            let entry = entry.map_err(|error| Error::io(&folder, error))?;
+            // A link to a folder is not followed: it may lead in a circle.
+            let kind = entry.file_type().map_err(|error| Error::io(entry.path(), error))?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if is_image(&entry.path()) {
+                images.push(entry.path());
+            }
+        }
+    }
+    images.sort();
+    Ok(images)
+}
+
 impl FolderSource {
     /// Lists a folder.
     ///
     /// # Errors
     /// A folder cannot be read, or there is no image.
     pub fn open(root: &Path) -> Result<FolderSource> {
-        let mut images = Vec::new();
-        let mut folders = vec![root.to_path_buf()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).map_err(|error| Error::io(&folder, error))? {
-                let entry = entry.map_err(|error| Error::io(&folder, error))?;
-                // A link to a folder is not followed: it may lead in a circle.
-                let kind = entry.file_type().map_err(|error| Error::io(entry.path(), error))?;
-                if kind.is_dir() {
-                    folders.push(entry.path());
-                } else if is_image(&entry.path()) {
-                    images.push(entry.path());
-                }
-            }
-        }
-        images.sort();
+        let images = images_below(root)?;
         if images.is_empty() {
             let extensions = IMAGE_EXTENSIONS.join(", .");
             return Err(Error::invalid(format!("{}: no image (.{extensions})", root.display())));
@@ -76,7 +87,7 @@ impl Part for FolderSource {
         })?;
         let captions = captions(&key, text.split(|&byte| byte == b'\n'))?;
         let image = RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES)?);
-        Ok(Raw { key, image, captions, keywords: Vec::new() })
+        Ok(Raw { key, image, captions, keywords: Vec::new(), labels: Labels::default() })
     }
 }
 

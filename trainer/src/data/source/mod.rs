@@ -9,12 +9,13 @@ mod table;
 
 pub use emoji::EmojiSource;
 pub use folder::FolderSource;
+pub(super) use folder::images_below;
 pub use pattern::expand;
 pub use shards::ShardSource;
 pub use table::{TableColumns, TableSource};
 
 use super::emoji::Split;
-use super::{Fault, FaultKind};
+use super::{Fault, FaultKind, benchmark};
 use crate::config::{Data, DataFormat};
 use crate::{Error, Result};
 use std::io::Read;
@@ -22,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Largest image file that is read, in bytes.
-const MAX_IMAGE_BYTES: u64 = 1 << 28;
+pub(super) const MAX_IMAGE_BYTES: u64 = 1 << 28;
 /// Largest caption file that is read, in bytes.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// Extensions of the images that can be decoded, in lower case.
@@ -39,6 +40,26 @@ pub struct Raw {
     pub captions: Vec<String>,
     /// Words about the image that are no caption of their own.
     pub keywords: Vec<String>,
+    /// What the source says of it besides.
+    pub labels: Labels,
+}
+
+/// What a source says of a sample besides its text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Label of its class, where samples have classes whose names are not their captions.
+    pub class: Option<String>,
+    /// Part of the set that is scored by itself too, such as a domain of NoCaps.
+    pub domain: Option<String>,
+}
+
+/// A class of a classification set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// What its samples are labelled with.
+    pub label: String,
+    /// What it is called.
+    pub name: String,
 }
 
 /// The image of a sample.
@@ -70,6 +91,17 @@ pub trait Source: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// It is missing or unreadable as a whole: counted as one faulty sample.
     fn part(&self, part: usize) -> std::result::Result<Arc<dyn Part>, Fault>;
+
+    /// The classes that samples can be of, if that is known without reading them.
+    fn classes(&self) -> Option<Vec<Class>> {
+        None
+    }
+
+    /// Whether a caption is right for its own image alone, even if another image has the same one: the rule of the
+    /// benchmarks of retrieval.
+    fn captions_are_exclusive(&self) -> bool {
+        false
+    }
 }
 
 /// Samples that are found by index.
@@ -90,11 +122,15 @@ pub trait Part: Send + Sync {
 }
 
 /// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, a pattern of `.tar` shards, a `.csv`
-/// or `.tsv` table, a folder.
+/// or `.tsv` table, a folder, or a benchmark's files ([`benchmark::open`]).
 ///
 /// # Errors
 /// Nothing is there, it holds no sample, or its kind cannot be told.
 pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
+    // Such names say what they are, whatever data.format says of others.
+    if let Some(source) = benchmark::open(name, options)? {
+        return Ok(source);
+    }
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
     let format = match options.format {
         // `emoji` names the bundled set whatever data.format says of the training data.
@@ -104,7 +140,8 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
         DataFormat::Auto if Path::new(name).is_dir() => DataFormat::Folder,
         DataFormat::Auto => {
             return Err(Error::invalid(format!(
-                "{name}: no folder of this name; data can be emoji, .tar shards, a .csv or .tsv table, or a folder"
+                "{name}: no folder of this name; data can be emoji, .tar shards, a .csv or .tsv table, a folder, or {}",
+                benchmark::KINDS.join(", ")
             )));
         }
         format => format,
@@ -129,7 +166,7 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
 }
 
 /// The bytes of a small file.
-fn read_file(path: &Path, limit: u64) -> std::result::Result<Vec<u8>, Fault> {
+pub(super) fn read_file(path: &Path, limit: u64) -> std::result::Result<Vec<u8>, Fault> {
     let fault = |kind, detail: &dyn ToString| Fault::new(kind, path.display().to_string(), detail.to_string());
     let file = std::fs::File::open(path).map_err(|error| fault(FaultKind::MissingFile, &error))?;
     let mut bytes = Vec::new();
@@ -141,7 +178,10 @@ fn read_file(path: &Path, limit: u64) -> std::result::Result<Vec<u8>, Fault> {
 }
 
 /// Captions of a sample: UTF-8, trimmed, not empty.
-fn captions<'a>(key: &str, texts: impl IntoIterator<Item = &'a [u8]>) -> std::result::Result<Vec<String>, Fault> {
+pub(super) fn captions<'a>(
+    key: &str,
+    texts: impl IntoIterator<Item = &'a [u8]>,
+) -> std::result::Result<Vec<String>, Fault> {
     let mut captions = Vec::new();
     for text in texts {
         let text = std::str::from_utf8(text).map_err(|error| Fault::new(FaultKind::BadUtf8, key, error))?;

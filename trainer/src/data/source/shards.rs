@@ -1,7 +1,7 @@
 //! Tar shards in WebDataset layout: neighbouring members with one key make a sample, `KEY.jpg` (or png, webp, gif) and
 //! `KEY.txt` or `KEY.json`. Only headers are read when a shard is opened; the members are read where they lie.
 
-use super::{IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Part, Raw, RawImage, Source, captions, expand};
+use super::{IMAGE_EXTENSIONS, Labels, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Part, Raw, RawImage, Source, captions, expand};
 use crate::data::{Fault, FaultKind};
 use crate::{Error, Result};
 use std::fs::File;
@@ -160,7 +160,7 @@ impl Part for Shard {
         let text = self.read(&key, text, MAX_TEXT_BYTES)?;
         let captions = if json { json_captions(&key, &text)? } else { captions(&key, [&text[..]])? };
         let image = RawImage::Encoded(self.read(&key, image, MAX_IMAGE_BYTES)?);
-        Ok(Raw { key, image, captions, keywords: Vec::new() })
+        Ok(Raw { key, image, captions, keywords: Vec::new(), labels: Labels::default() })
     }
 }
 

@@ -1,6 +1,6 @@
 //! open_clip's table: a CSV or TSV file with a header, a column of image paths and one of captions.
 
-use super::{MAX_IMAGE_BYTES, Part, Raw, RawImage, Source, captions, read_file};
+use super::{Labels, MAX_IMAGE_BYTES, Part, Raw, RawImage, Source, captions, read_file};
 use crate::data::{Fault, FaultKind};
 use crate::{Error, Result};
 use std::io::{BufRead, BufReader};
@@ -116,7 +116,7 @@ impl Part for TableSource {
         let key = row.image.display().to_string();
         let captions = captions(&key, [&*row.caption])?;
         let image = RawImage::Encoded(read_file(&self.resolve(&row.image), MAX_IMAGE_BYTES)?);
-        Ok(Raw { key, image, captions, keywords: Vec::new() })
+        Ok(Raw { key, image, captions, keywords: Vec::new(), labels: Labels::default() })
     }
 }
 

@@ -1,0 +1,174 @@
+//! The examples of `--help`, run as they stand, in a folder with tiny data of the names that they use.
+
+use clap::CommandFactory;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Makes any training small enough for a test.
+const TINY: &str = " --set model.preset=emoji --set model.tokenizer=captions --set data.train=pictures --set batch.size=4 \
+    --set batch.accumulation=1 --set schedule.steps=2 --set schedule.warmup_steps=1 --set logging.report=false \
+    --set 'model.overrides={ embed_dim = 32, vision = { image_size = 24, layers = 1, width = 32, heads = 2, mlp_width = 64 }, \
+    pooler = { layout = \"open_clip\", queries = 4, heads = 2 }, \
+    text = { layers = 1, width = 32, heads = 2, mlp_width = 64, vocabulary_size = 520, context_length = 16 }, \
+    decoder = { layers = 1, width = 32, heads = 2, mlp_width = 64 } }'";
+
+/// A folder that goes away.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Folder {
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    /// A picture in one colour, another for each name.
+    fn picture(&self, name: &str) {
+        let colour = name.bytes().fold([40, 90, 200], |[r, g, b]: [u8; 3], byte| [g, b, r.wrapping_mul(5) ^ byte]);
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, 26, 24);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header().unwrap().write_image_data(&colour.repeat(26 * 24)).unwrap();
+        self.write(name, file);
+    }
+
+    fn run(&self, line: &str) -> Output {
+        let path = format!("{}:{}", self.0.join("bin").display(), std::env::var("PATH").unwrap_or_default());
+        Command::new("sh").args(["-c", line]).current_dir(&self.0).env("PATH", path).output().unwrap()
+    }
+}
+
+/// The folder with everything that the examples name.
+fn prepared() -> Folder {
+    let folder = Folder(std::env::temp_dir().join(format!("coca-test-{}-examples", std::process::id())));
+    std::fs::create_dir_all(folder.0.join("bin")).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_coca"), folder.0.join("bin/coca")).unwrap();
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/coca_vit_b32.toml");
+    folder.write("configs/coca_vit_b32.toml", std::fs::read(config).unwrap());
+    for name in ["picture.png", "a.png", "b.png"] {
+        folder.picture(name);
+    }
+    folder.write("captions.txt", "a red square\na blue wall\n");
+    let mut table = "url,text\n".to_owned();
+    for (index, text) in
+        ["a red square", "a green square", "a blue wall", "a red wall"].iter().cycle().take(8).enumerate()
+    {
+        folder.picture(&format!("pictures/{index}.png"));
+        folder.write(&format!("pictures/{index}.txt"), text);
+        table += &format!("pictures/{index}.png,{text}\n");
+    }
+    folder.write("pairs.csv", table);
+    let picture = std::fs::read(folder.0.join("a.png")).unwrap();
+    let mut shard = tar::Builder::new(Vec::new());
+    for (name, content) in [("a.png", &picture[..]), ("a.txt", b"a red square")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        shard.append_data(&mut header, name, content).unwrap();
+    }
+    let shard = shard.into_inner().unwrap();
+    (0..100).for_each(|number| folder.write(&format!("shards/{number:03}.tar"), &shard));
+
+    for name in ["imagenet/val/n01/a.png", "imagenet/val/n02/b.png", "imagenet/val/n02/c.png", "imagenet-r/n02/d.png"] {
+        folder.picture(name);
+    }
+    folder.write("classes.txt", "n01\ttench\nn02\tgoldfish\nn03\tgreat white shark\n");
+    folder.write("imagenet-r.txt", "n02\nn03\n");
+    folder.write("templates.txt", "a photo of a {}.\na drawing of a {}.\n");
+    let karpathy = |split: &str, name: &str| {
+        folder.picture(&format!("coco/val2014/{name}"));
+        let sentence = |number: usize| json!({"raw": format!("A wall, number {number}."), "sentid": number});
+        let sentences: Vec<_> = (0..6).map(sentence).collect();
+        json!({"filepath": "val2014", "filename": name, "split": split, "sentences": sentences})
+    };
+    let images = [karpathy("test", "1.png"), karpathy("train", "2.png"), karpathy("test", "3.png")];
+    folder.write("dataset_coco.json", json!({"images": images, "dataset": "coco"}).to_string());
+    for (file, images) in [("nocaps_val.json", "nocaps"), ("captions_val2017.json", "val2017")] {
+        let image = |id: usize| {
+            folder.picture(&format!("{images}/{id}.png"));
+            let domain = if id.is_multiple_of(2) { "in-domain" } else { "out-domain" };
+            json!({"id": id, "file_name": format!("{id}.png"), "domain": domain})
+        };
+        let caption = |id: usize| json!({"id": id, "image_id": id % 3, "caption": format!("A wall, number {id}.")});
+        let (images, annotations): (Vec<_>, Vec<_>) = ((0..3).map(image).collect(), (0..6).map(caption).collect());
+        folder.write(file, json!({"images": images, "annotations": annotations}).to_string());
+    }
+    folder
+}
+
+/// The examples of a command and of those below it, in the order of the help.
+fn examples(command: &clap::Command) -> Vec<String> {
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default().replace("\\\n", "");
+    let own = help.lines().map(str::trim).filter(|line| line.starts_with("coca ") || line.starts_with("COCA_"));
+    own.map(str::to_owned).chain(command.get_subcommands().flat_map(examples)).collect()
+}
+
+#[test]
+fn every_example_of_the_help_runs() {
+    let folder = prepared();
+    let examples = examples(&trainer::cli::Cli::command());
+    let succeed = |line: &str| {
+        let output = folder.run(line);
+        let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{line}\n{out}{errors}");
+        out.into_owned()
+    };
+    let mut seen = Vec::new();
+    for line in &examples {
+        if line.starts_with("coca data build") {
+            // Its sources are no small files.
+            let errors = folder.run(line).stderr;
+            assert!(errors.starts_with(b"error: "), "{line}: {}", String::from_utf8_lossy(&errors));
+        } else if line.starts_with("coca train") {
+            succeed(&format!("{line}{TINY}"));
+        } else if cfg!(target_arch = "x86_64") || !line.contains("COCA_ISA=avx2") {
+            let output = succeed(line);
+            assert!(line.contains('>') || !output.is_empty(), "{line}: no output");
+            seen.push((line.as_str(), output));
+        }
+    }
+    assert!(examples.len() > 20, "{examples:?}");
+
+    // What the evaluations saw of the data.
+    let output = |part: &str| {
+        let found = seen.iter().find(|(line, _)| line.contains(part));
+        found.map(|(_, output)| output.as_str()).unwrap_or_else(|| panic!("no example with {part}"))
+    };
+    let row = |text: &str, start: &str| -> Vec<String> {
+        let line = text.lines().find(|line| line.trim_start().starts_with(start));
+        line.unwrap_or_else(|| panic!("no {start} in\n{text}")).split_whitespace().map(str::to_owned).collect()
+    };
+    let styles = output("--data emoji:fxemoji");
+    assert_eq!(row(styles, "emoji:fxemoji")[1..3], ["467", "1914"]);
+    assert_eq!((row(styles, "pixels alone").len(), row(styles, "mean").len()), (4, 4));
+    let shift = output("imagenet:imagenet/val");
+    assert_eq!(row(shift, "imagenet:imagenet/val")[1..3], ["3", "3"]);
+    assert_eq!(row(shift, "imagenet:imagenet-r")[1..3], ["1", "2"]);
+    // Two images of the split, five captions each.
+    assert_eq!(row(output("karpathy:"), "karpathy:")[1..3], ["2", "10"]);
+    assert_eq!(row(output("coca eval retrieval --model runs/b32 --data pairs.csv"), "pairs.csv")[1..3], ["8", "8"]);
+    let nocaps = output("nocaps:");
+    let counts = ["nocaps:", "in-domain", "out-domain"].map(|start| row(nocaps, start)[1].clone());
+    assert_eq!(counts, ["3", "2", "1"]);
+    let figures: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.0.join("captions.json")).unwrap()).unwrap();
+    assert_eq!(figures["sets"][1]["domain"], "in-domain");
+    assert_eq!(row(output("coco:"), "coco:")[1], "3");
+
+    // Templates and subsets for the bundled names too.
+    folder.write("names.txt", "red apple\nbanana\n");
+    let line = "coca eval zero-shot --model runs/emoji/model --data emoji:fxemoji --templates templates.txt \
+        --class-subset names.txt --json names.json";
+    let text = succeed(line);
+    assert_eq!(row(&text, "emoji:fxemoji")[2], "2");
+    assert!(text.contains("samples of other classes left out") && !text.contains("pixels alone"), "{text}");
+    let figures: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.0.join("names.json")).unwrap()).unwrap();
+    assert_eq!(figures["sets"][0]["templates"], 2);
+}
