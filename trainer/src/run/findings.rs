@@ -5,6 +5,7 @@ use crate::data::emoji::{EmojiSet, Split};
 use crate::data::{Ledger, Position, Sample, Source, Stream};
 use crate::evaluate::{Captioned, EMOJI_SETS, Evaluator, PixelFloor, TestSet, caption_row, captions};
 use crate::report::{self, CaptionExample, Hit, Item, Picture, QueryExample};
+use crate::signal::Stop;
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -50,12 +51,12 @@ impl Run {
     }
 
     /// The main figure of each set, of the weights as they are now: zero-shot top-1 on the bundled data, or R@1 from image
-    /// to text.
-    pub(super) fn evaluate_now(&self) -> Result<Vec<(String, f64)>> {
+    /// to text. Once a stop is asked for, the sets that are left are left out.
+    pub(super) fn evaluate_now(&self, stop: &Stop) -> Result<Vec<(String, f64)>> {
         self.evaluating(|evaluator| {
             let width = evaluator.width();
             let mut found = Vec::new();
-            for (set, names) in &self.test_sets(evaluator)?.sets {
+            for (set, names) in self.test_sets(evaluator)?.sets.iter().take_while(|_| !stop.requested()) {
                 let images = evaluator.image_features(&set.samples)?;
                 found.push(match &set.bundled {
                     // A part of a set that is there already.

@@ -262,7 +262,7 @@ impl Run {
                 self.save()?;
             }
             if config.evaluation.every > 0 && step.is_multiple_of(config.evaluation.every) && step < steps {
-                for (name, value) in self.evaluate_now()? {
+                for (name, value) in self.evaluate_now(stop)? {
                     display.message(&format!("step {step}: {name} {:.1} %", 100.0 * value));
                     if let Some(events) = &mut events {
                         events.scalars(step, &[(&format!("evaluation/{name}"), value)])?;

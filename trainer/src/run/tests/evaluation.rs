@@ -41,8 +41,11 @@ fn data_of_ones_own_is_measured_beside_pairs_of_training() {
     let folder = test_folder("run-held-out");
     let sets = ["data.train=emoji:fxemoji", "evaluation.data=emoji:fresh-fxemoji", "data.max_bad_share=0.5"];
     let mut run = open(&folder, &sets);
-    let now: Vec<String> = run.evaluate_now().unwrap().into_iter().map(|(name, _)| name).collect();
+    let stop = Stop::default();
+    let now: Vec<String> = run.evaluate_now(&stop).unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(now, ["retrieval of emoji:fresh-fxemoji", "retrieval of training pairs"]);
+    stop.request();
+    assert_eq!(run.evaluate_now(&stop).unwrap(), []);
     run.held_out = Some(Arc::new(TestSource::new(vec![Some(vec![Kind::Good, Kind::Corrupt, Kind::Good])])));
     let findings = run.findings(&mut evaluator(&run)).unwrap();
     assert_eq!(findings.notes, ["1 of 3 samples of test are faulty and left out: 1 corrupt_image."]);
