@@ -1,5 +1,6 @@
 //! CoCa in terms of kernels: towers, losses, generation, tokenizer, preprocessing, weights.
 
+pub mod attention_map;
 mod coca;
 pub mod config;
 pub mod encoder;

@@ -135,14 +135,16 @@ impl Search for BeamSearch<'_> {
         Ok(rows)
     }
 
-    fn finish(&mut self) -> Generated {
+    fn finish(&mut self) -> Vec<Generated> {
         if !self.done {
             for beam in self.open.clone() {
                 let score = self.normalized(beam.score, beam.ids.len());
                 self.keep(score, Generated { ids: beam.ids, log_probability: beam.log_probability as f32 });
             }
         }
-        let best = self.finished.drain(..).max_by(|a, b| a.score.total_cmp(&b.score));
-        best.map_or(Generated { ids: Vec::new(), log_probability: 0.0 }, |best| best.caption)
+        // Of equal scores the later one comes first, as in transformers.
+        self.finished.reverse();
+        self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
+        self.finished.drain(..).map(|finished| finished.caption).collect()
     }
 }

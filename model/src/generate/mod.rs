@@ -62,6 +62,19 @@ impl Generator {
     /// then, if wanted, the first ids of a text. Image i draws from stream i of the generator seeded with `seed`, however
     /// many images go in a pass. Errors: not whole images; a prompt that is empty, too long or outside the vocabulary.
     pub fn generate(&mut self, queue: &Queue, images: &[u8], prompt: &[i32], seed: u64) -> Result<Vec<Generated>> {
+        let found = self.generate_all(queue, images, prompt, seed)?;
+        Ok(found.into_iter().filter_map(|captions| captions.into_iter().next()).collect())
+    }
+
+    /// As [`Generator::generate`], with all captions that the search of each image ends with, the best first: as many as
+    /// beams; one without beams.
+    pub fn generate_all(
+        &mut self,
+        queue: &Queue,
+        images: &[u8],
+        prompt: &[i32],
+        seed: u64,
+    ) -> Result<Vec<Vec<Generated>>> {
         let image_bytes = self.steps.image_bytes();
         if !images.len().is_multiple_of(image_bytes) {
             let given = images.len();
@@ -107,7 +120,7 @@ impl Generator {
         images: usize,
         prompt: &[i32],
         random: impl Fn(usize) -> Philox,
-    ) -> Result<Vec<Generated>> {
+    ) -> Result<Vec<Vec<Generated>>> {
         let Generator { steps, settings, .. } = self;
         let rows = settings.rows();
         let mut captions: Vec<Caption> = (0..images)

@@ -40,8 +40,8 @@ impl Search for Sample<'_> {
         Ok(if id == self.settings.end { Vec::new() } else { vec![Next { parent: 0, id }] })
     }
 
-    fn finish(&mut self) -> Generated {
-        Generated { ids: std::mem::take(&mut self.ids), log_probability: self.log_probability as f32 }
+    fn finish(&mut self) -> Vec<Generated> {
+        vec![Generated { ids: std::mem::take(&mut self.ids), log_probability: self.log_probability as f32 }]
     }
 }
 

@@ -26,8 +26,8 @@ pub(super) trait Search {
     /// Takes the logits `[vocabulary]` after each open row and says which rows to compute next; none when it is done.
     fn advance(&mut self, logits: &[&[f32]]) -> Result<Vec<Next>>;
 
-    /// The best caption.
-    fn finish(&mut self) -> Generated;
+    /// The captions that were found, at least one, the best first.
+    fn finish(&mut self) -> Vec<Generated>;
 }
 
 /// `ln(sum(exp(logits)))`; an error unless all logits are finite.
