@@ -5,9 +5,10 @@ mod evaluation;
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
 
 use crate::config::Config;
-use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, run};
+use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, run, serve};
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// The program's arguments.
@@ -34,6 +35,8 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Write a caption for each image
     Caption(CaptionArgs),
+    /// Open a page on this machine to try a model with pictures of your own
+    Serve(ServeArgs),
     /// Show parameters, work and memory of a run without running it
     Plan(PlanArgs),
     /// Print the configuration of a run with every key explained
@@ -57,6 +60,7 @@ impl Cli {
             Command::Eval(args) => print(&evaluate::evaluate(&args)?),
             Command::Embed(args) => print(&embed::run(&args)?),
             Command::Caption(args) => print(&evaluate::caption(&args)?),
+            Command::Serve(args) => serve::run(&args),
             Command::Plan(args) => print(&plan::report(&args.config.load()?, args.memory)?),
             Command::Data(args) => args.command.run(),
             Command::Config(args) => print(&args.config.load()?.to_toml(!args.plain)),
@@ -200,6 +204,26 @@ pub struct CaptionArgs {
     /// How captions are made.
     #[command(flatten)]
     pub generation: GenerationArgs,
+}
+
+/// Arguments of `coca serve`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  coca serve --model runs/emoji/model
+  coca serve --model runs/emoji/model --images pictures --port 9000")]
+pub struct ServeArgs {
+    /// Folder with the model
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Pictures to find neighbours in: a folder, with or without .txt files beside them, or any data set such as emoji
+    #[arg(long, value_name = "FOLDER")]
+    pub images: Option<String>,
+    /// Address to listen on; any but a loopback address lets other machines in
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port to listen on; 0: any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 8017)]
+    pub port: u16,
 }
 
 /// Arguments of `coca plan`.

@@ -17,6 +17,7 @@ pub mod progress;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod serve;
 pub mod signal;
 pub mod tensorboard;
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use clap::CommandFactory;
 use serde_json::json;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// Makes any training small enough for a test.
 const TINY: &str = " --set model.preset=emoji --set model.tokenizer=captions --set data.train=pictures --set batch.size=4 \
@@ -39,9 +40,30 @@ impl Folder {
         self.write(name, file);
     }
 
-    fn run(&self, line: &str) -> Output {
+    fn shell(&self, line: &str) -> Command {
         let path = format!("{}:{}", self.0.join("bin").display(), std::env::var("PATH").unwrap_or_default());
-        Command::new("sh").args(["-c", line]).current_dir(&self.0).env("PATH", path).output().unwrap()
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).current_dir(&self.0).env("PATH", path);
+        command
+    }
+
+    fn run(&self, line: &str) -> Output {
+        self.shell(line).output().unwrap()
+    }
+
+    /// What a server says until it is open; then it is ended.
+    fn served(&self, line: &str) -> String {
+        let mut server = self.shell(&format!("exec {line}")).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        for line in BufReader::new(server.stdout.take().unwrap()).lines().map_while(|line| line.ok()) {
+            said += &line;
+            if line.starts_with("open ") {
+                break;
+            }
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
+        said
     }
 }
 
@@ -125,6 +147,10 @@ fn every_example_of_the_help_runs() {
             // Its sources are no small files.
             let errors = folder.run(line).stderr;
             assert!(errors.starts_with(b"error: "), "{line}: {}", String::from_utf8_lossy(&errors));
+        } else if line.starts_with("coca serve") {
+            // On any port, until it says where.
+            let said = folder.served(&format!("{} --port 0", line.replace("--port 9000", "")));
+            assert!(said.contains("open http://127.0.0.1:"), "{line}: {said}");
         } else if line.starts_with("coca train") {
             succeed(&format!("{line}{TINY}"));
         } else if cfg!(target_arch = "x86_64") || !line.contains("COCA_ISA=avx2") {

@@ -34,7 +34,7 @@ impl Picture {
     }
 
     /// The picture as an address that needs no file.
-    pub(super) fn data_uri(&self) -> String {
+    pub(crate) fn data_uri(&self) -> String {
         format!("data:image/png;base64,{}", self.png)
     }
 }

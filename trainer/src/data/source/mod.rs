@@ -9,7 +9,7 @@ mod table;
 
 pub use emoji::EmojiSource;
 pub use folder::FolderSource;
-pub(super) use folder::images_below;
+pub(crate) use folder::images_below;
 pub use pattern::expand;
 pub use shards::ShardSource;
 pub use table::{TableColumns, TableSource};
@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Largest image file that is read, in bytes.
-pub(super) const MAX_IMAGE_BYTES: u64 = 1 << 28;
+pub(crate) const MAX_IMAGE_BYTES: u64 = 1 << 28;
 /// Largest caption file that is read, in bytes.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// Extensions of the images that can be decoded, in lower case.
@@ -166,7 +166,7 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
 }
 
 /// The bytes of a small file.
-pub(super) fn read_file(path: &Path, limit: u64) -> std::result::Result<Vec<u8>, Fault> {
+pub(crate) fn read_file(path: &Path, limit: u64) -> std::result::Result<Vec<u8>, Fault> {
     let fault = |kind, detail: &dyn ToString| Fault::new(kind, path.display().to_string(), detail.to_string());
     let file = std::fs::File::open(path).map_err(|error| fault(FaultKind::MissingFile, &error))?;
     let mut bytes = Vec::new();
