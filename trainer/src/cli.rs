@@ -1,11 +1,13 @@
 //! The command line of `coca`. Arguments only: each command's work is a function of the module that it names.
 
 mod evaluation;
+mod probe;
 
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
+pub use probe::{LabelKind, PoolerArgs, ProbeArgs, ProbeKind};
 
 use crate::config::Config;
-use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, run};
+use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, probe as probes, run};
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
@@ -30,6 +32,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Measure a model: zero-shot classification, retrieval, captions
     Eval(EvalArgs),
+    /// Fit classifiers on the frozen image encoder and measure them
+    Probe(ProbeArgs),
     /// Write the features of images and texts
     Embed(EmbedArgs),
     /// Write a caption for each image
@@ -55,6 +59,7 @@ impl Cli {
         match self.command.unwrap_or(Command::Train(self.train)) {
             Command::Train(args) => run::train(&args),
             Command::Eval(args) => print(&evaluate::evaluate(&args)?),
+            Command::Probe(args) => print(&probes::probe(&args)?),
             Command::Embed(args) => print(&embed::run(&args)?),
             Command::Caption(args) => print(&evaluate::caption(&args)?),
             Command::Plan(args) => print(&plan::report(&args.config.load()?, args.memory)?),
