@@ -3,9 +3,8 @@
 use crate::config::CocaConfig;
 use crate::interpolate::{image_positions, text_positions};
 use crate::network::Layers;
-use crate::params::{Init, ParamSpec, parameters};
+use crate::params::{ParamSpec, initialize, parameters};
 use crate::weights::{FileDtype, TensorRef, Weights, load_folder, save_folder};
-use engine::rng::Philox;
 use engine::{DType, Parameters, Result, Shape, Tape};
 use std::path::Path;
 
@@ -37,17 +36,7 @@ impl Coca {
 
     /// Draws every parameter from its starting distribution. Stream i of the generator makes parameter i.
     pub fn initialize(&self, seed: u64) -> Result<()> {
-        for (index, spec) in self.specs.iter().enumerate() {
-            let mut random = Philox::new(seed, index as u64);
-            let count = spec.shape.elements();
-            let values: Vec<f32> = match spec.init {
-                Init::Constant(value) => vec![value; count],
-                Init::Normal(deviation) => (0..count).map(|_| random.normal() as f32 * deviation).collect(),
-                Init::Uniform(bound) => (0..count).map(|_| (2.0 * random.uniform() - 1.0) as f32 * bound).collect(),
-            };
-            self.parameters.write(&spec.name, &values)?;
-        }
-        Ok(())
+        initialize(&self.specs, &self.parameters, seed)
     }
 
     /// Reads every parameter. As in open_clip, positions of images of another size and of texts of another length are

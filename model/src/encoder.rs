@@ -95,12 +95,24 @@ impl ImageEncoder {
         self.passes(queue, images, &mut [], |program| read_f32(program, encoded))
     }
 
+    /// Encoder output f32 `[count, rows, vision width]` and unit features f32 `[count, embed_dim]` of the same passes.
+    pub fn encoded_and_features(&mut self, queue: &Queue, images: &[u8]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (encoded, features, mut found) = (self.encoded, self.features, Vec::new());
+        let rows = self.passes(queue, images, &mut [], |program| {
+            found.extend(program.read::<f32>(features)?);
+            read_f32(program, encoded)
+        })?;
+        // The last pass may have had room for more images.
+        found.truncate(rows.len() / (encoded.meta().elements() / self.batch) * features.shape().columns());
+        Ok((rows, found))
+    }
+
     fn passes(
         &mut self,
         queue: &Queue,
         images: &[u8],
         observers: &mut [&mut (dyn Observer + Send)],
-        read: impl Fn(&Program) -> Result<Vec<f32>>,
+        mut read: impl FnMut(&Program) -> Result<Vec<f32>>,
     ) -> Result<Vec<f32>> {
         let image_bytes = self.images.meta().elements() / self.batch;
         if !images.len().is_multiple_of(image_bytes) {

@@ -6,6 +6,7 @@ pub mod config;
 pub mod encoder;
 pub mod flops;
 pub mod generate;
+pub mod heads;
 pub mod interpolate;
 pub mod network;
 pub mod packing;

@@ -3,7 +3,8 @@
 //! decoder blocks `text_decoder.resblocks.i` without MLP. Sources: coca.md 2.2 (names), 2.4 (start), 2.5 (decay).
 
 use crate::config::{CocaConfig, Pooler};
-use engine::Shape;
+use engine::rng::Philox;
+use engine::{Parameters, Result, Shape};
 
 /// One parameter tensor, stored in f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,22 @@ pub fn parameters(config: &CocaConfig) -> Vec<ParamSpec> {
     text(&mut list, config);
     decoder(&mut list, config);
     list.0
+}
+
+/// Draws every parameter of `list`, which `parameters` hold in this order, from its starting distribution. Stream i of the
+/// generator makes parameter i.
+pub(crate) fn initialize(list: &[ParamSpec], parameters: &Parameters, seed: u64) -> Result<()> {
+    for (index, spec) in list.iter().enumerate() {
+        let mut random = Philox::new(seed, index as u64);
+        let count = spec.shape.elements();
+        let values: Vec<f32> = match spec.init {
+            Init::Constant(value) => vec![value; count],
+            Init::Normal(deviation) => (0..count).map(|_| random.normal() as f32 * deviation).collect(),
+            Init::Uniform(bound) => (0..count).map(|_| (2.0 * random.uniform() - 1.0) as f32 * bound).collect(),
+        };
+        parameters.write(&spec.name, &values)?;
+    }
+    Ok(())
 }
 
 /// Whether weight decay applies: open_clip's rule, by number of dimensions and by name.
@@ -127,7 +144,7 @@ fn decoder(list: &mut List, config: &CocaConfig) {
 }
 
 /// `1 / sqrt(size)`.
-fn inverse_sqrt(size: usize) -> f32 {
+pub(crate) fn inverse_sqrt(size: usize) -> f32 {
     (size as f64).powf(-0.5) as f32
 }
 
@@ -136,20 +153,21 @@ fn xavier(fan_in: usize, fan_out: usize) -> Init {
     Init::Uniform((6.0 / (fan_in + fan_out) as f64).sqrt() as f32)
 }
 
-struct List(Vec<ParamSpec>);
+/// Parameters while they are listed.
+pub(crate) struct List(pub(crate) Vec<ParamSpec>);
 
 impl List {
-    fn push<const RANK: usize>(&mut self, name: &str, shape: [usize; RANK], init: Init) {
+    pub(crate) fn push<const RANK: usize>(&mut self, name: &str, shape: [usize; RANK], init: Init) {
         let shape = Shape::from(shape);
         self.0.push(ParamSpec { name: name.to_string(), shape, init, decay: decays(name, &shape) });
     }
 
-    fn layer_norm(&mut self, name: &str, width: usize) {
+    pub(crate) fn layer_norm(&mut self, name: &str, width: usize) {
         self.push(&format!("{name}.weight"), [width], Init::Constant(1.0));
         self.push(&format!("{name}.bias"), [width], Init::Constant(0.0));
     }
 
-    fn linear(&mut self, name: &str, outputs: usize, inputs: usize, weight: Init, bias: Init) {
+    pub(crate) fn linear(&mut self, name: &str, outputs: usize, inputs: usize, weight: Init, bias: Init) {
         self.push(&format!("{name}.weight"), [outputs, inputs], weight);
         self.push(&format!("{name}.bias"), [outputs], bias);
     }
@@ -178,7 +196,7 @@ impl List {
     }
 
     /// Learned queries that attend to rows of width `keys`. PyTorch packs the three projections when all widths agree.
-    fn pooler(&mut self, name: &str, queries: usize, width: usize, keys: usize) {
+    pub(crate) fn pooler(&mut self, name: &str, queries: usize, width: usize, keys: usize) {
         self.push(&format!("{name}.query"), [queries, width], Init::Normal(1.0));
         if keys == width {
             self.push(&format!("{name}.attn.in_proj_weight"), [3 * width, width], xavier(width, 3 * width));

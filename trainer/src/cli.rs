@@ -1,11 +1,13 @@
 //! The command line of `coca`. Arguments only: each command's work is a function of the module that it names.
 
 mod evaluation;
+mod probe;
 
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
+pub use probe::{LabelKind, PoolerArgs, ProbeArgs, ProbeKind};
 
 use crate::config::Config;
-use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, run, serve};
+use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, probe as probes, run, serve};
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::net::IpAddr;
@@ -31,6 +33,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Measure a model: zero-shot classification, retrieval, captions
     Eval(EvalArgs),
+    /// Fit classifiers on the frozen image encoder and measure them
+    Probe(ProbeArgs),
     /// Write the features of images and texts
     Embed(EmbedArgs),
     /// Write a caption for each image
@@ -58,6 +62,7 @@ impl Cli {
         match self.command.unwrap_or(Command::Train(self.train)) {
             Command::Train(args) => run::train(&args),
             Command::Eval(args) => print(&evaluate::evaluate(&args)?),
+            Command::Probe(args) => print(&probes::probe(&args)?),
             Command::Embed(args) => print(&embed::run(&args)?),
             Command::Caption(args) => print(&evaluate::caption(&args)?),
             Command::Serve(args) => serve::run(&args),

@@ -13,6 +13,7 @@ pub mod machine;
 pub mod metrics;
 pub mod model_folder;
 pub mod plan;
+pub mod probe;
 pub mod progress;
 pub mod report;
 pub mod run;

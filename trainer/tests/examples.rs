@@ -100,6 +100,11 @@ fn prepared() -> Folder {
     for name in ["imagenet/val/n01/a.png", "imagenet/val/n02/b.png", "imagenet/val/n02/c.png", "imagenet-r/n02/d.png"] {
         folder.picture(name);
     }
+    for name in ["n01/e.png", "n01/f.png", "n02/g.png", "n03/h.png"] {
+        folder.picture(&format!("imagenet/train/{name}"));
+    }
+    let labelled = |index: usize| format!("pictures/{index}.png,a square,{}\n", ["red", "green", "blue"][index % 3]);
+    folder.write("labelled.csv", "filepath,title,label\n".to_owned() + &(0..8).map(labelled).collect::<String>());
     folder.write("classes.txt", "n01\ttench\nn02\tgoldfish\nn03\tgreat white shark\n");
     folder.write("imagenet-r.txt", "n02\nn03\n");
     folder.write("templates.txt", "a photo of a {}.\na drawing of a {}.\n");
@@ -179,6 +184,14 @@ fn every_example_of_the_help_runs() {
     // Two images of the split, five captions each.
     assert_eq!(row(output("karpathy:"), "karpathy:")[1..3], ["2", "10"]);
     assert_eq!(row(output("coca eval retrieval --model runs/b32 --data pairs.csv"), "pairs.csv")[1..3], ["8", "8"]);
+    let groups = output("--labels group");
+    assert_eq!(row(groups, "emoji:noto-v1")[1..3], ["1216", "9"]);
+    assert_eq!(row(groups, "chance")[1..], ["11.11", "55.56", "11.11"]);
+    assert_eq!(row(output("imagenet:imagenet/train"), "imagenet:imagenet/val")[1..3], ["3", "3"]);
+    assert!(folder.0.join("heads/pooler.safetensors").exists());
+    let probe: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.0.join("probe.json")).unwrap()).unwrap();
+    assert_eq!(probe["classes"], json!(["blue", "green", "red"]));
     let nocaps = output("nocaps:");
     let counts = ["nocaps:", "in-domain", "out-domain"].map(|start| row(nocaps, start)[1].clone());
     assert_eq!(counts, ["3", "2", "1"]);
@@ -186,6 +199,13 @@ fn every_example_of_the_help_runs() {
         serde_json::from_slice(&std::fs::read(folder.0.join("captions.json")).unwrap()).unwrap();
     assert_eq!(figures["sets"][1]["domain"], "in-domain");
     assert_eq!(row(output("coco:"), "coco:")[1], "3");
+
+    // A table's labels are those of a list of classes; without one its captions are the classes.
+    folder.write("colours.txt", "red\ngreen\nblue\n");
+    for (more, classes) in [("", "1"), (" --classes colours.txt", "3")] {
+        let text = succeed(&format!("coca eval zero-shot --model runs/b32 --data labelled.csv{more}"));
+        assert_eq!(row(&text, "labelled.csv")[1..3], ["8", classes]);
+    }
 
     // Templates and subsets for the bundled names too.
     folder.write("names.txt", "red apple\nbanana\n");

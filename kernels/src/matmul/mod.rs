@@ -40,6 +40,12 @@ pub fn linear(tape: &mut Tape, x: Tensor, weight: Tensor, bias: Option<Tensor>) 
     push(tape, Matmul { bias: bias.is_some(), ..Matmul::new(Layout::Nt, x.dtype()) }, x, weight, bias, None, None)
 }
 
+/// As [`linear`], with an f32 result whatever the dtype of x.
+#[track_caller]
+pub fn linear_f32(tape: &mut Tape, x: Tensor, weight: Tensor, bias: Tensor) -> Result<Tensor> {
+    push(tape, Matmul { bias: true, ..Matmul::new(Layout::Nt, DType::F32) }, x, weight, Some(bias), None, None)
+}
+
 /// `x W`: x `[rows…, in]`, weight `[in, out]`.
 #[track_caller]
 pub fn project(tape: &mut Tape, x: Tensor, weight: Tensor) -> Result<Tensor> {

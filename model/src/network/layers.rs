@@ -7,20 +7,21 @@ use kernels::attention::{Mask, Rows, attention_cross, attention_packed};
 use kernels::layer_norm::layer_norm;
 use kernels::matmul::{Activation, linear, linear_residual, mlp_residual};
 
-/// Pushes layers of one model onto a tape. Matrices are read in the activations' dtype, everything else in f32.
+/// Pushes layers of one model, or of a head with a configuration of its own, onto a tape. Matrices are read in the
+/// activations' dtype, everything else in f32.
 #[derive(Debug)]
-pub struct Layers<'a> {
+pub struct Layers<'a, C = CocaConfig> {
     /// Where ops go.
     pub tape: &'a mut Tape,
     /// The model's parameters.
     pub parameters: &'a Parameters,
     /// The architecture.
-    pub config: &'a CocaConfig,
+    pub config: &'a C,
     /// Storage type of activations.
     pub dtype: DType,
 }
 
-impl Layers<'_> {
+impl<C> Layers<'_, C> {
     /// A matrix, in the activations' dtype.
     #[track_caller]
     pub fn matrix(&mut self, name: &str) -> Result<Tensor> {
@@ -71,6 +72,20 @@ impl Layers<'_> {
         linear(self.tape, x, weight, Some(bias))
     }
 
+    /// Runs `body` in a named span that is a unit of recomputation.
+    pub fn in_block<R>(&mut self, name: &str, body: impl FnOnce(&mut Layers<'_, C>) -> R) -> R {
+        let Layers { parameters, config, dtype, .. } = *self;
+        self.tape.block(name, |tape| body(&mut Layers { tape, parameters, config, dtype }))
+    }
+
+    /// Runs `body` in a named span.
+    pub fn in_span<R>(&mut self, name: &str, body: impl FnOnce(&mut Layers<'_, C>) -> R) -> R {
+        let Layers { parameters, config, dtype, .. } = *self;
+        self.tape.span(name, |tape| body(&mut Layers { tape, parameters, config, dtype }))
+    }
+}
+
+impl Layers<'_> {
     /// `x + attention(LN(x))` of block `prefix`.
     pub fn self_attention(&mut self, x: Tensor, prefix: &str, heads: usize, rows: Rows, mask: Mask) -> Result<Tensor> {
         let normed = self.layer_norm(x, &format!("{prefix}.ln_1"))?;
@@ -122,17 +137,5 @@ impl Layers<'_> {
             let x = layers.self_attention(x, prefix, heads, rows, mask)?;
             layers.mlp(x, prefix)
         })
-    }
-
-    /// Runs `body` in a named span that is a unit of recomputation.
-    pub fn in_block<R>(&mut self, name: &str, body: impl FnOnce(&mut Layers<'_>) -> R) -> R {
-        let Layers { parameters, config, dtype, .. } = *self;
-        self.tape.block(name, |tape| body(&mut Layers { tape, parameters, config, dtype }))
-    }
-
-    /// Runs `body` in a named span.
-    pub fn in_span<R>(&mut self, name: &str, body: impl FnOnce(&mut Layers<'_>) -> R) -> R {
-        let Layers { parameters, config, dtype, .. } = *self;
-        self.tape.span(name, |tape| body(&mut Layers { tape, parameters, config, dtype }))
     }
 }

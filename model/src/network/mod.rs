@@ -3,6 +3,7 @@
 
 mod decoder;
 mod layers;
+mod pooler;
 mod step;
 mod text;
 mod vision;

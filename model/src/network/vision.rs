@@ -3,8 +3,7 @@
 use super::Layers;
 use crate::config::Pooler;
 use engine::{DType, Error, Meta, Result, Shape, Tensor};
-use kernels::attention::{Mask, Rows, attention_pool};
-use kernels::columns::join_columns;
+use kernels::attention::{Mask, Rows};
 use kernels::embed::embed_patches;
 use kernels::matmul::{linear, project_f32};
 use kernels::normalize::normalize;
@@ -78,48 +77,19 @@ impl Layers<'_> {
                 layers.split_first(normed, batch, rows)
             }
             Pooler::OpenClip { queries, heads } => {
-                let pooled = layers.attention_pooler("visual.attn_pool", encoded, rows, heads)?;
+                let pooled = layers.attention_pooler("visual.attn_pool", encoded, Rows::Fixed(rows), heads)?;
                 let normed = layers.layer_norm(pooled, "visual.ln_post")?;
                 layers.split_first(normed, batch, queries)
             }
             Pooler::Cascade { queries, heads } | Pooler::Parallel { queries, heads } => {
-                let tokens = layers.attention_pooler("visual.attn_pool", encoded, rows, heads)?;
+                let tokens = layers.attention_pooler("visual.attn_pool", encoded, Rows::Fixed(rows), heads)?;
                 let tokens = layers.layer_norm(tokens, "visual.ln_post")?;
                 let (source, source_rows) =
                     if matches!(pooler, Pooler::Cascade { .. }) { (tokens, queries) } else { (encoded, rows) };
-                let pooled = layers.attention_pooler("visual.attn_pool_contrastive", source, source_rows, heads)?;
+                let pooled =
+                    layers.attention_pooler("visual.attn_pool_contrastive", source, Rows::Fixed(source_rows), heads)?;
                 Ok((layers.layer_norm(pooled, "visual.ln_post_contrastive")?, tokens))
             }
-        })
-    }
-
-    /// Attention of learned queries over the rows of each image: LN, projections, attention, output projection.
-    fn attention_pooler(&mut self, name: &str, x: Tensor, rows: usize, heads: usize) -> Result<Tensor> {
-        self.in_span(name, |layers| {
-            let query = layers.vector(&format!("{name}.query"))?;
-            let query = layers.layer_norm(query, &format!("{name}.ln_q"))?;
-            let query = kernels::elementwise::cast(layers.tape, query, layers.dtype)?;
-            let x = layers.layer_norm(x, &format!("{name}.ln_k"))?;
-            let attention = format!("{name}.attn");
-            let width = layers.config.embed_dim;
-            let (query, key_value) = if x.shape().columns() == width {
-                let (weight, bias) = layers.packed_part(&attention, 0, 1, width)?;
-                let query = linear(layers.tape, query, weight, Some(bias))?;
-                let (weight, bias) = layers.packed_part(&attention, 1, 2, width)?;
-                (query, linear(layers.tape, x, weight, Some(bias))?)
-            } else {
-                let mut part = |index: usize, letter: char, x: Tensor| -> Result<Tensor> {
-                    let weight = layers.matrix(&format!("{attention}.{letter}_proj_weight"))?;
-                    let bias = format!("{attention}.in_proj_bias");
-                    let span = index * width..(index + 1) * width;
-                    let bias = layers.tape.parameter_rows(layers.parameters, &bias, span, DType::F32)?;
-                    linear(layers.tape, x, weight, Some(bias))
-                };
-                let (query, key, value) = (part(0, 'q', query)?, part(1, 'k', x)?, part(2, 'v', x)?);
-                (query, join_columns(layers.tape, key, value)?)
-            };
-            let mixed = attention_pool(layers.tape, query, key_value, heads, Rows::Fixed(rows))?;
-            layers.linear(mixed, &format!("{attention}.out_proj"))
         })
     }
 

@@ -101,6 +101,8 @@ sections! {
         image_column: String = "filepath".into(),
         /// Column of the captions in a table.
         caption_column: String = "title".into(),
+        /// Column of the labels of classes in a table that has it, for `data.classes` and `coca probe`.
+        label_column: String = "label".into(),
         /// Separator of a table's columns; empty: a tab if the header has one, else a comma.
         separator: String = String::new(),
         /// Folder of the images that a benchmark's annotations name; empty: the folder of that file.

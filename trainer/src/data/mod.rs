@@ -5,6 +5,7 @@ pub mod benchmark;
 mod drawing;
 pub mod emoji;
 mod fault;
+mod fingerprint;
 mod order;
 mod read;
 pub mod source;
@@ -15,6 +16,7 @@ pub(crate) mod test_source;
 
 pub use augment::Augmenter;
 pub use fault::{Fault, FaultKind, LEDGER, Ledger};
+pub use fingerprint::Fingerprint;
 pub use order::Position;
 pub use read::{Labelled, Sample, captions, read_all, read_batches};
 pub use source::{Class, Labels, Part, Raw, RawImage, Source, open};

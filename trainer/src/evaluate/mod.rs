@@ -17,6 +17,8 @@ pub use command::{caption, evaluate};
 pub use ranking::{ranks, recall, share_within};
 use retrieval::measure_retrieval;
 pub use sets::{EMOJI_SETS, PixelFloor, TestSet};
+pub use suite::{EvalSet, pixels};
+pub use table::{percent, table};
 use zero_shot::{measure_zero_shot, read_templates};
 
 use crate::Result;

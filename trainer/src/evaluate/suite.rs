@@ -1,4 +1,4 @@
-//! The sets that `coca eval` was asked for, read a batch at a time: of what is read, features are kept, never pixels.
+//! The sets that `coca eval` or `coca probe` was asked for, read a batch at a time: of what is read, features are kept, never pixels.
 
 use crate::Result;
 use crate::cli::EvalArgs;
@@ -24,16 +24,25 @@ pub struct EvalSet {
 }
 
 impl EvalSet {
-    /// All the sets of a command. `emoji` alone is everything in the bundle.
+    /// All the sets of `coca eval`.
     ///
     /// # Errors
-    /// Data cannot be opened, or the arguments say how to read more sets than there are.
+    /// As [`EvalSet::open`], or the arguments say how to read more sets than there are.
     pub fn open_all(args: &EvalArgs) -> Result<Vec<EvalSet>> {
+        let set = |(index, name): (usize, &String)| Ok((name.clone(), args.data_config(index)?));
+        EvalSet::open(&args.data.iter().enumerate().map(set).collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Sets of these names, read so. `emoji` alone is everything in the bundle.
+    ///
+    /// # Errors
+    /// Data cannot be opened.
+    pub fn open(sets: &[(String, Data)]) -> Result<Vec<EvalSet>> {
         let bundled = |name: &str| name == "emoji" || name.starts_with("emoji:");
         let bundle =
-            if args.data.iter().any(|name| bundled(name)) { Some(Arc::new(EmojiSet::bundled()?)) } else { None };
-        let open = |(index, name): (usize, &String)| {
-            let data = args.data_config(index)?;
+            if sets.iter().any(|(name, _)| bundled(name)) { Some(Arc::new(EmojiSet::bundled()?)) } else { None };
+        let open = |(name, data): &(String, Data)| {
+            let data = data.clone();
             let ledger = Ledger::new(data.max_bad_share);
             if let Some(set) = bundle.as_ref().filter(|_| bundled(name)) {
                 let split = name.strip_prefix("emoji:").map_or(Ok(Split::All), Split::parse)?;
@@ -42,7 +51,7 @@ impl EvalSet {
             }
             Ok(EvalSet { name: name.clone(), source: data::open(name, &data)?, data, bundled: None, ledger })
         };
-        args.data.iter().enumerate().map(open).collect()
+        sets.iter().map(open).collect()
     }
 
     /// Hands the sound samples to `each`, `size` at a time, preprocessed for a model.

@@ -109,12 +109,15 @@ fn measure(
 ) -> Result<ZeroShotFigures> {
     let listed = !set.data.classes.as_os_str().is_empty();
     let classes = if listed { Some(read_classes(&set.data.classes)?) } else { set.source.classes() };
+    // Without a list, labels have no names to be asked for: the captions are the classes.
+    let labelled = classes.is_some();
     let mut candidates = Candidates::new(classes, subset)?;
     let (mut images, mut right, mut left_out) = (Vec::new(), Vec::new(), 0);
     set.read(evaluator.model.config(), evaluator.batch, |batch| {
         let mut kept = Vec::with_capacity(batch.len());
         for Labelled { sample, labels } in batch {
-            let label = labels.class.as_ref().or(sample.captions.first()).map_or("", String::as_str);
+            let label =
+                labels.class.as_ref().filter(|_| labelled).or(sample.captions.first()).map_or("", String::as_str);
             match candidates.place(label, &sample.key)? {
                 Some(place) => {
                     right.push(place);

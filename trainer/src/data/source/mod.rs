@@ -155,7 +155,11 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
                 [byte] => Some(*byte),
                 _ => return Err(Error::invalid("data.separator must be one ASCII character, such as \"\\t\"")),
             };
-            let columns = TableColumns { image: &options.image_column, caption: &options.caption_column };
+            let columns = TableColumns {
+                image: &options.image_column,
+                caption: &options.caption_column,
+                label: &options.label_column,
+            };
             Arc::new(TableSource::open(Path::new(name), columns, separator)?)
         }
         DataFormat::Auto | DataFormat::Emoji => {

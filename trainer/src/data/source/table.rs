@@ -14,11 +14,13 @@ pub struct TableColumns<'a> {
     pub image: &'a str,
     /// Column of the captions.
     pub caption: &'a str,
+    /// Column of the labels of classes, in a table that has it.
+    pub label: &'a str,
 }
 
 impl Default for TableColumns<'_> {
     fn default() -> Self {
-        TableColumns { image: "filepath", caption: "title" }
+        TableColumns { image: "filepath", caption: "title", label: "label" }
     }
 }
 
@@ -34,6 +36,7 @@ pub struct TableSource {
 struct Row {
     image: PathBuf,
     caption: Box<[u8]>,
+    label: Option<Box<[u8]>>,
 }
 
 impl TableSource {
@@ -64,11 +67,17 @@ impl TableSource {
         };
         let (image, caption) =
             (column(columns.image, "data.image_column")?, column(columns.caption, "data.caption_column")?);
+        let label = names.iter().position(|name| *name == columns.label.as_bytes());
         let mut rows = Vec::new();
         for record in reader.byte_records() {
             let record = record.map_err(|error| wrong(error.to_string()))?;
             let row = record.get(image).zip(record.get(caption));
-            rows.push(row.map(|(image, caption)| Row { image: bytes_to_path(image), caption: caption.into() }));
+            let label = label.and_then(|label| record.get(label)).map(<[u8]>::trim_ascii);
+            rows.push(row.map(|(image, caption)| Row {
+                image: bytes_to_path(image),
+                caption: caption.into(),
+                label: label.filter(|label| !label.is_empty()).map(Box::from),
+            }));
         }
         if rows.is_empty() {
             return Err(wrong("no lines under the header".into()));
@@ -115,8 +124,10 @@ impl Part for TableSource {
         };
         let key = row.image.display().to_string();
         let captions = captions(&key, [&*row.caption])?;
+        let class = row.label.as_deref().map(std::str::from_utf8).transpose();
+        let class = class.map_err(|error| Fault::new(FaultKind::BadUtf8, &key, error))?.map(str::to_owned);
         let image = RawImage::Encoded(read_file(&self.resolve(&row.image), MAX_IMAGE_BYTES)?);
-        Ok(Raw { key, image, captions, keywords: Vec::new(), labels: Labels::default() })
+        Ok(Raw { key, image, captions, keywords: Vec::new(), labels: Labels { class, domain: None } })
     }
 }
 
@@ -161,8 +172,11 @@ mod tests {
         ] {
             open(name, text.as_bytes(), TableColumns::default(), None).unwrap();
         }
-        let columns = TableColumns { image: "url", caption: "text" };
-        open("u.csv", b"text;url\nx;a.png\n", columns, Some(b';')).unwrap();
+        let columns = TableColumns { image: "url", caption: "text", label: "class" };
+        let labelled =
+            open("u.csv", b"text;url;class\nx;a.png; n1 \nx;a.png;\nx;a.png\n", columns, Some(b';')).unwrap();
+        let class = |row: usize| labelled.rows[row].as_ref().unwrap().label.as_deref();
+        assert_eq!([class(0), class(1), class(2)], [Some(&b"n1"[..]), None, None]);
         let error = open("v.csv", b"text;url\nx;a.png\n", columns, None).unwrap_err().to_string();
         assert!(error.contains("no column 'url' in the header [text;url]"), "{error}");
         assert!(open("w.csv", b"filepath,title\n", TableColumns::default(), None).is_err());

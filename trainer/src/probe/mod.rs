@@ -1,0 +1,193 @@
+//! `coca probe`: what the frozen image encoder knows, by classifiers that are fitted on its features.
+
+mod cache;
+mod classes;
+mod lbfgs;
+mod linear;
+mod neighbours;
+mod pooler;
+mod score;
+#[cfg(test)]
+mod tests;
+
+use crate::cli::{LabelKind, PoolerArgs, ProbeArgs, ProbeKind};
+use crate::data::emoji::Split;
+use crate::evaluate::{EvalSet, percent, table};
+use crate::model_folder::ModelFolder;
+use crate::{Error, Result};
+use cache::Features;
+use clap::ValueEnum;
+use classes::Classes;
+use linear::Linear;
+use model::heads::{Head, HeadConfig};
+use model::weights::write_atomically;
+use pooler::Recipe;
+use score::Score;
+use serde::Serialize;
+use serde_json::json;
+use std::io::Write;
+
+/// What the probes reach on a set.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct SetFigures {
+    set: String,
+    /// Images that are measured.
+    count: usize,
+    /// Images of classes that training has not.
+    left_out: usize,
+    /// Faulty samples by kind.
+    skipped: serde_json::Value,
+    /// Each probe, then the controls.
+    scores: Vec<Score>,
+}
+
+/// Fits the probes and returns the table; with `--json` the figures are written as well, with `--out` the heads.
+///
+/// # Errors
+/// Model or data cannot be opened, labels or settings do not fit, or a file cannot be written.
+pub fn probe(args: &ProbeArgs) -> Result<String> {
+    args.check()?;
+    let folder = ModelFolder::open(&args.model, args.dtype())?;
+    run(args, &folder)
+}
+
+/// As [`probe`], of an open model. It is not changed.
+fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
+    let ModelFolder { model, queue, .. } = folder;
+    let mut sets = open_sets(args)?;
+    let mut text = String::new();
+    let mut cached = Vec::with_capacity(sets.len());
+    for set in &mut sets {
+        let features = Features::open(set, model, queue, &args.cache)?;
+        text += features.skipped().1;
+        text += &features.note;
+        cached.push(features);
+    }
+    let sets: Vec<(&EvalSet, &Features)> = sets.iter().zip(&cached).collect();
+    let [(set, training), tests @ ..] = &sets[..] else {
+        return Err(Error::invalid("a probe needs a set to learn from"));
+    };
+    let (classes, targets) = Classes::of_training(args.labels, set, training)?;
+    let count = classes.names.len();
+    // Labels are looked at before anything is fitted.
+    let tests = (tests.iter())
+        .map(|(set, features)| Ok((*set, *features, classes.of_test(set, features)?)))
+        .collect::<Result<Vec<_>>>()?;
+
+    let unit = training.features()?;
+    let includes = |kind| args.kind.includes(kind);
+    let recipe = recipe(&args.pooler, args.seed, targets.len());
+    let mut trained = None;
+    if includes(ProbeKind::Pooler) {
+        let config = HeadConfig::of_images(model.config(), count);
+        trained = Some(pooler::train(config, &recipe, training, &targets, queue)?);
+    }
+    let mut linear = None;
+    if includes(ProbeKind::Linear) {
+        let config = HeadConfig::of_features(model.config(), count);
+        linear = Some(Linear::fit(config, &unit, &targets, args.seed, queue)?);
+    }
+
+    let mut figures = Vec::with_capacity(tests.len());
+    for (set, features, found) in tests {
+        let right: Vec<usize> = found.iter().copied().flatten().collect();
+        // Rows of the images that are of a known class.
+        let known = |scores: Vec<f32>| -> Vec<f32> {
+            let rows = scores.chunks_exact(count).zip(&found).filter(|(_, class)| class.is_some());
+            rows.flat_map(|(row, _)| row).copied().collect()
+        };
+        let queries = features.features()?;
+        let mut scores = Vec::new();
+        let mut add = |probe, rows| scores.push(Score::of(probe, &known(rows), count, &right));
+        if let Some(head) = &trained {
+            add("attentional pooler", pooler::logits(head, features, recipe.batch, queue)?);
+        }
+        if let Some(linear) = &linear {
+            add("linear", linear.logits(&queries, queue)?);
+        }
+        if includes(ProbeKind::Knn) {
+            let width = model.config().embed_dim;
+            add("nearest neighbours", queue.enter(|| neighbours::votes(&queries, &unit, width, &targets, count)));
+        }
+        scores.extend([Score::of_majority(&targets, count, &right), Score::of_chance(count)]);
+        let (skipped, left_out) = (features.skipped().0.clone(), found.len() - right.len());
+        figures.push(SetFigures { set: set.name.clone(), count: right.len(), left_out, skipped, scores });
+    }
+    let fitted = linear.as_ref().map(|linear| json!({"penalty": linear.penalty, "held_out_top1": linear.held_out}));
+    if let Some(linear) = &linear {
+        let share = percent(linear.held_out);
+        text += &format!("linear: penalty {:e}, {share} % of the held-out tenth right\n", linear.penalty);
+    }
+    if let Some(path) = &args.json {
+        let figures = json!({
+            "model": args.model, "data": set.name, "count": targets.len(), "classes": classes.names,
+            "labels": name_of(args.labels), "dtype": args.dtype, "seed": args.seed,
+            "pooler": trained.as_ref().map(|_| &recipe), "linear": fitted,
+            "neighbours": includes(ProbeKind::Knn).then_some(
+                json!({"count": neighbours::NEIGHBOURS, "temperature": neighbours::TEMPERATURE})
+            ),
+            "sets": figures,
+        });
+        write_atomically(path, |file| write!(file, "{figures:#}"))?;
+    }
+    if let Some(folder) = &args.out {
+        std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+        let heads = [("pooler", trained.as_ref()), ("linear", linear.as_ref().map(|linear| &linear.head))];
+        for (name, head) in heads.into_iter().filter_map(|(name, head): (_, Option<&Head>)| Some((name, head?))) {
+            let path = folder.join(format!("{name}.safetensors"));
+            head.save(&path, &classes.names)?;
+            text += &format!("written to {}\n", path.display());
+        }
+    }
+    Ok(rows(&figures, count) + &text)
+}
+
+/// The training set and the test sets. `emoji` alone is the training split where it is learnt from, as for `coca train`.
+fn open_sets(args: &ProbeArgs) -> Result<Vec<EvalSet>> {
+    let data = args.data_config()?;
+    let learnt = if args.data == "emoji" { format!("emoji:{}", Split::Train.name()) } else { args.data.clone() };
+    let sets: Vec<_> = std::iter::once(&learnt).chain(&args.test).map(|name| (name.clone(), data.clone())).collect();
+    EvalSet::open(&sets)
+}
+
+fn recipe(args: &PoolerArgs, seed: u64, samples: usize) -> Recipe {
+    let batch = args.batch_size.get().min(samples);
+    let steps = args.steps.map_or_else(|| args.epochs.get() * samples.div_ceil(batch) as u64, |steps| steps.get());
+    Recipe {
+        steps,
+        warmup_steps: args.warmup_steps,
+        batch,
+        learning_rate: args.learning_rate,
+        label_smoothing: args.label_smoothing,
+        weight_decay: args.weight_decay,
+        average: args.ema,
+        seed,
+    }
+}
+
+fn name_of(kind: LabelKind) -> String {
+    kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+fn rows(figures: &[SetFigures], classes: usize) -> String {
+    let mut rows = Vec::new();
+    for SetFigures { set, count, scores, .. } in figures {
+        rows.push(vec![
+            set.clone(),
+            count.to_string(),
+            classes.to_string(),
+            String::new(),
+            String::new(),
+            String::new(),
+        ]);
+        rows.extend(scores.iter().map(|Score { probe, top1, top5, mean_per_class }| {
+            let shares = [top1, top5, mean_per_class].map(|&share| percent(share));
+            [format!("  {probe}"), String::new(), String::new()].into_iter().chain(shares).collect()
+        }));
+    }
+    let mut text = table(&["probe", "images", "classes", "top-1 %", "top-5 %", "mean per class %"], &rows);
+    for SetFigures { set, left_out, .. } in figures.iter().filter(|row| row.left_out > 0) {
+        text += &format!("{set}: {left_out} images of classes that training has not left out\n");
+    }
+    text
+}
