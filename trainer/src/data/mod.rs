@@ -7,6 +7,8 @@ pub mod emoji;
 mod fault;
 mod order;
 mod read;
+mod sha2;
+pub mod shard_writer;
 pub mod source;
 mod stats;
 mod stream;
