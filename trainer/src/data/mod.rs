@@ -7,6 +7,7 @@ pub mod emoji;
 mod fault;
 mod order;
 mod read;
+pub mod scenes;
 mod sha2;
 pub mod shard_writer;
 pub mod source;
