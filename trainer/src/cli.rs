@@ -5,6 +5,7 @@ mod evaluation;
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
 
 use crate::config::Config;
+use crate::data::fetch::{Set, Tools, fetch};
 use crate::data::scenes::{self, Recipe};
 use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, run};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -271,6 +272,16 @@ pub enum DataCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Get a larger set through npm or apt-get and write it as tar shards
+    #[command(after_help = "Example:\n  coca data fetch fashion-mnist --out data/fashion-mnist")]
+    Fetch {
+        /// Which set
+        #[arg(value_name = "SET")]
+        set: Set,
+        /// Folder to write; the packages stay in it too
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Make a procedural set and write it as tar shards
     #[command(after_help = "Example:\n  coca data make scenes --out data/scenes --count 100")]
     Make {
@@ -323,6 +334,7 @@ impl DataCommand {
                 }
                 _ => format!("there is no bundle '{name}'; emoji is the one that can be built"),
             })),
+            DataCommand::Fetch { set, out } => print(&fetch(set, &out, &Tools::of_user())?.summary(&out)),
             DataCommand::Make { set: Procedural::Scenes, out, count, size, seed } => {
                 print(&scenes::make(&out, Recipe { count, side: size, seed })?.summary(&out))
             }

@@ -5,6 +5,7 @@ pub mod benchmark;
 mod drawing;
 pub mod emoji;
 mod fault;
+pub mod fetch;
 mod order;
 mod read;
 pub mod scenes;
