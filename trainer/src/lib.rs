@@ -1,6 +1,7 @@
 //! The program `coca`, as a library: configuration, data, the training loop, checkpoints, evaluation, reports.
 //! `main.rs` only hands the command line over.
 
+mod base64;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod machine;
 pub mod metrics;
 pub mod model_folder;
 pub mod plan;
+pub mod png_file;
 pub mod probe;
 pub mod progress;
 pub mod report;

@@ -72,6 +72,9 @@ fn prepared() -> Folder {
     let folder = Folder(std::env::temp_dir().join(format!("coca-test-{}-examples", std::process::id())));
     std::fs::create_dir_all(folder.0.join("bin")).unwrap();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_coca"), folder.0.join("bin/coca")).unwrap();
+    folder.write("bin/apt-cache", "#!/bin/sh\necho no network >&2\nexit 1\n");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.0.join("bin/apt-cache"), executable).unwrap();
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/coca_vit_b32.toml");
     folder.write("configs/coca_vit_b32.toml", std::fs::read(config).unwrap());
     for name in ["picture.png", "a.png", "b.png"] {
@@ -148,7 +151,12 @@ fn every_example_of_the_help_runs() {
     };
     let mut seen = Vec::new();
     for line in &examples {
-        if line.starts_with("coca data build") {
+        if line.starts_with("coca data fetch") {
+            // The tool that it needs is there, and has no network.
+            let errors = folder.run(line).stderr;
+            let errors = String::from_utf8_lossy(&errors);
+            assert!(errors.contains("apt-cache show") && errors.contains("no network"), "{line}: {errors}");
+        } else if line.starts_with("coca data build") {
             // Its sources are no small files.
             let errors = folder.run(line).stderr;
             assert!(errors.starts_with(b"error: "), "{line}: {}", String::from_utf8_lossy(&errors));

@@ -75,7 +75,7 @@ fn fresh(hexcode: &str) -> bool {
 }
 
 /// All concepts in CLDR's order: single emoji with a group, without skin tones and components.
-fn concepts(node_modules: &Path) -> Result<Vec<Concept>> {
+pub(crate) fn concepts(node_modules: &Path) -> Result<Vec<Concept>> {
     let emoji: Vec<Emoji> = read_json(&node_modules.join("emojibase-data/en/data.json"))?;
     let groups: Groups = read_json(&node_modules.join("emojibase-data/meta/groups.json"))?;
     let file = node_modules.join("cldr-annotations-full/annotations/en/annotations.json");
@@ -152,7 +152,7 @@ pub fn build(node_modules: &Path, out: &Path) -> Result<String> {
     let mut files = Vec::new();
     let mut summary = String::new();
     for vendor in Vendor::ALL {
-        let icons = Icons::read(node_modules, vendor)?;
+        let icons = Icons::read(node_modules, vendor.name())?;
         let mut drawings = Vec::new();
         for (concept, vendors) in concepts.iter().zip(&mut vendors) {
             if let Some(icon) = icons.find(&concept.hexcode, &concept.name) {

@@ -1,6 +1,7 @@
 //! Icon sets of the npm scope `@iconify-json`: finding an emoji's drawing, and rendering it.
 
-use super::{SIDE, Vendor, extents};
+pub use super::SIDE;
+use super::extents;
 use crate::{Error, Result};
 use resvg::{tiny_skia, usvg};
 use serde::Deserialize;
@@ -89,14 +90,26 @@ fn slug(name: &str) -> String {
 
 impl Icons {
     /// Reads a vendor's package under `node_modules`.
-    pub fn read(node_modules: &Path, vendor: Vendor) -> Result<Icons> {
-        let package = node_modules.join("@iconify-json").join(vendor.name());
+    pub fn read(node_modules: &Path, vendor: &str) -> Result<Icons> {
+        let package = node_modules.join("@iconify-json").join(vendor);
         let codes: HashMap<String, String> = read_json(&package.join("chars.json")).or_else(|error| match error {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Ok(HashMap::new()),
             error => Err(error),
         })?;
         let by_hexcode = codes.into_iter().map(|(hexcode, icon)| (plain_hexcode(&hexcode), icon)).collect();
         Ok(Icons { file: read_json(&package.join("icons.json"))?, by_hexcode })
+    }
+
+    /// A set from the text of its `icons.json`, to be drawn by the names of its icons.
+    pub fn parse(icons: &[u8]) -> serde_json::Result<Icons> {
+        Ok(Icons { file: serde_json::from_slice(icons)?, by_hexcode: HashMap::new() })
+    }
+
+    /// The names of all icons, in order; aliases are no icons of their own.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.file.icons.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The icon of an emoji: by its code points, else by its name, with hyphens or without.
@@ -157,7 +170,7 @@ mod tests {
         let text = format!(
             r#"{{"icons": {{"a": {{"body": "{body}"}}}}, "aliases": {{"b": {{"parent": "a", "hFlip": true}}}}}}"#
         );
-        Icons { file: serde_json::from_str(&text).unwrap(), by_hexcode: HashMap::new() }
+        Icons::parse(text.as_bytes()).unwrap()
     }
 
     #[test]

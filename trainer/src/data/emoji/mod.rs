@@ -5,7 +5,7 @@
 pub mod build;
 mod floor;
 #[cfg(feature = "build-data")]
-mod icons;
+pub(crate) mod icons;
 #[cfg(feature = "build-data")]
 mod palette;
 pub(crate) mod table;

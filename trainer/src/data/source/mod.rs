@@ -12,6 +12,8 @@ pub use folder::FolderSource;
 pub(crate) use folder::images_below;
 pub use pattern::expand;
 pub use shards::ShardSource;
+#[cfg(test)]
+pub(crate) use shards::tests::tar as tar_of;
 pub use table::{TableColumns, TableSource};
 
 use super::emoji::Split;
