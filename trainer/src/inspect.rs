@@ -125,7 +125,7 @@ mod tests {
         let file = describe(&folder.join(SAFETENSORS_FILE)).unwrap();
         assert!(file.contains(&summary) && file.contains("BF16  []                 logit_scale\n"), "{file}");
         let model = describe(&folder).unwrap();
-        assert!(model.contains(&summary) && model.contains("image_size 24"), "{model}");
+        assert!(model.contains(&summary) && model.contains("image_size 16"), "{model}");
     }
 
     #[test]

@@ -32,10 +32,10 @@ impl CocaConfig {
     }
 }
 
-/// Trains in minutes on two cores: 24-pixel pictures in 9 patches, open_clip's form, a vocabulary of its own that has most
+/// Trains in minutes on two cores: 16-pixel pictures in 4 patches, open_clip's form, a vocabulary of its own that has most
 /// words of short names whole. Few pixels, few layers and many steps carry over to new drawing styles best.
 fn emoji() -> CocaConfig {
-    let vision = VisionConfig { heads: 4, ..vit(24, 8, 2, 192) };
+    let vision = VisionConfig { heads: 4, ..vit(16, 8, 2, 192) };
     let config = open_clip(128, vision, Pooler::OpenClip { queries: 16, heads: 4 }, text(32, 4096, 128, 4, 2));
     CocaConfig { decoder: DecoderConfig { layers: 1, ..config.decoder }, ..config }
 }

@@ -39,7 +39,7 @@ fn presets_are_valid_and_an_unknown_name_lists_them() {
 fn sizes_that_do_not_fit_are_named() {
     type Change = fn(&mut CocaConfig);
     let changes: [(Change, &str); 12] = [
-        (|c| c.vision.patch_size = 7, "vision.patch_size = 7 does not divide vision.image_size = 24"),
+        (|c| c.vision.patch_size = 7, "vision.patch_size = 7 does not divide vision.image_size = 16"),
         (|c| c.vision.heads = 5, "vision.heads = 5 does not divide vision.width = 192"),
         (|c| c.text.heads = 0, "text.heads is 0"),
         (|c| c.decoder.heads = 7, "decoder.heads = 7 does not divide decoder.width = 128"),

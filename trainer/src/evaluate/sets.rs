@@ -3,10 +3,10 @@
 use super::{Evaluator, ranks, recall, share_within};
 use crate::Result;
 use crate::config::Data;
-use crate::data::emoji::{EmojiSet, Floor, Split, Vendor, floor};
+use crate::data::emoji::{EmojiSet, Floor, SIDE, Split, Vendor, floor};
 use crate::data::source::EmojiSource;
 use crate::data::{Ledger, Sample, Source, read_all};
-use crate::report::{Recall, RetrievalRow, Seen, ZeroShotRow};
+use crate::report::{Picture, Recall, RetrievalRow, Seen, ZeroShotRow};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -104,6 +104,19 @@ impl TestSet {
         };
         let classes = samples.iter().map(class).collect();
         (TestSet { name, about: String::new(), samples, classes, bundled: None, seen: Seen::Pairs }, names)
+    }
+
+    /// A picture to show of a sample: of a drawing of the bundled set the drawing, else what a model of images of `size`
+    /// pixels sees.
+    ///
+    /// # Errors
+    /// The sample's image has another size.
+    pub fn picture(&self, sample: usize, size: usize) -> Result<Picture> {
+        let picture = |side: usize, rgb: &[u8]| Picture::from_rgb(side as u32, side as u32, rgb);
+        match &self.bundled {
+            Some((set, split)) => picture(SIDE, &set.rgb(set.split(*split)[sample], [255; 3])),
+            None => picture(size, &self.samples[sample].image),
+        }
     }
 
     /// Zero-shot classification among `classes` names with these text features, given the images' features.

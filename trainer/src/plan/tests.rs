@@ -52,8 +52,8 @@ fn settings_move_the_bytes_they_are_meant_to() {
     assert!(memory(&["compute.checkpointing=block"]).activations < plain.activations);
     let accumulated = memory(&["batch.accumulation=3"]);
     assert_eq!(accumulated.features, 8 * 4 * 24 * 128);
-    assert_eq!(accumulated.batches - plain.batches, 2 * 8 * 24 * 24 * 3);
-    assert!(accumulated.inputs > plain.inputs + 8 * 24 * 24 * 3);
+    assert_eq!(accumulated.batches - plain.batches, 2 * 8 * 16 * 16 * 3);
+    assert!(accumulated.inputs > plain.inputs + 8 * 16 * 16 * 3);
     assert_eq!(memory(&["evaluation.captions=0"]).captions, 0);
     assert_eq!(memory(&["logging.report=false"]).evaluation, 0);
     assert!(memory(&["evaluation.every=5"]).evaluation > plain.evaluation);

@@ -1,12 +1,12 @@
 //! What a run's model is found to be worth: the sets that it is tested on, and the tables and examples of each.
 
 use super::Run;
+use crate::Result;
 use crate::data::emoji::{EmojiSet, Split};
 use crate::data::{Ledger, Position, Sample, Source, Stream};
 use crate::evaluate::{Captioned, EMOJI_SETS, Evaluator, PixelFloor, TestSet, caption_row, captions};
-use crate::report::{self, CaptionExample, Hit, Item, Picture, QueryExample};
+use crate::report::{self, CaptionExample, Hit, Item, QueryExample};
 use crate::signal::Stop;
-use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Pairs of the training data that are looked at where nothing is held out.
@@ -156,11 +156,11 @@ impl Run {
             findings.caption_scores.push(caption_row(set, &generated)?);
             let size = evaluator.model.config().vision.image_size;
             for index in spread(set.samples.len(), shown) {
-                let (sample, Captioned { text, right }) = (&set.samples[index], &generated[index]);
+                let Captioned { text, right } = &generated[index];
                 findings.captions.push(CaptionExample {
-                    picture: picture(size, &sample.image)?,
+                    picture: set.picture(index, size)?,
                     generated: text.clone(),
-                    truth: sample.captions.first().cloned().unwrap_or_default(),
+                    truth: set.samples[index].captions.first().cloned().unwrap_or_default(),
                     set: set.name.clone(),
                     right: *right,
                 });
@@ -173,9 +173,7 @@ impl Run {
     fn queries(&self, set: &TestSet, images: &[f32], texts: &[f32], width: usize) -> Result<Vec<QueryExample>> {
         let size = self.state.model.config().vision.image_size;
         let caption = |index: usize| set.samples[index].captions.first().cloned().unwrap_or_default();
-        let shown = |index: usize| -> Result<Item> {
-            Ok(Item::Picture(picture(size, &set.samples[index].image)?, caption(index)))
-        };
+        let shown = |index: usize| -> Result<Item> { Ok(Item::Picture(set.picture(index, size)?, caption(index))) };
         let mut queries = Vec::new();
         for (number, index) in spread(set.samples.len(), 2 * QUERIES).enumerate() {
             let by_text = number % 2 == 0;
@@ -208,9 +206,4 @@ pub(super) fn pairs(source: &dyn Source) -> usize {
 fn spread(length: usize, count: usize) -> impl Iterator<Item = usize> {
     let count = count.min(length);
     (0..count).map(move |index| (2 * index + 1) * length / (2 * count.max(1)))
-}
-
-fn picture(size: usize, rgb: &[u8]) -> Result<Picture> {
-    let side = u32::try_from(size).map_err(|_| Error::invalid(format!("a picture of {size} pixels a side")))?;
-    Picture::from_rgb(side, side, rgb)
 }
