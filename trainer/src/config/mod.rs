@@ -122,7 +122,8 @@ fn overlay(under: &mut serde_json::Value, over: serde_json::Value) {
 }
 
 impl Config {
-    /// Defaults, then the file (none: [`DEFAULT_FILE`]), then each `section.key=value` of `sets` in order.
+    /// Defaults, then the file, then each `section.key=value` of `sets` in order. Without a file [`DEFAULT_FILE`] stands for
+    /// it where the bundled data is trained on from scratch, which is what it is tuned for.
     ///
     /// # Errors
     /// An unreadable file, TOML that does not parse, an unknown key, a value of the wrong type or out of range; the text
@@ -133,7 +134,13 @@ impl Config {
                 let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
                 Config::parse(&text, &path.display().to_string(), sets)
             }
-            None => Config::parse(DEFAULT_FILE, "the built-in emoji.toml", sets),
+            None => {
+                let plain = Config::parse("", "no file", sets)?;
+                if plain.data.train != Data::default().train || !plain.model.init.as_os_str().is_empty() {
+                    return Ok(plain);
+                }
+                Config::parse(DEFAULT_FILE, "the built-in emoji.toml", sets)
+            }
         }
     }
 

@@ -134,6 +134,9 @@ sections! {
         scale_max: f64 = 1.0,
         /// A crop's aspect ratio lies between 1 / ratio and ratio.
         ratio: f64 = 4.0 / 3.0,
+        /// Share of the captions of samples with keywords that have some of them behind the name. Below one half, so that the
+        /// likeliest caption ends after the name.
+        keywords: f64 = 0.2,
     }
     /// The batch.
     batch: Batch {
@@ -148,6 +151,9 @@ sections! {
         kind: OptimizerKind = OptimizerKind::AdamW,
         /// Peak learning rate.
         learning_rate: f64 = 1e-3,
+        /// Factors on the learning rate by the start of parameters' names, of which the longest counts, for example
+        /// { visual = 0.0, "text.token_embedding" = 2.0 }: an image tower that stays as it is.
+        scales: toml::Table = toml::Table::new(),
         /// Decay of the first moment.
         beta1: f64 = 0.9,
         /// Decay of the second moment.

@@ -9,9 +9,6 @@ use model::config::{CocaConfig, ResizeMode};
 use model::preprocess::{self, DecodeError, Image, Mode};
 use std::borrow::Cow;
 
-/// Share of samples with keywords whose caption is the name alone. Above one half, so that the likeliest caption ends
-/// after the name.
-const NAME_ALONE: f64 = 0.8;
 /// Most keywords after a name.
 const MOST_KEYWORDS: usize = 3;
 
@@ -97,7 +94,8 @@ impl Augmenter {
     pub fn caption<'a>(&self, raw: &'a Raw, random: &mut Philox) -> Cow<'a, str> {
         let chosen = if self.random.is_some() { random.below(raw.captions.len()) } else { 0 };
         let Some(name) = raw.captions.get(chosen) else { return Cow::Borrowed("") };
-        if self.random.is_none() || raw.keywords.is_empty() || random.uniform() < NAME_ALONE {
+        let share = self.random.as_ref().map_or(0.0, |augmentation| augmentation.keywords);
+        if raw.keywords.is_empty() || random.uniform() >= share {
             return Cow::Borrowed(name);
         }
         let mut keywords = new_words(name, &raw.keywords);
@@ -197,9 +195,10 @@ mod tests {
         };
         let made = all(&random, &raw);
         let alone = made.iter().filter(|caption| *caption == "red apple").count();
-        // Within four standard deviations of what the constant says.
-        let off = (alone as f64 - 500.0 * NAME_ALONE).abs();
-        assert!(off < 4.0 * (500.0 * NAME_ALONE * (1.0 - NAME_ALONE)).sqrt(), "{alone}");
+        // Within four standard deviations of what the default says.
+        let share = 1.0 - Augmentation::default().keywords;
+        let off = (alone as f64 - 500.0 * share).abs();
+        assert!(off < 4.0 * (500.0 * share * (1.0 - share)).sqrt(), "{alone}");
         let words = |caption: &String| caption.strip_prefix("red apple (").map(|rest| rest.split(", ").count());
         let counts: Vec<usize> = made.iter().filter_map(words).collect();
         assert_eq!(counts.len() + alone, 500);

@@ -6,7 +6,7 @@ use crate::checkpoint::{Checkpoint, Files};
 use crate::config::{Config, OptimizerKind, Precision};
 use crate::data::Position;
 use crate::{Error, Result};
-use engine::{Buffer, DType, Parameter, Queue};
+use engine::{Buffer, DType, Parameter, Parameters, Queue};
 use kernels::optimizer::{
     Adafactor, AdafactorSettings, AdamW, AdamWSettings, Optimizer, Rule, Step, clip_factor, update_average,
 };
@@ -82,7 +82,11 @@ impl State {
         }
         freeze_unreached(config, &mut model)?;
         let settings = &config.optimizer;
-        let rule = |entry: &Parameter| Rule { decay: decays(&entry.name, &entry.shape), learning_rate_scale: 1.0 };
+        let scales = learning_rate_scales(&settings.scales, model.parameters())?;
+        let rule = |entry: &Parameter| Rule {
+            decay: decays(&entry.name, &entry.shape),
+            learning_rate_scale: scale_of(&scales, &entry.name),
+        };
         let optimizer: Box<dyn Optimizer> = match settings.kind {
             OptimizerKind::AdamW => Box::new(AdamW::new(
                 AdamWSettings {
@@ -356,6 +360,35 @@ pub fn dtype(config: &Config) -> DType {
         Precision::F32 => DType::F32,
         Precision::BF16 => DType::BF16,
     }
+}
+
+/// `optimizer.scales`, checked.
+fn learning_rate_scales(scales: &toml::Table, parameters: &Parameters) -> Result<Vec<(String, f64)>> {
+    let scale = |(start, value): (&String, &toml::Value)| {
+        let number = value.as_float().or(value.as_integer().map(|value| value as f64));
+        let Some(factor) = number.filter(|factor| factor.is_finite() && *factor >= 0.0) else {
+            return Err(Error::invalid(format!("optimizer.scales: {start} = {value}: a factor from 0 on is wanted")));
+        };
+        if !parameters.entries().iter().any(|entry| starts(&entry.name, start)) {
+            return Err(Error::invalid(format!(
+                "optimizer.scales: no parameter's name starts with '{start}'; there are visual, text, text_decoder and \
+                 logit_scale, and `coca inspect` lists all of a model"
+            )));
+        }
+        Ok((start.clone(), factor))
+    };
+    scales.iter().map(scale).collect()
+}
+
+/// The factor of the longest start of a name; 1 without one.
+fn scale_of(scales: &[(String, f64)], name: &str) -> f64 {
+    let found = scales.iter().filter(|(start, _)| starts(name, start)).max_by_key(|(start, _)| start.len());
+    found.map_or(1.0, |&(_, factor)| factor)
+}
+
+/// Whether whole parts of a name are its start: `text` starts `text.cls_emb`, not `text_decoder.ln_final.weight`.
+fn starts(name: &str, start: &str) -> bool {
+    name.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 #[cfg(test)]

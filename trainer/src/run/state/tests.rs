@@ -97,3 +97,48 @@ fn the_keys_of_a_tokenizer_stay_with_it() {
     let state = State::new(&config, state.tokenizer, None).unwrap();
     assert_eq!(state.model.config().tokenizer, Default::default());
 }
+
+#[test]
+fn scales_of_the_learning_rate_go_by_the_longest_start_of_a_name() {
+    let scales = [("text", 0.5), ("text.token_embedding", 2.0), ("visual.conv1.weight", 0.0)];
+    let scales = scales.map(|(start, factor)| (start.to_owned(), factor));
+    for (name, factor) in [
+        ("text.cls_emb", 0.5),
+        ("text.token_embedding.weight", 2.0),
+        ("text_decoder.ln_final.weight", 1.0),
+        ("visual.conv1.weight", 0.0),
+        ("visual.proj", 1.0),
+    ] {
+        assert_eq!(scale_of(&scales, name), factor, "{name}");
+    }
+    let folder = stored("scales");
+    let config = |scales: &str| {
+        let init = format!("model.init={:?}", folder.display().to_string());
+        Config::load(None, &[init, format!("optimizer.scales={scales}"), "batch.size=2".into()]).unwrap()
+    };
+    let state = |config: &Config| State::new(config, Tokenizer::load(folder.join("tokenizer.json")).unwrap(), None);
+    for (scales, wanted) in [
+        ("{ txt = 2 }", "no parameter's name starts with 'txt'"),
+        ("{ text = -1.0 }", "a factor from 0 on is wanted"),
+        ("{ text = \"half\" }", "a factor from 0 on is wanted"),
+    ] {
+        let error = state(&config(scales)).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+    // A factor of 0 keeps a tower as it is.
+    let config = config("{ visual = 0 }");
+    let mut state = state(&config).unwrap();
+    let before = |state: &State, name: &str| state.model.parameters().read(name).unwrap();
+    let names = ["visual.proj", "visual.conv1.weight", "text.text_projection"];
+    let [image, patches, text] = names.map(|name| before(&state, name));
+    let batch = Batch {
+        images: (0..2 * 16 * 16 * 3).map(|value| value as u8).collect(),
+        texts: vec![vec![1, 2, 3], vec![4, 5]],
+        ..Batch::default()
+    };
+    let queue = Queue::cpu_from_env().unwrap();
+    Stepper::new(&config).unwrap().run(&queue, &state.model, &[batch], &mut []).unwrap();
+    state.update(&queue, &config, 1e-3, 1.0).unwrap();
+    assert_eq!([&image, &patches], [&before(&state, names[0]), &before(&state, names[1])]);
+    assert_ne!(text, before(&state, names[2]));
+}
