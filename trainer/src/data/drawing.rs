@@ -157,7 +157,8 @@ mod tests {
     use super::*;
     use crate::config::AugmentKind;
 
-    const KEEP: Augmentation = Augmentation { kind: AugmentKind::Crop, scale_min: 0.8, scale_max: 1.0, ratio: 1.2 };
+    const KEEP: Augmentation =
+        Augmentation { kind: AugmentKind::Crop, scale_min: 0.8, scale_max: 1.0, ratio: 1.2, keywords: 0.2 };
 
     /// A red square on a transparent ground.
     fn square(side: usize) -> (Vec<u8>, Vec<bool>) {
