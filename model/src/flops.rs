@@ -132,7 +132,7 @@ mod tests {
     fn training_is_three_passes_less_the_patches() {
         let config = CocaConfig::preset("emoji").unwrap();
         let flops = Flops::forward(&config, 8, 7);
-        assert_eq!(flops.patch, 2 * 9 * 192 * 192);
+        assert_eq!(flops.patch, 2 * 4 * 192 * 192);
         assert_eq!(flops.training(), 3 * (flops.image + flops.text + flops.decoder) - flops.patch);
         assert_eq!(Flops::contrastive(&config, 64), 2 * 2 * 64 * 128);
     }
