@@ -28,19 +28,17 @@ pub fn pooled_attention(model: &Coca, encoded: &[f32]) -> Result<Vec<f32>> {
         Pooler::None => {
             return Err(Error::invalid("this model has no attentional pooler: its class token is the image's feature"));
         }
-        Pooler::OpenClip { heads, .. } => {
-            mean_of_heads(&attention(model, "visual.attn_pool", encoded, heads)?, heads, 0)
-        }
+        Pooler::OpenClip { heads, .. } => mean_of_heads(&attention(model, "visual.attn_pool", encoded, heads)?, 0),
         Pooler::Parallel { heads, .. } => {
-            mean_of_heads(&attention(model, "visual.attn_pool_contrastive", encoded, heads)?, heads, 0)
+            mean_of_heads(&attention(model, "visual.attn_pool_contrastive", encoded, heads)?, 0)
         }
         Pooler::Cascade { queries, heads } => {
             let generative = attention(model, "visual.attn_pool", encoded, heads)?;
-            let tokens = tokens(model, encoded, &generative, heads)?;
-            let pooled = mean_of_heads(&attention(model, "visual.attn_pool_contrastive", &tokens, heads)?, heads, 0);
+            let tokens = tokens(model, encoded, &generative)?;
+            let pooled = mean_of_heads(&attention(model, "visual.attn_pool_contrastive", &tokens, heads)?, 0);
             let mut map = vec![0.0; rows];
             for (query, share) in (0..queries).zip(pooled) {
-                let seen = mean_of_heads(&generative, heads, query);
+                let seen = mean_of_heads(&generative, query);
                 map.iter_mut().zip(seen).for_each(|(sum, seen)| *sum += share * seen);
             }
             map
@@ -52,10 +50,11 @@ pub fn pooled_attention(model: &Coca, encoded: &[f32]) -> Result<Vec<f32>> {
 /// Attention weights of all queries of a pooler, `[heads][queries][rows of x]`.
 type Weights = Vec<Vec<Vec<f64>>>;
 
-fn mean_of_heads(weights: &Weights, heads: usize, query: usize) -> Vec<f64> {
+fn mean_of_heads(weights: &Weights, query: usize) -> Vec<f64> {
     let mut mean = vec![0.0; weights[0][query].len()];
+    let heads = weights.len() as f64;
     for head in weights {
-        mean.iter_mut().zip(&head[query]).for_each(|(sum, weight)| *sum += weight / heads as f64);
+        mean.iter_mut().zip(&head[query]).for_each(|(sum, weight)| *sum += weight / heads);
     }
     mean
 }
@@ -81,9 +80,9 @@ fn attention(model: &Coca, name: &str, x: &[f32], heads: usize) -> Result<Weight
 }
 
 /// What the generative pooler makes of the image with these weights: `[queries, embed_dim]` after LayerNorm.
-fn tokens(model: &Coca, x: &[f32], weights: &Weights, heads: usize) -> Result<Vec<f32>> {
+fn tokens(model: &Coca, x: &[f32], weights: &Weights) -> Result<Vec<f32>> {
     let (name, width) = ("visual.attn_pool", model.config().embed_dim);
-    let mixed = mixed(model, name, x, weights, heads)?;
+    let mixed = mixed(model, name, x, weights)?;
     let out = read(model, &format!("{name}.attn.out_proj.weight"))?;
     let tokens = linear(&mixed, &out, &read(model, &format!("{name}.attn.out_proj.bias"))?, width);
     let tokens: Vec<f32> = tokens.into_iter().map(|value| value as f32).collect();
@@ -91,13 +90,13 @@ fn tokens(model: &Coca, x: &[f32], weights: &Weights, heads: usize) -> Result<Ve
 }
 
 /// Values of `x` mixed by the weights: `[queries, embed_dim]`.
-fn mixed(model: &Coca, name: &str, x: &[f32], weights: &Weights, heads: usize) -> Result<Vec<f64>> {
+fn mixed(model: &Coca, name: &str, x: &[f32], weights: &Weights) -> Result<Vec<f64>> {
     let width = model.config().embed_dim;
     let values = project(model, name, 2, &normed(model, x, &format!("{name}.ln_k"))?)?;
     let mut mixed = Vec::with_capacity(weights[0].len() * width);
     for query in 0..weights[0].len() {
         for column in 0..width {
-            let weights = &weights[column / (width / heads)][query];
+            let weights = &weights[column / (width / weights.len())][query];
             mixed.push(weights.iter().zip(values.chunks(width)).map(|(weight, row)| weight * row[column]).sum());
         }
     }
@@ -199,12 +198,12 @@ mod tests {
                 Pooler::Parallel { .. } => ("visual.attn_pool_contrastive", "visual.ln_post_contrastive", encoded),
                 _ => {
                     let weights = attention(&model, "visual.attn_pool", &encoded, 4).unwrap();
-                    let tokens = tokens(&model, &encoded, &weights, 4).unwrap();
+                    let tokens = tokens(&model, &encoded, &weights).unwrap();
                     ("visual.attn_pool_contrastive", "visual.ln_post_contrastive", tokens)
                 }
             };
             let weights = attention(&model, name, &x, 4).unwrap();
-            let pooled = mixed(&model, name, &x, &weights, 4).unwrap();
+            let pooled = mixed(&model, name, &x, &weights).unwrap();
             let (weight, bias) = ("attn.out_proj.weight", "attn.out_proj.bias");
             let [weight, bias] = [weight, bias].map(|part| read(&model, &format!("{name}.{part}")).unwrap());
             let pooled: Vec<f32> =

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod doctor;
+mod dot;
 pub mod embed;
 pub mod evaluate;
 pub mod inspect;

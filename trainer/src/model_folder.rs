@@ -4,7 +4,7 @@
 use crate::{Error, Result};
 use engine::{DType, Queue};
 use model::Coca;
-use model::preprocess::{decode, evaluate};
+use model::preprocess::{Image, decode, evaluate};
 use model::tokenizer::Tokenizer;
 use model::weights::CONFIG_FILE;
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The subfolder of a run folder that holds its model.
 const RUN_MODEL: &str = "model";
 /// Images of more pixels than this are refused; the default of `data.max_pixels`.
-const MOST_PIXELS: u64 = 100_000_000;
+pub(crate) const MOST_PIXELS: u64 = 100_000_000;
 
 /// A model with all that is needed to ask it something.
 #[derive(Debug)]
@@ -43,18 +43,29 @@ impl ModelFolder {
         Ok(ModelFolder { model, tokenizer, queue })
     }
 
+    /// As [`ModelFolder::images`], for one file in memory: u8 `[size, size, 3]`.
+    ///
+    /// # Errors
+    /// It is no image that is supported.
+    pub fn image(&self, file: &[u8]) -> Result<Vec<u8>> {
+        let picture = decode(file, MOST_PIXELS).map_err(|error| Error::invalid(error.to_string()))?;
+        Ok(self.preprocess(&picture))
+    }
+
+    /// A picture as the model sees it, u8 `[size, size, 3]`.
+    pub fn preprocess(&self, picture: &Image) -> Vec<u8> {
+        let config = self.model.config();
+        evaluate(picture, config.vision.image_size, config.image.resize_mode, config.image.fill_color)
+    }
+
     /// Decodes image files and preprocesses them as open_clip does for evaluation: u8 `[paths, size, size, 3]`, in order.
     ///
     /// # Errors
     /// A file cannot be read or is no image that is supported; the text names the first such file.
     pub fn images(&self, paths: &[PathBuf]) -> Result<Vec<u8>> {
-        let config = self.model.config();
-        let (size, image) = (config.vision.image_size, &config.image);
         let read = |path: &PathBuf| -> Result<Vec<u8>> {
             let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-            let picture =
-                decode(&bytes, MOST_PIXELS).map_err(|error| Error::invalid(format!("{}: {error}", path.display())))?;
-            Ok(evaluate(&picture, size, image.resize_mode, image.fill_color))
+            self.image(&bytes).map_err(|error| Error::invalid(format!("{}: {error}", path.display())))
         };
         let images: Vec<Result<Vec<u8>>> = self.queue.enter(|| paths.par_iter().map(read).collect());
         Ok(images.into_iter().collect::<Result<Vec<_>>>()?.concat())

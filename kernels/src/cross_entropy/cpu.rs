@@ -30,8 +30,13 @@ pub(super) fn forward(queue: &CpuQueue, smoothing: f32, inputs: &[View<'_>], out
                 .map_or(0.0, |label| row_loss_of(queue.isa(), logits, label, smoothing));
         }
     });
+    write_mean(row_loss, counted, loss)
+}
+
+/// The mean of the losses of `count` rows, 0 of none; rows that do not count have a loss of 0.
+pub fn write_mean(row_loss: &[f32], count: usize, loss: &mut Out<'_>) -> Result<()> {
     let total: f64 = row_loss.iter().map(|&loss| f64::from(loss)).sum();
-    let mean = (total / counted.max(1) as f64) as f32;
+    let mean = (total / count.max(1) as f64) as f32;
     let accumulates = loss.accumulates();
     let loss = loss.slice_mut::<f32>()?;
     loss[0] = if accumulates { loss[0] + mean } else { mean };

@@ -1,6 +1,7 @@
 //! CPU code: a chunk of logits by the blocked product, then one pass over each row.
 
 use super::CHUNK;
+use crate::cross_entropy::write_mean;
 use crate::matmul::{Layout, Operand, Sizes, multiply};
 use crate::simd::{Float, math, max_by, sum_by};
 use crate::vectorized;
@@ -20,15 +21,6 @@ fn count(labels: &[i32], ignore: i32, vocabulary: usize) -> Result<usize> {
         return Err(Error::invalid(format!("label {} of row {row} is not below {vocabulary}", labels[row])));
     }
     Ok(labels.iter().filter(|&&label| label != ignore).count())
-}
-
-fn write_mean(row_loss: &[f32], count: usize, loss: &mut Out<'_>) -> Result<()> {
-    let total: f64 = row_loss.iter().map(|&loss| f64::from(loss)).sum();
-    let mean = (total / count.max(1) as f64) as f32;
-    let accumulates = loss.accumulates();
-    let loss = loss.slice_mut::<f32>()?;
-    loss[0] = if accumulates { loss[0] + mean } else { mean };
-    Ok(())
 }
 
 pub(super) fn forward(queue: &CpuQueue, ignore: i32, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {

@@ -67,6 +67,11 @@ pub enum BeamScore {
 }
 
 impl Settings {
+    /// These settings for texts of at most `context_length` ids that end with `end`.
+    pub fn within(self, context_length: usize, end: i32) -> Settings {
+        Settings { max_length: self.max_length.min(context_length), end, ..self }
+    }
+
     /// The settings called `name`, with CLIP's end id; an error lists the names there are.
     ///
     /// `ours`: four beams of log-probabilities. `openclip-3`: what `CoCa.generate` of open_clip 2 and 3 does. `openclip-4`:

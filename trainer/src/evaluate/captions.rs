@@ -85,8 +85,7 @@ fn settings(args: &GenerationArgs, evaluator: &Evaluator<'_>) -> Result<Settings
         (_, _, Some(beams), Method::Beams { count, groups, .. }) => (*count, *groups) = (beams, 1),
         _ => {}
     }
-    let max_length = settings.max_length.min(evaluator.model.config().text.context_length);
-    Ok(Settings { max_length, end: evaluator.tokenizer.end(), ..settings })
+    Ok(settings.within(evaluator.model.config().text.context_length, evaluator.tokenizer.end()))
 }
 
 /// The scores of the captions of one set.

@@ -1,14 +1,13 @@
 //! Where the right answer stands among all answers, by similarity of unit features: exact, without a matrix of all
 //! similarities.
 
+use crate::dot::dot;
 use crate::report::Recall;
 use rayon::prelude::*;
 use std::cmp::Ordering;
 
 /// Queries that a thread holds against the items at a time: they stay in its cache while the items pass by.
 const BLOCK: usize = 32;
-/// Sums side by side in a similarity.
-const LANES: usize = 16;
 
 /// For each query (rows of `queries`, `[queries, width]`) how many items (rows of `items`) that are not right score
 /// higher than the best right one; `usize::MAX` if none is right. `right(query)` gives its right items, each once. Of equal
@@ -23,7 +22,7 @@ pub fn ranks<'r>(
     let row = |item: usize| &items[item * width..(item + 1) * width];
     let block = |(block, queries): (usize, &[f32])| {
         let asked = |(at, query): (usize, &[f32])| {
-            let scores = right(block * BLOCK + at).iter().map(|&item| similarity(query, row(item)));
+            let scores = right(block * BLOCK + at).iter().map(|&item| dot(query, row(item)));
             let best = scores.clone().max_by(f32::total_cmp)?;
             Some(Asked { best, right: scores.filter(|&score| not_below(score, best)).count(), all: 0 })
         };
@@ -31,7 +30,7 @@ pub fn ranks<'r>(
         for item in items.chunks_exact(width) {
             for (query, asked) in queries.chunks_exact(width).zip(&mut asked) {
                 if let Some(Asked { best, all, .. }) = asked {
-                    *all += usize::from(not_below(similarity(query, item), *best));
+                    *all += usize::from(not_below(dot(query, item), *best));
                 }
             }
         }
@@ -52,19 +51,6 @@ struct Asked {
 
 fn not_below(score: f32, best: f32) -> bool {
     score.partial_cmp(&best) != Some(Ordering::Less)
-}
-
-/// The dot product, summed in an order that depends on the width alone, so that equal rows have equal scores.
-fn similarity(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
 }
 
 /// Share of ranks below `limit`; 0 of none.
@@ -120,8 +106,8 @@ mod tests {
             let found = ranks(&queries, &items, width, |query| &right[query]);
             let matrix: Vec<Vec<f64>> = (queries.chunks(width))
                 .map(|query| {
-                    let dot = |item: &[f32]| query.iter().zip(item).map(|(a, b)| f64::from(a * b)).sum();
-                    items.chunks(width).map(dot).collect()
+                    let score = |item: &[f32]| query.iter().zip(item).map(|(a, b)| f64::from(a * b)).sum();
+                    items.chunks(width).map(score).collect()
                 })
                 .collect();
             for ((scores, right), found) in matrix.iter().zip(&right).zip(found) {

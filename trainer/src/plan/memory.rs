@@ -4,7 +4,7 @@ use super::data::DataView;
 use crate::Result;
 use crate::config::{Config, OptimizerKind};
 use crate::data::emoji::{EmojiSet, SIDE, Split, floor_bytes};
-use crate::data::{self, Source};
+use crate::data::{self, source::samples};
 use crate::evaluate::EMOJI_SETS;
 use crate::machine::resident_memory;
 use crate::run::TRAINING_PAIRS;
@@ -209,8 +209,8 @@ fn encoders(model: &Coca, batch: usize) -> Result<Programs> {
 
 /// The programs that generate the captions of `batch` images by default, and bytes of logits outside of them.
 fn generation(model: &Coca, batch: usize) -> Result<(Programs, u64)> {
-    let (usual, text) = (Settings::preset("ours")?, &model.config().text);
-    let settings = Settings { max_length: usual.max_length.min(text.context_length), end: 0, ..usual };
+    let text = &model.config().text;
+    let settings = Settings::preset("ours")?.within(text.context_length, 0);
     let generator = Generator::new(model, batch, &settings, &Workspace::new())?;
     // The logits of a step are read out while the search holds those of the step before.
     let logits = 2 * batch * settings.rows() * text.vocabulary_size * size_of::<f32>();
@@ -224,11 +224,11 @@ fn sets(config: &Config, model: &Coca, data: &DataView) -> Result<(usize, usize)
     let held_out = match config.evaluation.data.as_str() {
         "" => 0,
         // Where it cannot be opened, a run says so.
-        name => data::open(name, &config.data).map_or(0, |source| count(source.as_ref(), usize::MAX)),
+        name => data::open(name, &config.data).map_or(0, |source| samples(source.as_ref(), usize::MAX)),
     };
     let all_of_emoji = format!("emoji:{}", Split::Train.name());
     if data.source().is_none_or(|source| source.name() != all_of_emoji) {
-        let taken = data.source().map_or(TRAINING_PAIRS, |source| count(source, TRAINING_PAIRS));
+        let taken = data.source().map_or(TRAINING_PAIRS, |source| samples(source, TRAINING_PAIRS));
         // Pairs of the training data are held as a batch and as samples.
         return Ok((taken.max(held_out), (2 * taken + held_out) * image));
     }
@@ -237,20 +237,8 @@ fn sets(config: &Config, model: &Coca, data: &DataView) -> Result<(usize, usize)
     let counts = EMOJI_SETS.map(|(split, _)| set.split(split).len());
     let floor = EMOJI_SETS.map(|(split, _)| floor_bytes(&set, split)).into_iter().max().unwrap_or(0);
     let largest = counts.into_iter().max().unwrap_or(0).max(held_out);
-    let samples = counts.iter().sum::<usize>() + held_out;
-    Ok((largest, set.drawings().len() * SIDE * SIDE + samples * image + floor))
-}
-
-/// Number of samples of a source, or `most`.
-fn count(source: &dyn Source, most: usize) -> usize {
-    let mut count = 0;
-    for part in 0..source.parts() {
-        count += source.part(part).map_or(0, |part| part.len());
-        if count >= most {
-            return most;
-        }
-    }
-    count
+    let held = counts.iter().sum::<usize>() + held_out;
+    Ok((largest, set.drawings().len() * SIDE * SIDE + held * image + floor))
 }
 
 /// Bytes of an optimiser's state, which depends on the shapes alone.

@@ -3,7 +3,8 @@
 use super::Run;
 use crate::Result;
 use crate::data::emoji::{EmojiSet, Split};
-use crate::data::{Ledger, Position, Sample, Source, Stream};
+use crate::data::source::samples;
+use crate::data::{Ledger, Position, Sample, Stream};
 use crate::evaluate::{Captioned, EMOJI_SETS, Evaluator, PixelFloor, TestSet, caption_row, captions};
 use crate::report::{self, CaptionExample, Hit, Item, QueryExample};
 use crate::signal::Stop;
@@ -111,7 +112,7 @@ impl Run {
         let mut config = self.config.clone();
         config.augmentation.kind = crate::config::AugmentKind::None;
         // One batch is taken.
-        (config.batch.size, config.data.prefetch) = (pairs(self.source.as_ref()).clamp(1, TRAINING_PAIRS), 1);
+        (config.batch.size, config.data.prefetch) = (samples(self.source.as_ref(), TRAINING_PAIRS).max(1), 1);
         let tokenizer = Arc::new(evaluator.tokenizer.clone());
         let ledger = Ledger::new(1.0);
         let start = Position::default();
@@ -195,11 +196,6 @@ impl Run {
 /// The features of every sample's text: those of the name of its class.
 fn of_samples(set: &TestSet, names: &[f32], width: usize) -> Vec<f32> {
     set.classes.iter().flat_map(|&class| &names[class * width..(class + 1) * width]).copied().collect()
-}
-
-/// Number of samples, faulty ones included; parts that cannot be opened count nothing.
-pub(super) fn pairs(source: &dyn Source) -> usize {
-    (0..source.parts()).filter_map(|part| source.part(part).ok()).map(|part| part.len()).sum()
 }
 
 /// `count` indices spread evenly over `length`.

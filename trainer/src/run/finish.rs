@@ -1,8 +1,9 @@
 //! The end of a run: the model folder, its evaluation, the report.
 
-use super::findings::{Findings, pairs};
+use super::findings::Findings;
 use super::{MODEL_FOLDER, Run, dtype};
 use crate::Result;
+use crate::data::source::samples;
 use crate::machine::{Machine, peak_memory};
 use crate::report::{self, ProfileRow, ReportData, RunFacts};
 use crate::signal::Stop;
@@ -85,7 +86,7 @@ impl Run {
                 threads: cpu.threads(),
                 dtype: dtype(config).to_string(),
                 parameters: self.state.model.parameter_count() as u64,
-                pairs: pairs(self.source.as_ref()) as u64,
+                pairs: samples(self.source.as_ref(), usize::MAX) as u64,
                 pairs_per_step: config.pairs_per_step() as u64,
                 training_seconds: self.state.progress.training_seconds,
                 evaluation_seconds,

@@ -9,7 +9,6 @@ use model::attention_map::pooled_attention;
 use model::config::ResizeMode;
 use model::encoder::{ImageEncoder, TextEncoder, nearest};
 use model::generate::{Generator, Settings};
-use model::preprocess::evaluate;
 use serde::Serialize;
 use std::path::Path;
 
@@ -98,9 +97,7 @@ impl Demo {
         let folder = ModelFolder::open(model, DType::F32)?;
         let (coca, tokenizer, workspace) = (&folder.model, &folder.tokenizer, Workspace::new());
         let text = &coca.config().text;
-        let usual = Settings::preset("ours")?;
-        let settings =
-            Settings { max_length: usual.max_length.min(text.context_length), end: tokenizer.end(), ..usual };
+        let settings = Settings::preset("ours")?.within(text.context_length, tokenizer.end());
         let mut texts = TextEncoder::new(coca, TEXTS, &workspace)?;
         let index = images.map(|name| Index::open(name, &folder, &mut texts, &workspace, say)).transpose()?;
         Ok(Demo {
@@ -133,7 +130,7 @@ impl Demo {
     /// # Errors
     /// The file is no picture that is supported.
     pub fn captions(&mut self, file: &[u8]) -> Result<Vec<Caption>> {
-        let pixels = self.pixels(file)?;
+        let pixels = self.folder.image(file)?;
         let found = self.generator.generate_all(&self.folder.queue, &pixels, &self.prompt, 0)?;
         let caption = |caption: &model::generate::Generated| Caption {
             text: self.folder.tokenizer.decode(&caption.ids),
@@ -194,21 +191,14 @@ impl Demo {
     /// # Errors
     /// The file is no picture that is supported, or the model has no pooler.
     pub fn attention(&mut self, file: &[u8]) -> Result<Attention> {
-        let pixels = self.pixels(file)?;
+        let pixels = self.folder.image(file)?;
         let encoded = self.images.encoded(&self.folder.queue, &pixels)?;
         let weights = pooled_attention(&self.folder.model, &encoded)?;
         Ok(Attention { side: weights.len().isqrt(), weights })
     }
 
     fn feature(&mut self, file: &[u8]) -> Result<Vec<f32>> {
-        let pixels = self.pixels(file)?;
+        let pixels = self.folder.image(file)?;
         self.images.features(&self.folder.queue, &pixels)
-    }
-
-    /// The file as the model sees it, u8 `[size, size, 3]`.
-    fn pixels(&self, file: &[u8]) -> Result<Vec<u8>> {
-        let config = self.folder.model.config();
-        let picture = super::index::decode(file).map_err(Error::invalid)?;
-        Ok(evaluate(&picture, config.vision.image_size, config.image.resize_mode, config.image.fill_color))
     }
 }

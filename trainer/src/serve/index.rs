@@ -3,19 +3,17 @@
 use crate::config::Data;
 use crate::data::source::{MAX_IMAGE_BYTES, images_below, read_file};
 use crate::data::{self, Part, RawImage};
-use crate::model_folder::ModelFolder;
+use crate::model_folder::{MOST_PIXELS, ModelFolder};
 use crate::report::Picture;
 use crate::{Error, Result};
 use engine::Workspace;
 use model::config::ResizeMode;
 use model::encoder::{ImageEncoder, TextEncoder};
-use model::preprocess::{Image, Mode, evaluate};
+use model::preprocess::{Image, Mode, decode, evaluate};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Images of more pixels than this are refused.
-const MOST_PIXELS: u64 = 100_000_000;
 /// Pictures of a pass.
 const PASS: usize = 32;
 /// Side of the pictures that the page shows, in pixels.
@@ -56,11 +54,21 @@ impl std::fmt::Debug for Place {
 }
 
 impl Place {
-    fn image(&self) -> std::result::Result<RawImage, String> {
+    /// The image and its texts; none if it cannot be read.
+    fn read(&self) -> Option<(RawImage, Vec<String>)> {
         match self {
-            Place::File(path) => read_file(path, MAX_IMAGE_BYTES).map(RawImage::Encoded).map_err(|fault| fault.detail),
-            Place::Sample(part, index) => part.sample(*index).map(|raw| raw.image).map_err(|fault| fault.detail),
+            Place::File(path) => {
+                let text = std::fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
+                let lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned);
+                Some((RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES).ok()?), lines.collect()))
+            }
+            Place::Sample(part, index) => part.sample(*index).ok().map(|raw| (raw.image, raw.captions)),
         }
+    }
+
+    fn picture(&self) -> Option<(Image, Vec<String>)> {
+        let (image, texts) = self.read()?;
+        Some((picture_of(image)?, texts))
     }
 }
 
@@ -77,25 +85,21 @@ impl Index {
         workspace: &Workspace,
         say: &mut dyn FnMut(&str),
     ) -> Result<Index> {
-        let found = if Path::new(name).is_dir() { files(Path::new(name))? } else { samples(name)? };
+        let found = places(name)?;
         let mut images = ImageEncoder::new(&folder.model, PASS, workspace)?;
         let (mut items, mut texts) = (Vec::new(), BTreeSet::new());
         let (mut image_features, mut passed_over) = (Vec::new(), 0);
         for (number, part) in found.chunks(PASS).enumerate() {
             let mut pixels = Vec::new();
-            for (place, captions) in part {
-                let place = place.clone();
-                match place.image().and_then(picture_of) {
-                    Ok(picture) => {
-                        let config = folder.model.config();
-                        let (size, image) = (config.vision.image_size, &config.image);
-                        pixels.extend(evaluate(&picture, size, image.resize_mode, image.fill_color));
-                        let text = captions.first().cloned().unwrap_or_else(|| format!("{place:?}"));
-                        texts.extend(captions.iter().cloned());
-                        items.push(Item { text, place });
-                    }
-                    Err(_) => passed_over += 1,
-                }
+            for place in part {
+                let Some((picture, captions)) = place.picture() else {
+                    passed_over += 1;
+                    continue;
+                };
+                pixels.extend(folder.preprocess(&picture));
+                let text = captions.first().cloned().unwrap_or_else(|| format!("{place:?}"));
+                texts.extend(captions);
+                items.push(Item { text, place: place.clone() });
             }
             image_features.extend(images.features(&folder.queue, &pixels)?);
             if (number * PASS) % REPORTED < PASS && number > 0 {
@@ -142,45 +146,26 @@ impl Index {
 
     /// A picture, small, as an address that holds it; none if it cannot be read any more.
     pub fn picture(&self, picture: usize) -> Option<String> {
-        let picture = picture_of(self.items[picture].place.image().ok()?).ok()?;
+        let (picture, _) = self.items[picture].place.picture()?;
         let rgb = evaluate(&picture, SHOWN, ResizeMode::Longest, 255);
         Some(Picture::from_rgb(SHOWN as u32, SHOWN as u32, &rgb).ok()?.data_uri())
     }
 }
 
-/// Decodes an image file.
-pub fn decode(file: &[u8]) -> std::result::Result<Image, String> {
-    model::preprocess::decode(file, MOST_PIXELS).map_err(|error| error.to_string())
-}
-
-fn picture_of(image: RawImage) -> std::result::Result<Image, String> {
+/// None: it is no picture.
+fn picture_of(image: RawImage) -> Option<Image> {
     match image {
-        RawImage::Encoded(file) => decode(&file),
-        RawImage::Drawing { side, rgb, .. } => Ok(Image { width: side, height: side, mode: Mode::Rgb, pixels: rgb }),
+        RawImage::Encoded(file) => decode(&file, MOST_PIXELS).ok(),
+        RawImage::Drawing { side, rgb, .. } => Some(Image { width: side, height: side, mode: Mode::Rgb, pixels: rgb }),
     }
 }
 
-type Found = Vec<(Place, Vec<String>)>;
-
-/// The pictures of a folder, each with the lines of the text file beside it.
-fn files(folder: &Path) -> Result<Found> {
-    let texts = |path: &Path| {
-        let text = std::fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
-        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>()
-    };
-    Ok(images_below(folder)?.into_iter().map(|path| (Place::File(path.clone()), texts(&path))).collect())
-}
-
-/// The samples of any other data.
-fn samples(name: &str) -> Result<Found> {
+/// The pictures of a folder, or the samples of any other data.
+fn places(name: &str) -> Result<Vec<Place>> {
+    if Path::new(name).is_dir() {
+        return Ok(images_below(Path::new(name))?.into_iter().map(Place::File).collect());
+    }
     let source = data::open(name, &Data::default())?;
-    let mut found = Vec::new();
-    for part in (0..source.parts()).filter_map(|part| source.part(part).ok()) {
-        for index in 0..part.len() {
-            if let Ok(raw) = part.sample(index) {
-                found.push((Place::Sample(part.clone(), index), raw.captions));
-            }
-        }
-    }
-    Ok(found)
+    let parts = (0..source.parts()).filter_map(|part| source.part(part).ok());
+    Ok(parts.flat_map(|part| (0..part.len()).map(move |index| Place::Sample(part.clone(), index))).collect())
 }

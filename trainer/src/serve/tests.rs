@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model_folder::test_model;
+use crate::png_file;
 use crate::test_support::{TestFolder, test_folder};
 use std::io::Read;
 use std::net::TcpStream;
@@ -36,13 +37,7 @@ fn server(name: &str) -> (TestFolder, SocketAddr) {
 }
 
 fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut encoder = png::Encoder::new(&mut file, width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    let mut writer = encoder.write_header().unwrap();
-    writer.write_image_data(&colour.repeat((width * height) as usize)).unwrap();
-    writer.finish().unwrap();
-    file
+    png_file::encode_rgb(width, height, &colour.repeat((width * height) as usize)).unwrap()
 }
 
 /// Status, headers and body of the answer to one request.

@@ -2,6 +2,7 @@
 //! training styles, pixel by pixel, in grey at 24 x 24.
 
 use super::{EmojiSet, SIDE, Split, extents};
+use crate::dot::dot;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -10,8 +11,6 @@ const THUMBNAIL: usize = 24;
 const PIXELS: usize = THUMBNAIL * THUMBNAIL;
 /// Drawings that are compared with a known one before the next: together they fit in a core's cache.
 const BLOCK: usize = 16;
-/// Sums side by side in a correlation.
-const LANES: usize = 16;
 
 /// Greys with mean 0 and norm 1.
 pub(super) type Thumbnail = [f32; PIXELS];
@@ -71,7 +70,7 @@ pub fn floor(set: &EmojiSet, asked: Split) -> Floor {
         let mut rows = vec![vec![f32::NEG_INFINITY; set.concepts().len()]; block.len()];
         for (concept, pixels) in known {
             for (row, (_, asked)) in rows.iter_mut().zip(block) {
-                row[*concept] = row[*concept].max(correlation(asked, pixels));
+                row[*concept] = row[*concept].max(dot(asked, pixels));
             }
         }
         rows
@@ -109,17 +108,6 @@ fn rank(concept: usize, answers: impl Iterator<Item = (usize, f32)> + Clone) -> 
     answers.filter(|&(other, score)| score > right || (score == right && other < concept)).count()
 }
 
-/// The product of two thumbnails, as sums side by side that the compiler can keep in vectors.
-fn correlation(a: &Thumbnail, b: &Thumbnail) -> f32 {
-    let mut sums = [0.0; LANES];
-    for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,15 +120,5 @@ mod tests {
         assert_eq!([3, 7, 1, 4, 5].map(|concept| rank(concept, answers(scores))), [2, 0, 1, 3, 5]);
         assert_eq!(rank(2, answers(scores)), usize::MAX);
         assert_eq!(rank(3, answers(&[(3, f32::NEG_INFINITY), (4, 0.2)])), usize::MAX);
-    }
-
-    #[test]
-    fn correlation_is_a_product() {
-        let (mut a, mut b) = ([0.0; PIXELS], [0.0; PIXELS]);
-        for at in 0..PIXELS {
-            (a[at], b[at]) = (((at * 7) % 13) as f32 - 6.0, ((at * 5) % 11) as f32 - 5.0);
-        }
-        // Whole numbers: every order of summation gives the same.
-        assert_eq!(correlation(&a, &b), a.iter().zip(&b).map(|(a, b)| a * b).sum::<f32>());
     }
 }

@@ -62,9 +62,10 @@ pub fn make(folder: &Path, recipe: Recipe) -> Result<Index> {
             let split = Philox::new(seed ^ PURPOSE, (number * 3 + kind) as u64).next_u64();
             Philox::new(split, index)
         };
-        write_scenes(&mut shards, split, combinations, side, (0..count).map(|index| random(0, index)))?;
-        write_pairs(&mut shards, split, combinations, side, (0..count).map(|index| random(1, index)))?;
-        write_clips(&mut shards, split, combinations, side, (0..count).map(|index| random(2, index)))?;
+        let mut part = Part { shards: &mut shards, split, combinations, side };
+        part.scenes((0..count).map(|index| random(0, index)))?;
+        part.pairs((0..count).map(|index| random(1, index)))?;
+        part.clips((0..count).map(|index| random(2, index)))?;
     }
     shards.finish()
 }
@@ -73,70 +74,62 @@ fn png(canvas: &Canvas) -> Result<Vec<u8>> {
     png_file::encode_rgb(canvas.side as u32, canvas.side as u32, &canvas.rgb)
 }
 
-fn write_scenes(
-    shards: &mut ShardWriter,
-    split: &str,
+/// A split that is being written, with a generator for each of its samples.
+struct Part<'a> {
+    shards: &'a mut ShardWriter,
+    split: &'a str,
     combinations: Combinations,
     side: usize,
-    randoms: impl Iterator<Item = Philox>,
-) -> Result<()> {
-    let (mut asked, mut said) = (Balance::default(), Balance::default());
-    for (index, mut random) in randoms.enumerate() {
-        let scene = Scene::random(combinations, &mut random);
-        let mut json = scene.json();
-        json["questions"] = json!(questions::questions(&scene, combinations, &mut asked, &mut random));
-        json["statements"] = json!(questions::statements(&scene, combinations, &mut said, &mut random));
-        let image = png(&scene.draw(side))?;
-        let (json, caption) = (json.to_string(), scene.caption());
-        let members = [("png", &image[..]), ("txt", caption.as_bytes()), ("json", json.as_bytes())];
-        shards.add(split, &format!("scene-{index:07}"), &members)?;
-    }
-    Ok(())
 }
 
-fn write_pairs(
-    shards: &mut ShardWriter,
-    split: &str,
-    combinations: Combinations,
-    side: usize,
-    randoms: impl Iterator<Item = Philox>,
-) -> Result<()> {
-    let mut balance = Balance::default();
-    for (index, mut random) in randoms.enumerate() {
-        let Pair { scenes, statement, truth } = pairs::random(combinations, &mut balance, &mut random);
-        let [left, right] = scenes.each_ref().map(|scene| png(&scene.draw(side)));
-        let [left_scene, right_scene] = scenes.each_ref().map(Scene::json);
-        let json =
-            json!({"statement": statement, "label": truth, "left": left_scene, "right": right_scene}).to_string();
-        let members = [("left.png", &left?[..]), ("right.png", &right?[..]), ("json", json.as_bytes())];
-        shards.add(&format!("pairs-{split}"), &format!("pair-{index:07}"), &members)?;
+impl Part<'_> {
+    fn scenes(&mut self, randoms: impl Iterator<Item = Philox>) -> Result<()> {
+        let (mut asked, mut said) = (Balance::default(), Balance::default());
+        for (index, mut random) in randoms.enumerate() {
+            let scene = Scene::random(self.combinations, &mut random);
+            let mut json = scene.json();
+            json["questions"] = json!(questions::questions(&scene, self.combinations, &mut asked, &mut random));
+            json["statements"] = json!(questions::statements(&scene, self.combinations, &mut said, &mut random));
+            let image = png(&scene.draw(self.side))?;
+            let (json, caption) = (json.to_string(), scene.caption());
+            let members = [("png", &image[..]), ("txt", caption.as_bytes()), ("json", json.as_bytes())];
+            self.shards.add(self.split, &format!("scene-{index:07}"), &members)?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn write_clips(
-    shards: &mut ShardWriter,
-    split: &str,
-    combinations: Combinations,
-    side: usize,
-    randoms: impl Iterator<Item = Philox>,
-) -> Result<()> {
-    for (index, mut random) in randoms.enumerate() {
-        // Every class in its turn: all are equally frequent.
-        let clip = Clip::random(Motion::ALL[index % Motion::ALL.len()], combinations, side, &mut random);
-        let frames = clip.frames.iter().map(png).collect::<Result<Vec<_>>>()?;
-        let names: Vec<String> = (0..frames.len()).map(|frame| format!("{frame:03}.png")).collect();
-        let (colour, shape) = clip.combination;
-        let json: Value = json!({
-            "class": clip.motion.words(), "needs_order": clip.motion.needs_order(), "colour": colour.name(),
-            "shape": shape.name(), "frames": frames.len(),
-        });
-        let (json, caption) = (json.to_string(), clip.caption());
-        let frames = names.iter().zip(&frames).map(|(name, frame)| (name.as_str(), &frame[..]));
-        let members: Vec<_> = frames.chain([("txt", caption.as_bytes()), ("json", json.as_bytes())]).collect();
-        shards.add(&format!("motion-{split}"), &format!("clip-{index:07}"), &members)?;
+    fn pairs(&mut self, randoms: impl Iterator<Item = Philox>) -> Result<()> {
+        let mut balance = Balance::default();
+        for (index, mut random) in randoms.enumerate() {
+            let Pair { scenes, statement, truth } = pairs::random(self.combinations, &mut balance, &mut random);
+            let [left, right] = scenes.each_ref().map(|scene| png(&scene.draw(self.side)));
+            let [left_scene, right_scene] = scenes.each_ref().map(Scene::json);
+            let json =
+                json!({"statement": statement, "label": truth, "left": left_scene, "right": right_scene}).to_string();
+            let members = [("left.png", &left?[..]), ("right.png", &right?[..]), ("json", json.as_bytes())];
+            self.shards.add(&format!("pairs-{}", self.split), &format!("pair-{index:07}"), &members)?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn clips(&mut self, randoms: impl Iterator<Item = Philox>) -> Result<()> {
+        for (index, mut random) in randoms.enumerate() {
+            // Every class in its turn: all are equally frequent.
+            let clip = Clip::random(Motion::ALL[index % Motion::ALL.len()], self.combinations, self.side, &mut random);
+            let frames = clip.frames.iter().map(png).collect::<Result<Vec<_>>>()?;
+            let names: Vec<String> = (0..frames.len()).map(|frame| format!("{frame:03}.png")).collect();
+            let (colour, shape) = clip.combination;
+            let json: Value = json!({
+                "class": clip.motion.words(), "needs_order": clip.motion.needs_order(), "colour": colour.name(),
+                "shape": shape.name(), "frames": frames.len(),
+            });
+            let (json, caption) = (json.to_string(), clip.caption());
+            let frames = names.iter().zip(&frames).map(|(name, frame)| (name.as_str(), &frame[..]));
+            let members: Vec<_> = frames.chain([("txt", caption.as_bytes()), ("json", json.as_bytes())]).collect();
+            self.shards.add(&format!("motion-{}", self.split), &format!("clip-{index:07}"), &members)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -106,6 +106,19 @@ pub trait Source: std::fmt::Debug + Send + Sync {
     }
 }
 
+/// Number of samples of a source, faulty ones included, or `most` if there are more; parts that cannot be opened count
+/// nothing.
+pub fn samples(source: &dyn Source, most: usize) -> usize {
+    let mut count = 0;
+    for part in 0..source.parts() {
+        count += source.part(part).map_or(0, |part| part.len());
+        if count >= most {
+            return most;
+        }
+    }
+    count
+}
+
 /// Samples that are found by index.
 pub trait Part: Send + Sync {
     /// Number of samples, faulty ones included.
