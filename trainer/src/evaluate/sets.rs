@@ -107,7 +107,7 @@ impl TestSet {
     }
 
     /// A picture to show of a sample: of a drawing of the bundled set the drawing, else what a model of images of `size`
-    /// pixels sees.
+    /// pixels sees, of several images the first.
     ///
     /// # Errors
     /// The sample's image has another size.
@@ -115,7 +115,7 @@ impl TestSet {
         let picture = |side: usize, rgb: &[u8]| Picture::from_rgb(side as u32, side as u32, rgb);
         match &self.bundled {
             Some((set, split)) => picture(SIDE, &set.rgb(set.split(*split)[sample], [255; 3])),
-            None => picture(size, &self.samples[sample].image),
+            None => picture(size, self.samples[sample].image.get(..size * size * 3).unwrap_or_default()),
         }
     }
 
@@ -168,6 +168,12 @@ mod tests {
         let row = set.retrieval(&images, &texts, 2);
         assert_eq!((row.image_to_text.at_1, row.count), (2.0 / 3.0, 3));
         let row = set.zero_shot(&images, &[1.0, 0.0, 0.0, 1.0], 2);
+        // Of a clip the first frame is shown.
+        let clip = Sample { image: [[7; 12], [9; 12]].concat(), ..sample("c") };
+        let picture = |samples| TestSet::of_samples("s".into(), samples).0.picture(0, 2);
+        let first = Sample { image: vec![7; 12], ..sample("c") };
+        assert_eq!(picture(vec![clip]).unwrap(), picture(vec![first]).unwrap());
+        assert!(picture(vec![sample("none")]).is_err());
         assert_eq!((row.top1, row.classes, row.seen), (1.0, 2, Seen::Pairs));
     }
 }
