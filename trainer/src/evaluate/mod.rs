@@ -3,6 +3,7 @@
 mod captions;
 mod command;
 pub mod metrics;
+mod question_floor;
 mod ranking;
 mod retrieval;
 mod sets;
@@ -14,6 +15,7 @@ use captions::measure_captions;
 pub use captions::{Captioned, caption_row, captions, captions_by};
 use command::Figures;
 pub use command::{caption, evaluate};
+pub use question_floor::QuestionFloor;
 pub use ranking::{ranks, recall, share_within};
 use retrieval::measure_retrieval;
 pub use sets::{EMOJI_SETS, PixelFloor, TestSet};

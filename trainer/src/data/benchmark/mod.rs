@@ -1,6 +1,7 @@
 //! The usual benchmarks in their own files: COCO captions, Karpathy's splits of COCO and Flickr30K, NoCaps, and ImageNet's
 //! folders. Annotations are read when a source is opened, images when they are asked for.
 
+mod answer;
 mod captioned;
 mod classes;
 mod coco;
@@ -10,6 +11,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+pub use answer::{normalised_answer, trimmed_answer};
 pub use classes::{read_classes, read_lines};
 pub use imagenet::ImageNetSource;
 
