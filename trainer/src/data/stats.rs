@@ -19,8 +19,8 @@ const BAR: u64 = 40;
 struct Counted {
     captions: Vec<String>,
     keywords: usize,
-    /// Width and height in pixels, if the image's header can be read.
-    sides: Option<(u32, u32)>,
+    /// Width and height in pixels of each image whose header can be read.
+    sides: Vec<Option<(u32, u32)>>,
 }
 
 /// Width and height as the file's header has them.
@@ -45,8 +45,10 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
     let mut distinct = HashSet::new();
     // By the power of two that the longer side reaches at most.
     let mut sizes: BTreeMap<u32, u64> = BTreeMap::new();
-    let each =
-        |raw: Raw| Ok(Counted { sides: sides(&raw.image), keywords: raw.keywords.len(), captions: raw.captions });
+    let each = |raw: Raw| {
+        let sides = raw.images.iter().map(sides).collect();
+        Ok(Counted { sides, keywords: raw.keywords.len(), captions: raw.captions })
+    };
     for_each(source, each, |made| {
         let Ok(Counted { captions: texts, keywords: count, sides }) = made else {
             faulty += 1;
@@ -61,12 +63,14 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
             most_words = most_words.max(count);
             distinct.insert(text);
         }
-        match sides {
-            Some((width, height)) => {
-                *sizes.entry(width.max(height).checked_next_power_of_two().unwrap_or(u32::MAX)).or_default() += 1;
-                oversized += u64::from(u64::from(width) * u64::from(height) > config.max_pixels);
+        for sides in sides {
+            match sides {
+                Some((width, height)) => {
+                    *sizes.entry(width.max(height).checked_next_power_of_two().unwrap_or(u32::MAX)).or_default() += 1;
+                    oversized += u64::from(u64::from(width) * u64::from(height) > config.max_pixels);
+                }
+                None => unknown += 1,
             }
-            None => unknown += 1,
         }
         Ok(())
     })?;
@@ -105,7 +109,7 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
 pub fn check(source: &dyn Source, model: &CocaConfig, config: &Data) -> Result<(String, bool)> {
     let augmenter = Augmenter::evaluation(model, config);
     // Nothing is random in evaluation.
-    let each = |raw: Raw| augmenter.image(&raw.key, &raw.image, &mut Philox::new(0, 0)).map(drop);
+    let each = |raw: Raw| augmenter.images(&raw, source.images(), &mut Philox::new(0, 0)).map(drop);
     let mut sound = 0u64;
     let mut faults: BTreeMap<FaultKind, (u64, Vec<Fault>)> = BTreeMap::new();
     for_each(source, each, |made| {

@@ -74,8 +74,8 @@ impl Part for CaptionedSource {
             return Err(Fault::new(FaultKind::MissingCaption, key, "no annotation is of this image"));
         }
         let captions = captions(&key, texts.iter().map(String::as_bytes))?;
-        let image = RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES)?);
+        let images = vec![RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES)?)];
         let labels = Labels { class: None, domain: domain.clone() };
-        Ok(Raw { key, image, captions, keywords: Vec::new(), labels })
+        Ok(Raw { key, images, captions, keywords: Vec::new(), labels })
     }
 }

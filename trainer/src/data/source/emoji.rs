@@ -71,7 +71,7 @@ impl Part for EmojiSource {
         let rgb = self.set.rgb(drawing, [255; 3]);
         Ok(Raw {
             key: format!("{}/{}", self.set.drawings()[drawing].vendor.name(), concept.hexcode),
-            image: RawImage::Drawing { side: SIDE, rgb, transparent: self.set.transparent(drawing) },
+            images: vec![RawImage::Drawing { side: SIDE, rgb, transparent: self.set.transparent(drawing) }],
             captions: vec![concept.name.clone()],
             keywords: concept.keywords.clone(),
             labels: Labels::default(),

@@ -31,13 +31,13 @@ const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// Extensions of the images that can be decoded, in lower case.
 const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
-/// An image and its text as stored.
+/// Images that belong together, and their text, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raw {
     /// What the sample is called in messages and predictions.
     pub key: String,
-    /// The image.
-    pub image: RawImage,
+    /// The images, as many as [`Source::images`] says: one, or a pair's two, or the frames of a clip.
+    pub images: Vec<RawImage>,
     /// Captions, trimmed; at least one, none empty. Evaluation uses the first.
     pub captions: Vec<String>,
     /// Words about the image that are no caption of their own.
@@ -64,7 +64,7 @@ pub struct Class {
     pub name: String,
 }
 
-/// The image of a sample.
+/// An image of a sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RawImage {
     /// A JPEG, PNG, WebP or GIF file.
@@ -87,6 +87,11 @@ pub trait Source: std::fmt::Debug + Send + Sync {
 
     /// Number of parts; a constant of the source.
     fn parts(&self) -> usize;
+
+    /// Images of every sample; a constant of the source. A sample with another number of them is faulty.
+    fn images(&self) -> usize {
+        1
+    }
 
     /// Opens a part.
     ///
@@ -129,7 +134,7 @@ pub trait Part: Send + Sync {
         self.len() == 0
     }
 
-    /// Reads sample `index`, which is below [`Part::len`]. The image is not decoded.
+    /// Reads sample `index`, which is below [`Part::len`]. The images are not decoded.
     ///
     /// # Errors
     /// The sample is faulty.

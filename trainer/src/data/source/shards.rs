@@ -159,8 +159,8 @@ impl Part for Shard {
         let (text, json) = text.ok_or_else(|| Fault::new(FaultKind::MissingCaption, &key, "no .txt or .json"))?;
         let text = self.read(&key, text, MAX_TEXT_BYTES)?;
         let captions = if json { json_captions(&key, &text)? } else { captions(&key, [&text[..]])? };
-        let image = RawImage::Encoded(self.read(&key, image, MAX_IMAGE_BYTES)?);
-        Ok(Raw { key, image, captions, keywords: Vec::new(), labels: Labels::default() })
+        let images = vec![RawImage::Encoded(self.read(&key, image, MAX_IMAGE_BYTES)?)];
+        Ok(Raw { key, images, captions, keywords: Vec::new(), labels: Labels::default() })
     }
 }
 
@@ -235,7 +235,7 @@ pub(crate) mod tests {
         ];
         assert_eq!(kinds(&shard), expected);
         let first = shard.sample(0).unwrap();
-        assert_eq!(first.image, RawImage::Encoded(b"one".to_vec()));
+        assert_eq!(first.images, [RawImage::Encoded(b"one".to_vec())]);
         assert!(first.key.ends_with("0.tar: a.v/1"), "{}", first.key);
     }
 
