@@ -51,8 +51,40 @@ pub struct Raw {
 pub struct Labels {
     /// Label of its class, where samples have classes whose names are not their captions.
     pub class: Option<String>,
-    /// Part of the set that is scored by itself too, such as a domain of NoCaps.
+    /// Part of the set that is scored by itself too, such as a domain of NoCaps or a type of question.
     pub domain: Option<String>,
+    /// What each annotator answered, as they wrote it, where several did.
+    pub answers: Vec<String>,
+}
+
+/// What the text of a sample is to its images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TextKind {
+    /// It says what the image shows.
+    Caption,
+    /// It asks about the image; the class is the answer.
+    Question,
+    /// The image makes it true, false, or leaves it open; the class says which.
+    Hypothesis,
+    /// It is true or false of two images together; the class says which.
+    Statement,
+}
+
+impl TextKind {
+    /// Images of a sample.
+    pub fn images(self) -> usize {
+        if self == TextKind::Statement { 2 } else { 1 }
+    }
+
+    /// The classes, where they are the same in every set.
+    pub fn classes(self) -> Option<Vec<Class>> {
+        let labels: &[&str] = match self {
+            TextKind::Caption | TextKind::Question => return None,
+            TextKind::Hypothesis => &["entailment", "neutral", "contradiction"],
+            TextKind::Statement => &["true", "false"],
+        };
+        Some(labels.iter().map(|&label| Class { label: label.into(), name: label.into() }).collect())
+    }
 }
 
 /// A class of a classification set.
