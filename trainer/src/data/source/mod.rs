@@ -2,15 +2,19 @@
 //! are read from several threads at once, in any order.
 
 mod emoji;
+mod emoji_questions;
 mod folder;
 mod pattern;
+mod scenes;
 mod shards;
 mod table;
 
 pub use emoji::EmojiSource;
+pub use emoji_questions::EmojiQuestions;
 pub use folder::FolderSource;
 pub(crate) use folder::images_below;
 pub use pattern::expand;
+pub use scenes::SceneSource;
 pub use shards::ShardSource;
 #[cfg(test)]
 pub(crate) use shards::tests::tar as tar_of;
@@ -173,8 +177,9 @@ pub trait Part: Send + Sync {
     fn sample(&self, index: usize) -> std::result::Result<Raw, Fault>;
 }
 
-/// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, a pattern of `.tar` shards, a `.csv`
-/// or `.tsv` table, a folder, or a benchmark's files ([`benchmark::open`]).
+/// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, questions about it (`emoji-questions:SPLIT`), a
+/// pattern of `.tar` shards, what is asked in those of procedural scenes ([`scenes::KINDS`]), a `.csv` or `.tsv` table, a folder,
+/// or a benchmark's files ([`benchmark::open`]).
 ///
 /// # Errors
 /// Nothing is there, it holds no sample, or its kind cannot be told.
@@ -182,6 +187,12 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
     // Such names say what they are, whatever data.format says of others.
     if let Some(source) = benchmark::open(name, options)? {
         return Ok(source);
+    }
+    if let Some(source) = scenes::open(name)? {
+        return Ok(source);
+    }
+    if let Some(split) = name.strip_prefix("emoji-questions") {
+        return Ok(Arc::new(EmojiQuestions::bundled(split_of(split)?)?));
     }
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
     let format = match options.format {
@@ -192,7 +203,9 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
         DataFormat::Auto if Path::new(name).is_dir() => DataFormat::Folder,
         DataFormat::Auto => {
             return Err(Error::invalid(format!(
-                "{name}: no folder of this name; data can be emoji, .tar shards, a .csv or .tsv table, a folder, or {}",
+                "{name}: no folder of this name; data can be emoji, emoji-questions, .tar shards, a .csv or .tsv table, a \
+                 folder, {} or {}",
+                scenes::KINDS.join(", "),
                 benchmark::KINDS.join(", ")
             )));
         }
@@ -215,10 +228,14 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
             Arc::new(TableSource::open(Path::new(name), columns, separator)?)
         }
         DataFormat::Auto | DataFormat::Emoji => {
-            let split = name.strip_prefix("emoji").and_then(|rest| rest.strip_prefix(':'));
-            Arc::new(EmojiSource::bundled(split.map_or(Ok(Split::Train), Split::parse)?)?)
+            Arc::new(EmojiSource::bundled(split_of(name.strip_prefix("emoji").unwrap_or_default())?)?)
         }
     })
+}
+
+/// The split of the bundled set that `:SPLIT` names; nothing is the training split.
+fn split_of(name: &str) -> Result<Split> {
+    name.strip_prefix(':').map_or(Ok(Split::Train), Split::parse)
 }
 
 /// The bytes of a small file.

@@ -1,9 +1,10 @@
 //! Tar shards in WebDataset layout: neighbouring members with one key make a sample, `KEY.jpg` (or png, webp, gif) and
-//! `KEY.txt` or `KEY.json`. Only headers are read when a shard is opened; the members are read where they lie.
+//! `KEY.txt` or `KEY.json`; in a pair there are `KEY.left.png` and `KEY.right.png`. Only headers are read when a shard is opened; the members are read where they lie.
 
 use super::{IMAGE_EXTENSIONS, Labels, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Part, Raw, RawImage, Source, captions, expand};
 use crate::data::{Fault, FaultKind};
 use crate::{Error, Result};
+use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -16,7 +17,7 @@ const CAPTION_FIELDS: [&str; 4] = ["caption", "captions", "text", "title"];
 #[derive(Clone, Debug)]
 pub struct ShardSource {
     pattern: String,
-    shards: Vec<String>,
+    pub(super) shards: Vec<String>,
 }
 
 impl ShardSource {
@@ -50,40 +51,44 @@ impl Source for ShardSource {
 
 /// Where a member lies.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+pub(super) struct Span {
     start: u64,
     bytes: u64,
 }
 
-/// The members of a sample, or what is wrong with the shard at this place.
-#[derive(Debug)]
-enum Entry {
-    Sample { key: String, image: Option<Span>, text: Option<(Span, bool)> },
-    Broken(Fault),
+/// The members of a sample.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    key: String,
+    pub image: Option<Span>,
+    /// The left and the right image of a pair.
+    pub sides: [Option<Span>; 2],
+    text: Option<Span>,
+    pub json: Option<Span>,
 }
 
-/// An open shard.
+/// An open shard: its samples, or what is wrong with it at their place.
 #[derive(Debug)]
-struct Shard {
+pub(super) struct Shard {
     path: String,
     file: File,
-    entries: Vec<Entry>,
+    pub entries: Vec<std::result::Result<Members, Fault>>,
 }
 
 impl Shard {
-    fn open(path: &str) -> std::result::Result<Shard, Fault> {
+    pub fn open(path: &str) -> std::result::Result<Shard, Fault> {
         let missing = |error| Fault::new(FaultKind::MissingFile, path, error);
         let broken = |detail: &dyn ToString| Fault::new(FaultKind::BrokenArchive, path, detail.to_string());
         let file = File::open(path).map_err(missing)?;
         let length = file.metadata().map_err(missing)?.len();
         let mut archive = tar::Archive::new(&file);
         let members = archive.entries_with_seek().map_err(|error| broken(&error))?;
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries: Vec<std::result::Result<Members, Fault>> = Vec::new();
         for member in members {
             let member = match member {
                 Ok(member) => member,
                 Err(error) => {
-                    entries.push(Entry::Broken(broken(&error)));
+                    entries.push(Err(broken(&error)));
                     break;
                 }
             };
@@ -94,7 +99,7 @@ impl Shard {
             let name = String::from_utf8_lossy(&name);
             let span = Span { start: member.raw_file_position(), bytes: member.size() };
             if span.start.checked_add(span.bytes).is_none_or(|end| end > length) {
-                entries.push(Entry::Broken(broken(&format!("the file ends inside of {name}"))));
+                entries.push(Err(broken(&format!("the file ends inside of {name}"))));
                 break;
             }
             // The key ends at the first dot of the file name; dots in folders belong to the key.
@@ -104,19 +109,38 @@ impl Shard {
             if stem.is_empty() {
                 continue;
             }
-            if !matches!(entries.last(), Some(Entry::Sample { key, .. }) if key == member_key) {
-                entries.push(Entry::Sample { key: member_key.to_string(), image: None, text: None });
+            if !matches!(entries.last(), Some(Ok(members)) if members.key == member_key) {
+                entries.push(Ok(Members { key: member_key.to_string(), ..Members::default() }));
             }
-            let Some(Entry::Sample { image, text, .. }) = entries.last_mut() else { continue };
+            let Some(Ok(members)) = entries.last_mut() else { continue };
             match extension.to_ascii_lowercase().as_str() {
-                "txt" => *text = Some((span, false)),
-                // A plain text goes before metadata.
-                "json" => *text = text.or(Some((span, true))),
-                extension if IMAGE_EXTENSIONS.contains(&extension) => *image = image.or(Some(span)),
+                "txt" => members.text = Some(span),
+                "json" => members.json = members.json.or(Some(span)),
+                "left.png" => members.sides[0] = Some(span),
+                "right.png" => members.sides[1] = Some(span),
+                extension if IMAGE_EXTENSIONS.contains(&extension) => members.image = members.image.or(Some(span)),
                 _ => {}
             }
         }
         Ok(Shard { path: path.to_string(), file, entries })
+    }
+
+    /// What messages call a sample.
+    pub fn key(&self, members: &Members) -> String {
+        format!("{}: {}", self.path, members.key)
+    }
+
+    /// The JSON of the sample `key`.
+    pub fn json<T: DeserializeOwned>(&self, key: &str, members: &Members) -> std::result::Result<T, Fault> {
+        let missing = |detail: &dyn ToString| Fault::new(FaultKind::MissingCaption, key, detail.to_string());
+        let json = self.read(key, members.json.ok_or_else(|| missing(&"no .json"))?, MAX_TEXT_BYTES)?;
+        serde_json::from_slice(&json).map_err(|error| missing(&format!(".json: {error}")))
+    }
+
+    /// An image of the sample `key`, or a fault if there is none with this `ending`.
+    pub fn image(&self, key: &str, image: Option<Span>, ending: &str) -> std::result::Result<RawImage, Fault> {
+        let image = image.ok_or_else(|| Fault::new(FaultKind::MissingImage, key, format!("no .{ending}")))?;
+        Ok(RawImage::Encoded(self.read(key, image, MAX_IMAGE_BYTES)?))
     }
 
     fn read(&self, key: &str, span: Span, limit: u64) -> std::result::Result<Vec<u8>, Fault> {
@@ -150,16 +174,16 @@ impl Part for Shard {
     }
 
     fn sample(&self, index: usize) -> std::result::Result<Raw, Fault> {
-        let (key, image, text) = match &self.entries[index] {
-            Entry::Broken(fault) => return Err(fault.clone()),
-            Entry::Sample { key, image, text } => (format!("{}: {key}", self.path), image, text),
+        let members = self.entries[index].as_ref().map_err(Fault::clone)?;
+        let key = self.key(members);
+        let images = vec![self.image(&key, members.image, &IMAGE_EXTENSIONS.join(", ."))?];
+        let text = |span| self.read(&key, span, MAX_TEXT_BYTES);
+        // A plain text goes before metadata.
+        let captions = match (members.text, members.json) {
+            (Some(span), _) => captions(&key, [&text(span)?[..]])?,
+            (None, Some(span)) => json_captions(&key, &text(span)?)?,
+            (None, None) => return Err(Fault::new(FaultKind::MissingCaption, &key, "no .txt or .json")),
         };
-        let none = || Fault::new(FaultKind::MissingImage, &key, format!("no .{}", IMAGE_EXTENSIONS.join(", .")));
-        let image = image.ok_or_else(none)?;
-        let (text, json) = text.ok_or_else(|| Fault::new(FaultKind::MissingCaption, &key, "no .txt or .json"))?;
-        let text = self.read(&key, text, MAX_TEXT_BYTES)?;
-        let captions = if json { json_captions(&key, &text)? } else { captions(&key, [&text[..]])? };
-        let images = vec![RawImage::Encoded(self.read(&key, image, MAX_IMAGE_BYTES)?)];
         Ok(Raw { key, images, captions, keywords: Vec::new(), labels: Labels::default() })
     }
 }
