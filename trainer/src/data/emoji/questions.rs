@@ -62,7 +62,7 @@ fn askable(concept: &Concept, vendor: Vendor) -> Vec<Question> {
         askable.push(question("colour", format!("what colour is the {rest}?"), first));
     }
     let first = first.trim_end_matches(':');
-    if ["man", "woman"].contains(&first) && !rest.contains("and ") {
+    if ["man", "woman"].contains(&first) && !rest.split(' ').any(|word| word == "and") {
         askable.push(question("person", "is this a man or a woman?", first));
     }
     if let Some(direction) = name.strip_suffix(" arrow").filter(|direction| DIRECTIONS.contains(direction)) {
