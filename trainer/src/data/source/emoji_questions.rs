@@ -60,3 +60,29 @@ impl Part for EmojiQuestions {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::RawImage;
+
+    #[test]
+    fn a_question_comes_with_its_drawing_and_answer() {
+        let split = Split::parse("noto-v1").unwrap();
+        let source = EmojiQuestions::bundled(split).unwrap();
+        for index in [0, Part::len(&source) / 2, Part::len(&source) - 1] {
+            let raw = source.sample(index).unwrap();
+            let (drawing, question) = &source.questions[index];
+            assert!(source.set.split(split).contains(drawing));
+            assert_eq!(
+                (&raw.captions, raw.labels.class.as_ref()),
+                (&vec![question.text.clone()], Some(&question.answer))
+            );
+            let [RawImage::Drawing { rgb, .. }] = &raw.images[..] else { panic!("{:?}", raw.key) };
+            assert_eq!(*rgb, source.set.rgb(*drawing, [255; 3]));
+            let concept = &source.set.concepts()[source.set.drawings()[*drawing].concept];
+            assert_eq!(raw.key, format!("noto-v1/{}#{}", concept.hexcode, question.kind));
+            assert_eq!(raw.labels.domain.as_deref(), Some(question.kind));
+        }
+    }
+}

@@ -53,7 +53,7 @@ pub struct Raw {
 /// What a source says of a sample besides its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
-    /// Label of its class, where samples have classes whose names are not their captions.
+    /// Label of its class, where samples have classes whose names are not their captions; of a question the answer.
     pub class: Option<String>,
     /// Part of the set that is scored by itself too, such as a domain of NoCaps or a type of question.
     pub domain: Option<String>,
@@ -191,8 +191,8 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
     if let Some(source) = scenes::open(name)? {
         return Ok(source);
     }
-    if let Some(split) = name.strip_prefix("emoji-questions") {
-        return Ok(Arc::new(EmojiQuestions::bundled(split_of(split)?)?));
+    if let Some(split) = split_of(name, "emoji-questions")? {
+        return Ok(Arc::new(EmojiQuestions::bundled(split)?));
     }
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
     let format = match options.format {
@@ -228,14 +228,18 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
             Arc::new(TableSource::open(Path::new(name), columns, separator)?)
         }
         DataFormat::Auto | DataFormat::Emoji => {
-            Arc::new(EmojiSource::bundled(split_of(name.strip_prefix("emoji").unwrap_or_default())?)?)
+            Arc::new(EmojiSource::bundled(split_of(name, "emoji")?.unwrap_or(Split::Train))?)
         }
     })
 }
 
-/// The split of the bundled set that `:SPLIT` names; nothing is the training split.
-fn split_of(name: &str) -> Result<Split> {
-    name.strip_prefix(':').map_or(Ok(Split::Train), Split::parse)
+/// The split of the bundled set in the name `SET:SPLIT`; the name `SET` is the training split, and others are none.
+fn split_of(name: &str, set: &str) -> Result<Option<Split>> {
+    match name.strip_prefix(set) {
+        Some("") => Ok(Some(Split::Train)),
+        Some(rest) => rest.strip_prefix(':').map(Split::parse).transpose(),
+        None => Ok(None),
+    }
 }
 
 /// The bytes of a small file.
@@ -279,6 +283,10 @@ mod tests {
         assert!(error("nowhere").contains("no folder of this name"));
         assert_eq!(open("emoji", &Data::default()).unwrap().part(0).ok().unwrap().len(), 5945);
         assert_eq!(open("emoji:fxemoji", &Data::default()).unwrap().part(0).ok().unwrap().len(), 467);
+        let wrong = error("emoji-questionsx");
+        assert!(wrong.contains("no folder of this name") && wrong.contains("emoji-questions, "), "{wrong}");
+        assert!(error("emoji-questions:nowhere").contains("fresh-noto-v1"));
+        assert_eq!(open("emoji-questions", &Data::default()).unwrap().name(), "emoji-questions:train");
     }
 
     #[test]
