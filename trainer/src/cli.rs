@@ -2,13 +2,16 @@
 
 mod evaluation;
 mod probe;
+mod video;
 
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
 pub use probe::{LabelKind, PoolerArgs, ProbeArgs, ProbeKind};
+pub use video::VideoArgs;
 
 use crate::config::Config;
-use crate::data::fetch::{Set, Tools, fetch};
+use crate::data::fetch::{Set, fetch};
 use crate::data::scenes::{self, Recipe};
+use crate::data::tools::Tools;
 use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, probe as probes, run, serve};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;

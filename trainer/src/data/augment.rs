@@ -2,11 +2,11 @@
 //! training and by rule in evaluation.
 
 use super::drawing::random_view;
-use super::{Fault, FaultKind, Raw, RawImage};
+use super::{Fault, FaultKind, Raw, RawImage, clips};
 use crate::config::{AugmentKind, Augmentation, Config, Data};
 use engine::rng::Philox;
 use model::config::{CocaConfig, ResizeMode};
-use model::preprocess::{self, DecodeError, Image, Mode};
+use model::preprocess::{self, Image, Mode};
 use std::borrow::Cow;
 
 /// Most keywords after a name.
@@ -67,14 +67,10 @@ impl Augmenter {
     pub fn image(&self, key: &str, image: &RawImage, random: &mut Philox) -> Result<Vec<u8>, Fault> {
         match image {
             RawImage::Encoded(bytes) => {
-                let image = decode(key, bytes, self.max_pixels)?;
-                let Some(Augmentation { scale_min, scale_max, ratio, .. }) = self.random else {
-                    return self.evaluate(key, &image);
-                };
-                let (sides, scale) = ((image.width, image.height), (scale_min, scale_max));
-                let part = preprocess::random_crop(sides, scale, ratio, &mut || random.uniform());
-                Ok(preprocess::resize(&image, self.size, self.size, Some(part)).to_rgb())
+                let image = preprocess::decode(bytes, self.max_pixels).map_err(|error| clips::fault(key, error))?;
+                self.picture(key, &image, random)
             }
+            RawImage::Frame(frame) => self.picture(key, frame.image()?, random),
             RawImage::Drawing { side, rgb, transparent } => {
                 let side = *side;
                 if side == 0 || rgb.len() != side * side * 3 || transparent.len() != side * side {
@@ -88,6 +84,16 @@ impl Augmenter {
                 }
             }
         }
+    }
+
+    /// The model's input from a decoded file.
+    fn picture(&self, key: &str, image: &Image, random: &mut Philox) -> Result<Vec<u8>, Fault> {
+        let Some(Augmentation { scale_min, scale_max, ratio, .. }) = self.random else {
+            return self.evaluate(key, image);
+        };
+        let (sides, scale) = ((image.width, image.height), (scale_min, scale_max));
+        let part = preprocess::random_crop(sides, scale, ratio, &mut || random.uniform());
+        Ok(preprocess::resize(image, self.size, self.size, Some(part)).to_rgb())
     }
 
     /// The evaluation preprocessing of a picture that does not blow up: a line of pixels, resized by its short side,
@@ -122,14 +128,6 @@ impl Augmenter {
         keywords.truncate(1 + random.below(MOST_KEYWORDS));
         with_keywords(name, &keywords)
     }
-}
-
-/// Decodes an image file.
-fn decode(key: &str, bytes: &[u8], max_pixels: u64) -> Result<Image, Fault> {
-    preprocess::decode(bytes, max_pixels).map_err(|error| {
-        let oversized = matches!(error, DecodeError::TooLarge { .. });
-        Fault::new(if oversized { FaultKind::Oversized } else { FaultKind::CorruptImage }, key, error)
-    })
 }
 
 /// The keywords that do not stand in the name.

@@ -40,6 +40,13 @@ impl Fingerprint {
                         bytes += file.len();
                         add(file);
                     }
+                    // The file counts once, with the first of its frames.
+                    RawImage::Frame(frame) if frame.index() == 0 => {
+                        let (length, sum) = frame.checksum()?;
+                        bytes += length;
+                        add(&sum.to_le_bytes());
+                    }
+                    RawImage::Frame(_) => add(&[]),
                     RawImage::Drawing { rgb, transparent, .. } => {
                         bytes += rgb.len();
                         add(rgb);

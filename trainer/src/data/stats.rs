@@ -25,7 +25,7 @@ struct Counted {
     sides: Vec<Option<(u32, u32)>>,
 }
 
-/// Width and height as the file's header has them.
+/// Width and height, of a file as its header has them.
 fn sides(image: &RawImage) -> Option<(u32, u32)> {
     match image {
         RawImage::Drawing { side, .. } => u32::try_from(*side).ok().map(|side| (side, side)),
@@ -34,10 +34,15 @@ fn sides(image: &RawImage) -> Option<(u32, u32)> {
             Err(DecodeError::TooLarge { width, height, .. }) => Some((width, height)),
             _ => None,
         },
+        RawImage::Frame(frame) => {
+            let image = frame.image().ok()?;
+            Some((u32::try_from(image.width).ok()?, u32::try_from(image.height).ok()?))
+        }
     }
 }
 
-/// Pairs, captions, words and image sizes of a source, as text for a terminal. Only the headers of images are read.
+/// Pairs, captions, words and image sizes of a source, as text for a terminal. Of images only the headers are
+/// read, but animations and videos are decoded.
 ///
 /// # Errors
 /// None of its own; a source that cannot be read at all shows as faulty samples.

@@ -27,6 +27,19 @@ pub fn png(width: u32, height: u32) -> Vec<u8> {
     bytes
 }
 
+/// An animated GIF of one pixel: up to four frames of these colours.
+pub fn gif(colours: &[[u8; 3]]) -> Vec<u8> {
+    let mut palette = colours.to_vec();
+    palette.resize(4, [0; 3]);
+    let frame = |index: usize| {
+        // Codes of three bits, the lowest first: clear, the colour, end.
+        let codes = (0b100 | index << 3 | 0b101 << 6) as u16;
+        [&b",\0\0\0\0\x01\0\x01\0\0"[..], &[2, 2], &codes.to_le_bytes(), &[0]].concat()
+    };
+    let frames: Vec<u8> = (0..colours.len()).flat_map(frame).collect();
+    [&b"GIF89a\x01\0\x01\0\x81\0\0"[..], palette.as_flattened(), &frames, b";"].concat()
+}
+
 /// One sample of a [`TestSource`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

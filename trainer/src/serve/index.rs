@@ -158,6 +158,7 @@ impl Index {
 fn picture_of(image: RawImage) -> Option<Image> {
     match image {
         RawImage::Encoded(file) => decode(&file, MOST_PIXELS).ok(),
+        RawImage::Frame(frame) => frame.image().ok().cloned(),
         RawImage::Drawing { side, rgb, .. } => Some(Image { width: side, height: side, mode: Mode::Rgb, pixels: rgb }),
     }
 }

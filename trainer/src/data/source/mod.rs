@@ -20,7 +20,9 @@ pub use shards::ShardSource;
 pub(crate) use shards::tests::tar as tar_of;
 pub use table::{TableColumns, TableSource};
 
+use super::clips::{self, Frame};
 use super::emoji::Split;
+use super::tools::Tools;
 use super::{Fault, FaultKind, benchmark};
 use crate::config::{Data, DataFormat};
 use crate::{Error, Result};
@@ -31,9 +33,9 @@ use std::sync::Arc;
 /// Largest image file that is read, in bytes.
 pub(crate) const MAX_IMAGE_BYTES: u64 = 1 << 28;
 /// Largest caption file that is read, in bytes.
-const MAX_TEXT_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// Extensions of the images that can be decoded, in lower case.
-const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
+pub(crate) const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
 /// Images that belong together, and their text, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +107,8 @@ pub struct Class {
 pub enum RawImage {
     /// A JPEG, PNG, WebP or GIF file.
     Encoded(Vec<u8>),
+    /// One of the frames of an animation or video, which are decoded together.
+    Frame(Frame),
     /// A square drawing on a transparent ground.
     Drawing {
         /// Width and height.
@@ -179,19 +183,28 @@ pub trait Part: Send + Sync {
 
 /// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, questions about it (`emoji-questions:SPLIT`), a
 /// pattern of `.tar` shards, what is asked in those of procedural scenes ([`scenes::KINDS`]), a `.csv` or `.tsv` table, a folder,
-/// or a benchmark's files ([`benchmark::open`]).
+/// or a benchmark's files ([`benchmark::open`]). With `data.frames` the samples are clips: of shards, of a folder
+/// ([`clips::open_folder`]), or of a benchmark of videos.
 ///
 /// # Errors
 /// Nothing is there, it holds no sample, or its kind cannot be told.
 pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
+    open_with(name, options, &Tools::of_user())
+}
+
+/// As [`open`], with these tools for videos.
+pub(super) fn open_with(name: &str, options: &Data, tools: &Tools) -> Result<Arc<dyn Source>> {
     // Such names say what they are, whatever data.format says of others.
-    if let Some(source) = benchmark::open(name, options)? {
+    if let Some(source) = benchmark::open(name, options, tools)? {
         return Ok(source);
     }
-    if let Some(source) = scenes::open(name)? {
+    if let Some(source) = scenes::open(name, options)? {
         return Ok(source);
     }
     if let Some(split) = split_of(name, "emoji-questions")? {
+        if options.frames > 0 {
+            return Err(no_clips(name));
+        }
         return Ok(Arc::new(EmojiQuestions::bundled(split)?));
     }
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
@@ -212,7 +225,9 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
         format => format,
     };
     Ok(match format {
-        DataFormat::Shards => Arc::new(ShardSource::open(name)?),
+        DataFormat::Shards => Arc::new(ShardSource::open(name, options)?),
+        DataFormat::Folder if options.frames > 0 => Arc::new(clips::open_folder(Path::new(name), options, tools)?),
+        DataFormat::Csv | DataFormat::Emoji if options.frames > 0 => return Err(no_clips(name)),
         DataFormat::Folder => Arc::new(FolderSource::open(Path::new(name))?),
         DataFormat::Csv => {
             let separator = match options.separator.as_bytes() {
@@ -240,6 +255,14 @@ fn split_of(name: &str, set: &str) -> Result<Option<Split>> {
         Some(rest) => rest.strip_prefix(':').map(Split::parse).transpose(),
         None => Ok(None),
     }
+}
+
+/// The error of data that holds pictures where clips are asked for.
+pub fn no_clips(name: &str) -> Error {
+    Error::invalid(format!(
+        "{name}: these are pictures, and clips are asked for (--video or data.frames): clips are in .tar shards, a folder, {}",
+        benchmark::VIDEOS.join(", ")
+    ))
 }
 
 /// The bytes of a small file.
@@ -287,6 +310,8 @@ mod tests {
         assert!(wrong.contains("no folder of this name") && wrong.contains("emoji-questions, "), "{wrong}");
         assert!(error("emoji-questions:nowhere").contains("fresh-noto-v1"));
         assert_eq!(open("emoji-questions", &Data::default()).unwrap().name(), "emoji-questions:train");
+        let clips = open("emoji-questions", &Data { frames: 2, ..Data::default() });
+        assert!(clips.err().unwrap().to_string().contains("these are pictures"));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! about a scene, a statement about the two scenes of a pair.
 
 use super::shards::{Shard, ShardSource};
-use super::{Class, Labels, Part, Raw, Source, TextKind, captions};
+use super::{Class, Labels, Part, Raw, Source, TextKind, captions, no_clips};
 use crate::Result;
+use crate::config::Data;
 use crate::data::{Fault, FaultKind};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ pub struct SceneSource {
 /// The source of a name such as `scene-questions:SHARDS.tar`; none if the name does not begin as one of [`KINDS`].
 ///
 /// # Errors
-/// As [`ShardSource::open`].
-pub fn open(name: &str) -> Result<Option<Arc<dyn Source>>> {
+/// As [`ShardSource::open`], or clips are asked for.
+pub fn open(name: &str, options: &Data) -> Result<Option<Arc<dyn Source>>> {
     let Some((kind, pattern)) = name.split_once(':') else { return Ok(None) };
     let kind = match kind {
         "scene-questions" => TextKind::Question,
@@ -32,7 +33,10 @@ pub fn open(name: &str) -> Result<Option<Arc<dyn Source>>> {
         "scene-pairs" => TextKind::Statement,
         _ => return Ok(None),
     };
-    Ok(Some(Arc::new(SceneSource { name: name.to_owned(), kind, shards: ShardSource::open(pattern)? })))
+    if options.frames > 0 {
+        return Err(no_clips(name));
+    }
+    Ok(Some(Arc::new(SceneSource { name: name.to_owned(), kind, shards: ShardSource::open(pattern, options)? })))
 }
 
 impl Source for SceneSource {
@@ -105,7 +109,7 @@ struct Pair {
 impl ScenePart {
     fn open(path: &str, kind: TextKind) -> std::result::Result<ScenePart, Fault> {
         let mut part = ScenePart { shard: Shard::open(path)?, kind, samples: Vec::new() };
-        for entry in 0..part.shard.entries.len() {
+        for entry in 0..part.shard.len() {
             // A faulty one is one sample: reading it gives the fault.
             let texts = if kind == TextKind::Statement { 1 } else { part.texts(entry).map_or(1, |texts| texts.len()) };
             part.samples.extend((0..texts).map(|place| (entry, place)));
@@ -115,20 +119,20 @@ impl ScenePart {
 
     /// The texts of an entry.
     fn texts(&self, entry: usize) -> std::result::Result<Vec<Told>, Fault> {
-        let members = self.shard.entries[entry].as_ref().map_err(Fault::clone)?;
-        let key = self.shard.key(members);
+        let (key, members) = self.shard.members(entry)?;
+        let json = members.json.ok_or_else(|| Fault::new(FaultKind::MissingCaption, &key, "no .json"))?;
         Ok(match self.kind {
             TextKind::Question => {
-                let Questions { questions } = self.shard.json(&key, members)?;
+                let Questions { questions } = self.shard.json(&key, json)?;
                 let told = |Question { kind, text, answer }| Told { text, class: answer, domain: Some(kind) };
                 questions.into_iter().map(told).collect()
             }
             TextKind::Statement => {
-                let Pair { statement, label } = self.shard.json(&key, members)?;
+                let Pair { statement, label } = self.shard.json(&key, json)?;
                 vec![Told { text: statement, class: label.to_string(), domain: None }]
             }
             TextKind::Caption | TextKind::Hypothesis => {
-                let Statements { statements } = self.shard.json(&key, members)?;
+                let Statements { statements } = self.shard.json(&key, json)?;
                 let told = |Statement { text, label }| Told { text, class: label, domain: None };
                 statements.into_iter().map(told).collect()
             }
@@ -143,8 +147,7 @@ impl Part for ScenePart {
 
     fn sample(&self, index: usize) -> std::result::Result<Raw, Fault> {
         let (entry, place) = self.samples[index];
-        let members = self.shard.entries[entry].as_ref().map_err(Fault::clone)?;
-        let key = self.shard.key(members);
+        let (key, members) = self.shard.members(entry)?;
         let changed = || Fault::new(FaultKind::BrokenArchive, &key, "the shard was changed while it was read");
         let Told { text, class, domain } = self.texts(entry)?.into_iter().nth(place).ok_or_else(changed)?;
         let images = match self.kind {
@@ -164,7 +167,6 @@ impl Part for ScenePart {
 mod tests {
     use super::super::tar_of;
     use super::*;
-    use crate::config::Data;
     use crate::data::scenes::{Recipe, make};
     use crate::data::{Ledger, RawImage, check, open, read_batches, stats, test_source};
     use crate::test_folder;
@@ -274,6 +276,8 @@ mod tests {
                 .iter()
                 .any(|raw| { raw.as_ref().is_err_and(|fault| fault.kind == FaultKind::BrokenArchive) })
         );
+        let clips = open(&format!("scene-pairs:{path}"), &Data { frames: 2, ..Data::default() });
+        assert!(clips.err().unwrap().to_string().contains("these are pictures"));
         assert!(open("scene-pairs:nowhere.tar", &Data::default()).err().unwrap().to_string().contains("nowhere.tar"));
     }
 }
