@@ -1,4 +1,5 @@
-//! The mean of unit vectors, scaled to 1 again: of the texts of a class, or of the frames of a clip.
+//! The mean of unit vectors, scaled to 1 again: of the texts of a class, or of the frames of a clip. The paper says "mean of the
+//! embeddings" of 16 frames (coca.md 1.4) and not of which length those are; similarities are of unit vectors here.
 
 /// Of every `count` rows of `[rows, width]` the mean, scaled to 1: `[rows / count, width]`. A row alone stays as it is, to the
 /// bit.
