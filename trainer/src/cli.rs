@@ -2,13 +2,16 @@
 
 mod evaluation;
 mod probe;
+mod video;
 
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
 pub use probe::{LabelKind, PoolerArgs, ProbeArgs, ProbeKind};
+pub use video::VideoArgs;
 
 use crate::config::Config;
-use crate::data::fetch::{Set, Tools, fetch};
+use crate::data::fetch::{Set, fetch};
 use crate::data::scenes::{self, Recipe};
+use crate::data::tools::Tools;
 use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, probe as probes, run, serve};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -331,7 +334,7 @@ pub enum DataCommand {
         seed: u64,
     },
     /// Count pairs, words and image sizes
-    #[command(after_help = "Example:\n  coca data stats emoji")]
+    #[command(after_help = "Examples:\n  coca data stats emoji\n  coca data stats emoji-questions:noto-v1")]
     Stats(DataSource),
     /// Read everything once and list what a run would skip
     #[command(after_help = "Example:\n  coca data check 'shards/{000..099}.tar'")]

@@ -91,14 +91,35 @@ fn prepared() -> Folder {
     }
     folder.write("pairs.csv", table);
     let picture = std::fs::read(folder.0.join("a.png")).unwrap();
-    let mut shard = tar::Builder::new(Vec::new());
-    for (name, content) in [("a.png", &picture[..]), ("a.txt", b"a red square")] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        shard.append_data(&mut header, name, content).unwrap();
+    let shard = |members: &[(String, &[u8])]| {
+        let mut shard = tar::Builder::new(Vec::new());
+        for (name, content) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            shard.append_data(&mut header, name, *content).unwrap();
+        }
+        shard.into_inner().unwrap()
+    };
+    let pair = shard(&[("a.png".into(), &picture[..]), ("a.txt".into(), b"a red square")]);
+    (0..100).for_each(|number| folder.write(&format!("shards/{number:03}.tar"), &pair));
+
+    for frame in 0..5 {
+        for clip in ["clips/waving/1", "clips/blinking/2", "videos/video0", "videos/video7"] {
+            folder.picture(&format!("{clip}/{frame}.png"));
+        }
     }
-    let shard = shard.into_inner().unwrap();
-    (0..100).for_each(|number| folder.write(&format!("shards/{number:03}.tar"), &shard));
+    let mut clips = Vec::new();
+    for (key, class) in [("1", &br#"{"class": "growing"}"#[..]), ("2", br#"{"class": "shrinking"}"#)] {
+        clips.extend((0..3).map(|frame| (format!("{key}.{frame:03}.png"), &picture[..])));
+        clips.extend([(format!("{key}.txt"), &b"a red circle"[..]), (format!("{key}.json"), class)]);
+    }
+    for name in ["train-00000", "train-00001", "test-00000"] {
+        folder.write(&format!("motion-{name}.tar"), shard(&clips));
+    }
+    let video = |id: usize| json!({"video_id": format!("video{id}"), "split": "test", "id": id});
+    let sentence = |id: usize| json!({"sen_id": id, "video_id": format!("video{}", id % 2 * 7), "caption": "a wall"});
+    let (videos, sentences): (Vec<_>, Vec<_>) = ([0, 7].map(video).into(), (0..3).map(sentence).collect());
+    folder.write("videodatainfo.json", json!({"videos": videos, "sentences": sentences}).to_string());
 
     for name in ["imagenet/val/n01/a.png", "imagenet/val/n02/b.png", "imagenet/val/n02/c.png", "imagenet-r/n02/d.png"] {
         folder.picture(name);
@@ -200,6 +221,11 @@ fn every_example_of_the_help_runs() {
     let probe: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.0.join("probe.json")).unwrap()).unwrap();
     assert_eq!(probe["classes"], json!(["blue", "green", "red"]));
+    assert_eq!(row(output("--video --data clips"), "clips")[1..3], ["2", "2"]);
+    assert_eq!(row(output("msrvtt:"), "msrvtt:")[1..3], ["2", "3"]);
+    let motions = output("--time-embedding");
+    assert_eq!(row(motions, "motion-test-00000.tar")[1..3], ["2", "2"]);
+    assert_eq!((row(motions, "single frame").len(), row(motions, "shuffled frames").len()), (5, 5));
     let nocaps = output("nocaps:");
     let counts = ["nocaps:", "in-domain", "out-domain"].map(|start| row(nocaps, start)[1].clone());
     assert_eq!(counts, ["3", "2", "1"]);

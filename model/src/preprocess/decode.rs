@@ -6,7 +6,7 @@
 //! round differently. As open_clip, nothing turns a picture by its EXIF orientation.
 
 use super::{Image, Mode};
-use image::{DynamicImage, ImageReader};
+use image::{DynamicImage, ImageFormat, ImageReader};
 use std::collections::HashMap;
 use std::io::Cursor;
 
@@ -41,13 +41,36 @@ pub enum DecodeError {
 /// # Errors
 /// See [`DecodeError`].
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
-    let corrupt = |error: &dyn std::fmt::Display| DecodeError::Corrupt(error.to_string());
-    let reader = || ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-    let sized = reader().map_err(|error| corrupt(&error))?;
-    if sized.format().is_none() {
-        return Err(DecodeError::Unsupported("unknown first bytes".into()));
+    let format = header(bytes, max_pixels)?;
+    if format == ImageFormat::Png {
+        return decode_png(bytes);
     }
-    let format = sized.format();
+    let decoded = reader(bytes)?.decode().map_err(|error| corrupt(&error))?;
+    let (width, height) = (decoded.width() as usize, decoded.height() as usize);
+    let (mode, pixels) = match decoded {
+        DynamicImage::ImageRgba8(image) if format == ImageFormat::Gif => indexed(&image),
+        DynamicImage::ImageLuma8(image) => (Mode::Gray, image.into_raw()),
+        DynamicImage::ImageLumaA8(image) => (Mode::GrayAlpha, image.into_raw()),
+        DynamicImage::ImageRgb8(image) => (Mode::Rgb, image.into_raw()),
+        DynamicImage::ImageRgba8(image) => (Mode::Rgba, image.into_raw()),
+        other => (Mode::Rgb, other.to_rgb8().into_raw()),
+    };
+    Ok(Image { width, height, mode, pixels })
+}
+
+/// The error of a decoder.
+pub(super) fn corrupt(error: &dyn std::fmt::Display) -> DecodeError {
+    DecodeError::Corrupt(error.to_string())
+}
+
+fn reader(bytes: &[u8]) -> Result<ImageReader<Cursor<&[u8]>>, DecodeError> {
+    ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| corrupt(&error))
+}
+
+/// The format of a picture whose header claims at least one pixel and no more than `max_pixels`.
+pub(super) fn header(bytes: &[u8], max_pixels: u64) -> Result<ImageFormat, DecodeError> {
+    let sized = reader(bytes)?;
+    let format = sized.format().ok_or_else(|| DecodeError::Unsupported("unknown first bytes".into()))?;
     let (width, height) = sized.into_dimensions().map_err(|error| match error {
         image::ImageError::Unsupported(error) => DecodeError::Unsupported(error.to_string()),
         error => corrupt(&error),
@@ -58,20 +81,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
     if width == 0 || height == 0 {
         return Err(DecodeError::Corrupt("it has no pixels".into()));
     }
-    if format == Some(image::ImageFormat::Png) {
-        return decode_png(bytes);
-    }
-    let decoded = reader().map_err(|error| corrupt(&error))?.decode().map_err(|error| corrupt(&error))?;
-    let (width, height) = (decoded.width() as usize, decoded.height() as usize);
-    let (mode, pixels) = match decoded {
-        DynamicImage::ImageRgba8(image) if format == Some(image::ImageFormat::Gif) => indexed(&image),
-        DynamicImage::ImageLuma8(image) => (Mode::Gray, image.into_raw()),
-        DynamicImage::ImageLumaA8(image) => (Mode::GrayAlpha, image.into_raw()),
-        DynamicImage::ImageRgb8(image) => (Mode::Rgb, image.into_raw()),
-        DynamicImage::ImageRgba8(image) => (Mode::Rgba, image.into_raw()),
-        other => (Mode::Rgb, other.to_rgb8().into_raw()),
-    };
-    Ok(Image { width, height, mode, pixels })
+    Ok(format)
 }
 
 /// The pixels of a GIF as indices again, without alpha: Pillow resizes its first picture with the nearest pixel.

@@ -2,9 +2,11 @@
 //! torchvision, to the bit: resize in the picture's own mode, crop, then convert to RGB.
 
 mod decode;
+mod frames;
 mod resample;
 
 pub use decode::{DecodeError, decode};
+pub use frames::decode_frames;
 pub use resample::{Box, resize};
 pub(crate) use resample::{Taps, taps};
 

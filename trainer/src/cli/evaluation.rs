@@ -1,5 +1,6 @@
 //! The arguments of `coca eval`, and those of `coca caption` that it shares.
 
+use super::VideoArgs;
 use crate::config::{Config, Data};
 use crate::{Error, Result};
 use clap::{Args, ValueEnum};
@@ -7,7 +8,7 @@ use model::generate::PRESETS;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-/// Split of a Karpathy file that is measured on, if none is named.
+/// Split of a Karpathy or MSR-VTT file that is measured on, if none is named.
 const SPLIT: &str = "test";
 /// Stands for no file, where some sets have one.
 const NONE: &str = "none";
@@ -23,6 +24,8 @@ const NONE: &str = "none";
       --set data.caption_column=text
   coca eval retrieval --model runs/b32 --data karpathy:dataset_coco.json --images coco \\
       --captions-per-image 5
+  coca eval zero-shot --model runs/b32 --video --data clips --frames 8
+  coca eval retrieval --model runs/b32 --video --data msrvtt:videodatainfo.json --images videos
   coca eval caption --model runs/b32 --data nocaps:nocaps_val.json --images nocaps \\
       --json captions.json
   coca eval caption --model runs/b32 --data coco:captions_val2017.json --images val2017 --beams 3
@@ -33,6 +36,11 @@ Data is `emoji` or `emoji:SPLIT`, a pattern of .tar shards, a .csv or .tsv table
   karpathy:FILE.json  Karpathy's dataset_coco.json and dataset_flickr30k.json
   nocaps:FILE.json    NoCaps with its domains
   imagenet:FOLDER     a folder for each class
+With --video it is clips: shards with frames, a folder of clips or of class folders of them, or
+  kinetics:FILE.csv   Kinetics' table, with its videos ID_START_END.mp4 below --images
+  msrvtt:FILE.json    MSR-VTT's videodatainfo.json, with its videos below --images
+A clip is a folder of frames, an animated .webp or .gif, or a video, which `ffmpeg` decodes. Its
+feature is the mean of the unit features of its frames, scaled to 1.
 An option about one set, given once, is for every --data; given as often as --data, each in
 its turn.")]
 pub struct EvalArgs {
@@ -44,10 +52,10 @@ pub struct EvalArgs {
     /// Data to measure it on, as data.train takes it; repeated, a row for each
     #[arg(long, value_name = "SOURCE", required = true)]
     pub data: Vec<String>,
-    /// Folder of the images that annotations name; as --set data.images=DIR
+    /// Folder of the images or videos that annotations name; as --set data.images=DIR
     #[arg(long, value_name = "DIR")]
     pub images: Vec<PathBuf>,
-    /// Split of a Karpathy file [default: test]; as --set data.split=NAME
+    /// Split of a Karpathy, MSR-VTT or Kinetics file [default: test, and all of Kinetics]; as --set data.split=NAME
     #[arg(long, value_name = "NAME")]
     pub split: Option<String>,
     /// Names of the classes, one a line: `LABEL<tab>NAME`, or a name that is its own label; as --set data.classes=FILE
@@ -72,6 +80,9 @@ pub struct EvalArgs {
     /// Write the figures to this file too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// How clips are looked at.
+    #[command(flatten)]
+    pub video: VideoArgs,
     /// How captions are made.
     #[command(flatten)]
     pub generation: GenerationArgs,
@@ -90,6 +101,8 @@ impl EvalArgs {
             ("--class-subset", "zero-shot")
         } else if task != EvalTask::Retrieval && self.captions_per_image.is_some() {
             ("--captions-per-image", "retrieval")
+        } else if task == EvalTask::Caption && self.video.video {
+            return Err(Error::invalid("captions are of pictures, not of clips: leave out --video"));
         } else if task != EvalTask::Caption && self.generation != GenerationArgs::default() {
             return Err(Error::invalid("no captions are generated for this task: leave out how they are made"));
         } else {
@@ -112,9 +125,13 @@ impl EvalArgs {
         }
         match &self.split {
             Some(split) => data.split = split.clone(),
-            None if data.split.is_empty() => data.split = SPLIT.to_owned(),
+            // Kinetics has a file for each split.
+            None if data.split.is_empty() && !self.data[index].starts_with("kinetics:") => {
+                data.split = SPLIT.to_owned()
+            }
             None => {}
         }
+        self.video.apply(&mut data);
         Ok(data)
     }
 
@@ -231,6 +248,12 @@ mod tests {
         let data = args.data_config(0).unwrap();
         assert_eq!((data.split.as_str(), data.images), ("val", "x".into()));
         assert_eq!(args.class_subsets().unwrap(), [None]);
+        assert_eq!(data.frames, 0);
+        let args = parse("eval retrieval --model m --video --data kinetics:a --data msrvtt:b");
+        let described = [0, 1].map(|index| args.data_config(index).map(|data| (data.split, data.frames)).unwrap());
+        assert_eq!(described, [(String::new(), 16), ("test".into(), 16)]);
+        assert!(try_parse("eval retrieval --model m --data a --frames 4").is_err());
+        assert!(try_parse("eval retrieval --model m --data a --video --frames 0").is_err());
         let args = parse("eval zero-shot --model m --data a --data b --data c --class-subset x --class-subset y");
         let error = args.class_subsets().unwrap_err().to_string();
         assert!(error.contains("--class-subset is given 2 times for 3 sets"), "{error}");
@@ -243,6 +266,7 @@ mod tests {
             ("caption --class-subset s", "--class-subset is of the task zero-shot"),
             ("caption --captions-per-image 5", "--captions-per-image is of the task retrieval"),
             ("zero-shot --beams 2", "no captions are generated for this task"),
+            ("caption --video", "captions are of pictures, not of clips"),
         ] {
             let error = parse(&format!("eval --model m --data a {line}")).check().unwrap_err().to_string();
             assert!(error.contains(message), "{error}");

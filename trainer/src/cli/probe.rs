@@ -1,5 +1,6 @@
 //! The arguments of `coca probe`.
 
+use super::VideoArgs;
 use crate::config::{Config, Data};
 use crate::{Error, Result};
 use clap::{Args, ValueEnum};
@@ -15,6 +16,8 @@ use std::path::PathBuf;
   coca probe --model runs/b32 --data imagenet:imagenet/train --test imagenet:imagenet/val \\
       --classes classes.txt --epochs 10 --out heads
   coca probe --model runs/b32 --data labelled.csv --test labelled.csv --kind linear --json probe.json
+  coca probe --model runs/b32 --video --frames 8 --time-embedding --data 'motion-train-{00000..00001}.tar' \\
+      --test motion-test-00000.tar --epochs 2 --batch-size 8
 
 The image encoder stays as it is. What it makes of the images is computed once, without
 augmentation, and kept in the folder of --cache.
@@ -22,7 +25,14 @@ augmentation, and kept in the folder of --cache.
   linear  softmax regression on the contrastive feature; its penalty is chosen on a tenth of --data
   knn     vote of the 20 nearest contrastive features
 Data is as for `coca eval zero-shot`. The class of an image is its folder in imagenet:FOLDER, the
-column data.label_column (`label`) of a table that has it, else its caption.")]
+column data.label_column (`label`) of a table that has it, else its caption.
+
+With --video the data is clips, as for `coca eval --video`, and the class of a clip is the folder that
+it is in, the field `class` of its .json member, or its caption. The pooler's one query sees the rows
+of all frames; the other probes see the mean of the frames' features. Two more rows are controls: a
+pooler that is trained and measured on the middle frame alone, and the pooler where the frames of
+each clip are shuffled when it is measured. In the paper's pooler nothing tells frames apart, so that
+shuffling changes nothing; --time-embedding adds a sinusoid of its time to the rows of each frame.")]
 pub struct ProbeArgs {
     /// Folder with the model
     #[arg(long, value_name = "DIR")]
@@ -60,6 +70,12 @@ pub struct ProbeArgs {
     /// Seed of the pooler's start, of the order of images, and of what is held out for the linear probe
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// How clips are looked at.
+    #[command(flatten)]
+    pub video: VideoArgs,
+    /// Let the pooler know the time of each frame, which the paper's does not
+    #[arg(long, requires = "video", help_heading = "Video")]
+    pub time_embedding: bool,
     /// How the pooler is trained.
     #[command(flatten)]
     pub pooler: PoolerArgs,
@@ -105,6 +121,7 @@ impl ProbeArgs {
         if let Some(classes) = &self.classes {
             data.classes = classes.clone();
         }
+        self.video.apply(&mut data);
         Ok(data)
     }
 
@@ -116,10 +133,13 @@ impl ProbeArgs {
     /// Whether the arguments fit each other.
     ///
     /// # Errors
-    /// There is nothing that `--out` could write.
+    /// There is nothing that `--out` could write, or no pooler for `--time-embedding`.
     pub fn check(&self) -> Result<()> {
         match (&self.out, self.kind) {
             (Some(_), ProbeKind::Knn) => Err(Error::invalid("--kind knn trains nothing: leave --out out")),
+            (_, ProbeKind::Linear | ProbeKind::Knn) if self.time_embedding => {
+                Err(Error::invalid("--time-embedding is of the pooler, which this --kind leaves out"))
+            }
             _ => Ok(()),
         }
     }

@@ -129,6 +129,9 @@ impl Layers {
     }
 }
 
+/// Most frames of a clip.
+const MOST_FRAMES: usize = 1024;
+
 /// Key, whether its value is in range, and the range in words.
 fn ranges(config: &Config) -> Vec<(&'static str, bool, &'static str)> {
     let Config { data, augmentation, batch, optimizer, schedule, loss, ema, checkpoint, evaluation, logging, .. } =
@@ -141,6 +144,7 @@ fn ranges(config: &Config) -> Vec<(&'static str, bool, &'static str)> {
     let decay_rule = "must be at least 0 and below 1";
     let not_negative_rule = "must be 0 or more, and finite";
     vec![
+        ("data.frames", data.frames <= MOST_FRAMES, "must be at most 1024"),
         ("data.prefetch", data.prefetch >= 1, at_least_1),
         ("data.shuffle_buffer", data.shuffle_buffer >= 1, at_least_1),
         ("data.max_pixels", data.max_pixels >= 1, at_least_1),

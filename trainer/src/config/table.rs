@@ -93,7 +93,10 @@ sections! {
     /// The training pairs.
     data: Data {
         /// `emoji` (bundled), a shard pattern like `shards/{000..099}.tar`, a `.csv` or `.tsv` file, a folder, or a benchmark's
-        /// own files: `coco:FILE.json`, `karpathy:FILE.json`, `nocaps:FILE.json`, `imagenet:FOLDER`.
+        /// own files: `coco:FILE.json`, `karpathy:FILE.json`, `nocaps:FILE.json`, `imagenet:FOLDER`; with `data.frames` clips. Texts
+        /// with an answer, class or truth: `vqa:QUESTIONS.json::ANNOTATIONS.json`, `snli-ve:FILE.jsonl`, `nlvr2:FILE.json`,
+        /// `emoji-questions` (bundled), and `scene-questions:`, `scene-statements:` or `scene-pairs:` and a pattern of the shards of
+        /// `coca data make scenes`.
         train: String = "emoji".into(),
         /// How the data is stored.
         format: DataFormat = DataFormat::Auto,
@@ -105,12 +108,17 @@ sections! {
         label_column: String = "label".into(),
         /// Separator of a table's columns; empty: a tab if the header has one, else a comma.
         separator: String = String::new(),
-        /// Folder of the images that a benchmark's annotations name; empty: the folder of that file.
+        /// Folder of the images or videos that a benchmark's annotations name; empty: the folder of that file.
         images: PathBuf = PathBuf::new(),
-        /// Splits of a Karpathy file, such as `train+restval`; empty: `train`, and `test` in `coca eval`.
+        /// Splits of a Karpathy, Kinetics or MSR-VTT file, such as `train+restval`; empty: `train`, and `test` in `coca eval`, but
+        /// all of a Kinetics file.
         split: String = String::new(),
         /// Names of the classes, one a line as `LABEL<tab>NAME`, for the class folders of `imagenet:FOLDER`; empty: the folders'.
         classes: PathBuf = PathBuf::new(),
+        /// Images of a clip: frames taken evenly from the whole of it. 0: the data are pictures. More: they are clips, in shards
+        /// (frames `KEY.000.png` and on, or an animated `KEY.webp`), in a folder (folders of frames, animations, videos; class
+        /// folders of them), or in a benchmark of videos, `kinetics:FILE.csv` or `msrvtt:FILE.json`.
+        frames: usize = 0,
         /// Draw the pairs in a new random order every epoch; false keeps the order of the source.
         shuffle: bool = true,
         /// Pairs held in memory to shuffle a stream of shards.

@@ -2,11 +2,11 @@
 //! training and by rule in evaluation.
 
 use super::drawing::random_view;
-use super::{Fault, FaultKind, Raw, RawImage};
+use super::{Fault, FaultKind, Raw, RawImage, clips};
 use crate::config::{AugmentKind, Augmentation, Config, Data};
 use engine::rng::Philox;
 use model::config::{CocaConfig, ResizeMode};
-use model::preprocess::{self, DecodeError, Image, Mode};
+use model::preprocess::{self, Image, Mode};
 use std::borrow::Cow;
 
 /// Most keywords after a name.
@@ -41,21 +41,36 @@ impl Augmenter {
         }
     }
 
-    /// The model's input, u8 `[size, size, 3]`, from the image of the sample `key`.
+    /// The model's input, u8 `[images, size, size, 3]`, from the images of a sample. What is random is the same for each of
+    /// them, so that what moves in a clip moves as it did.
+    ///
+    /// # Errors
+    /// They are not `count` images, or as [`Augmenter::image`].
+    pub fn images(&self, raw: &Raw, count: usize, random: &mut Philox) -> Result<Vec<u8>, Fault> {
+        if raw.images.len() != count {
+            let detail = format!("{} images where every sample has {count}", raw.images.len());
+            return Err(Fault::new(FaultKind::WrongImageCount, &raw.key, detail));
+        }
+        let start = random.clone();
+        let mut pixels = Vec::with_capacity(count * self.size * self.size * 3);
+        for image in &raw.images {
+            *random = start.clone();
+            pixels.extend(self.image(&raw.key, image, random)?);
+        }
+        Ok(pixels)
+    }
+
+    /// The model's input, u8 `[size, size, 3]`, from one image of the sample `key`.
     ///
     /// # Errors
     /// The image cannot be decoded, or it has too many pixels before or after resizing.
     pub fn image(&self, key: &str, image: &RawImage, random: &mut Philox) -> Result<Vec<u8>, Fault> {
         match image {
             RawImage::Encoded(bytes) => {
-                let image = decode(key, bytes, self.max_pixels)?;
-                let Some(Augmentation { scale_min, scale_max, ratio, .. }) = self.random else {
-                    return self.evaluate(key, &image);
-                };
-                let (sides, scale) = ((image.width, image.height), (scale_min, scale_max));
-                let part = preprocess::random_crop(sides, scale, ratio, &mut || random.uniform());
-                Ok(preprocess::resize(&image, self.size, self.size, Some(part)).to_rgb())
+                let image = preprocess::decode(bytes, self.max_pixels).map_err(|error| clips::fault(key, error))?;
+                self.picture(key, &image, random)
             }
+            RawImage::Frame(frame) => self.picture(key, frame.image()?, random),
             RawImage::Drawing { side, rgb, transparent } => {
                 let side = *side;
                 if side == 0 || rgb.len() != side * side * 3 || transparent.len() != side * side {
@@ -69,6 +84,16 @@ impl Augmenter {
                 }
             }
         }
+    }
+
+    /// The model's input from a decoded file.
+    fn picture(&self, key: &str, image: &Image, random: &mut Philox) -> Result<Vec<u8>, Fault> {
+        let Some(Augmentation { scale_min, scale_max, ratio, .. }) = self.random else {
+            return self.evaluate(key, image);
+        };
+        let (sides, scale) = ((image.width, image.height), (scale_min, scale_max));
+        let part = preprocess::random_crop(sides, scale, ratio, &mut || random.uniform());
+        Ok(preprocess::resize(image, self.size, self.size, Some(part)).to_rgb())
     }
 
     /// The evaluation preprocessing of a picture that does not blow up: a line of pixels, resized by its short side,
@@ -103,14 +128,6 @@ impl Augmenter {
         keywords.truncate(1 + random.below(MOST_KEYWORDS));
         with_keywords(name, &keywords)
     }
-}
-
-/// Decodes an image file.
-fn decode(key: &str, bytes: &[u8], max_pixels: u64) -> Result<Image, Fault> {
-    preprocess::decode(bytes, max_pixels).map_err(|error| {
-        let oversized = matches!(error, DecodeError::TooLarge { .. });
-        Fault::new(if oversized { FaultKind::Oversized } else { FaultKind::CorruptImage }, key, error)
-    })
 }
 
 /// The keywords that do not stand in the name.
@@ -156,6 +173,24 @@ mod tests {
     }
 
     #[test]
+    fn images_of_a_sample_get_one_view() {
+        let raw = |sides: &[u32]| Raw {
+            key: "k".into(),
+            images: sides.iter().map(|&side| RawImage::Encoded(png(side, side))).collect(),
+            captions: Vec::new(),
+            keywords: Vec::new(),
+            labels: Labels::default(),
+        };
+        let random = Augmenter::training(&model(16), &config(AugmentKind::Crop));
+        let make = |sides: &[u32], count| random.images(&raw(sides), count, &mut Philox::new(3, 0));
+        let (one, other) = (make(&[20], 1).unwrap(), make(&[33], 1).unwrap());
+        assert_eq!(make(&[20, 33, 20], 3).unwrap(), [one.clone(), other, one].concat());
+        let fault = make(&[20, 20], 3).unwrap_err();
+        assert_eq!((fault.kind, fault.key.as_str()), (FaultKind::WrongImageCount, "k"));
+        assert_eq!(fault.detail, "2 images where every sample has 3");
+    }
+
+    #[test]
     fn bad_images_are_faults() {
         let kind = |resize, image: RawImage| {
             let mut model = model(16);
@@ -183,7 +218,7 @@ mod tests {
         let owned = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
         let mut raw = Raw {
             key: "k".into(),
-            image: RawImage::Encoded(Vec::new()),
+            images: Vec::new(),
             captions: owned(&["red apple"]),
             keywords: owned(&["fruit", "red apple", "apple", "food", "tree"]),
             labels: Labels::default(),

@@ -20,6 +20,8 @@ pub enum FaultKind {
     MissingFile,
     /// A sample of a shard without an image.
     MissingImage,
+    /// A sample with fewer or more images than its source's samples have.
+    WrongImageCount,
     /// A sample without a caption file or field.
     MissingCaption,
     /// The image cannot be decoded.
@@ -42,6 +44,7 @@ impl FaultKind {
         match self {
             FaultKind::MissingFile => "missing_file",
             FaultKind::MissingImage => "missing_image",
+            FaultKind::WrongImageCount => "wrong_image_count",
             FaultKind::MissingCaption => "missing_caption",
             FaultKind::CorruptImage => "corrupt_image",
             FaultKind::Oversized => "oversized",

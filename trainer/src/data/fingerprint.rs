@@ -33,15 +33,25 @@ impl Fingerprint {
             add(raw.key.as_bytes());
             raw.captions.iter().for_each(|caption| add(caption.as_bytes()));
             add(raw.labels.class.unwrap_or_default().as_bytes());
-            match &raw.image {
-                RawImage::Encoded(file) => {
-                    bytes += file.len();
-                    add(file);
-                }
-                RawImage::Drawing { rgb, transparent, .. } => {
-                    bytes += rgb.len();
-                    add(rgb);
-                    add(&transparent.iter().copied().map(u8::from).collect::<Vec<_>>());
+            raw.labels.answers.iter().for_each(|answer| add(answer.as_bytes()));
+            for image in &raw.images {
+                match image {
+                    RawImage::Encoded(file) => {
+                        bytes += file.len();
+                        add(file);
+                    }
+                    // The file counts once, with the first of its frames.
+                    RawImage::Frame(frame) if frame.index() == 0 => {
+                        let (length, sum) = frame.checksum()?;
+                        bytes += length;
+                        add(&sum.to_le_bytes());
+                    }
+                    RawImage::Frame(_) => add(&[]),
+                    RawImage::Drawing { rgb, transparent, .. } => {
+                        bytes += rgb.len();
+                        add(rgb);
+                        add(&transparent.iter().copied().map(u8::from).collect::<Vec<_>>());
+                    }
                 }
             }
             Ok((bytes as u64, checksum.finalize()))
@@ -76,6 +86,7 @@ mod tests {
             vec![Some(vec![good, drawing, Kind::Corrupt]), None],
             vec![Some(vec![good, drawing, bad])],
             vec![Some(vec![good, drawing]), Some(vec![bad])],
+            vec![Some(vec![good, Kind::Two, bad]), None],
         ] {
             assert_ne!(some, of(other));
         }

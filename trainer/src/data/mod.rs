@@ -2,6 +2,7 @@
 
 mod augment;
 pub mod benchmark;
+pub mod clips;
 mod drawing;
 pub mod emoji;
 mod fault;
@@ -16,6 +17,7 @@ mod stats;
 mod stream;
 #[cfg(test)]
 pub(crate) mod test_source;
+pub mod tools;
 
 pub use augment::Augmenter;
 pub use fault::{Fault, FaultKind, LEDGER, Ledger};

@@ -15,7 +15,7 @@ const BLOCK: usize = 64;
 pub struct Sample {
     /// What it is called.
     pub key: String,
-    /// The model's input, u8 `[size, size, 3]`, by the evaluation preprocessing.
+    /// The model's input, u8 `[images, size, size, 3]`, by the evaluation preprocessing: [`Source::images`] one after another.
     pub image: Vec<u8>,
     /// Its captions, at least one.
     pub captions: Vec<String>,
@@ -78,7 +78,7 @@ pub fn read_batches(
     let augmenter = Augmenter::evaluation(model, config);
     let make = |raw: Raw| {
         // Nothing is random in evaluation.
-        let image = augmenter.image(&raw.key, &raw.image, &mut Philox::new(0, 0))?;
+        let image = augmenter.images(&raw, source.images(), &mut Philox::new(0, 0))?;
         Ok(Labelled { sample: Sample { key: raw.key, image, captions: raw.captions }, labels: raw.labels })
     };
     let (mut batch, mut found) = (Vec::with_capacity(size), 0);
@@ -165,6 +165,17 @@ mod tests {
         assert!(samples.iter().all(|sample| sample.image.len() == 192 && sample.captions.len() == 2));
         assert_eq!((ledger.faults(), ledger.seen()), (4, 303));
         assert_eq!(ledger.counts()[&FaultKind::Oversized], 1);
+    }
+
+    #[test]
+    fn images_of_a_sample_lie_one_after_another() {
+        let mut source = TestSource::new(vec![Some(vec![Kind::Two, Kind::Good, Kind::Two])]);
+        source.images = 2;
+        let mut ledger = Ledger::new(1.0);
+        let samples = read_all(&source, &model(8), &Data::default(), &mut ledger).unwrap();
+        assert_eq!(samples.iter().map(|sample| sample.key.as_str()).collect::<Vec<_>>(), ["0/0", "0/2"]);
+        assert!(samples.iter().all(|sample| sample.image == [[9; 192], [7; 192]].concat()));
+        assert_eq!(ledger.summary(), "1 wrong_image_count");
     }
 
     #[test]

@@ -339,7 +339,7 @@ mod tests {
         for (raw, number) in read.iter().zip(numbers) {
             assert!(raw.key.ends_with(&format!(": folder/{number}")), "{}", raw.key);
             assert_eq!(raw.captions, [format!("picture {number}")]);
-            assert_eq!(raw.image, RawImage::Encoded(number.to_le_bytes().repeat(100)));
+            assert_eq!(raw.images, [RawImage::Encoded(number.to_le_bytes().repeat(100))]);
         }
     }
 

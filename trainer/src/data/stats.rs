@@ -7,6 +7,7 @@ use crate::config::Data;
 use engine::rng::Philox;
 use model::config::CocaConfig;
 use model::preprocess::{DecodeError, decode};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
@@ -18,12 +19,13 @@ const BAR: u64 = 40;
 /// What is counted of one sample.
 struct Counted {
     captions: Vec<String>,
+    class: Option<String>,
     keywords: usize,
-    /// Width and height in pixels, if the image's header can be read.
-    sides: Option<(u32, u32)>,
+    /// Width and height in pixels of each image whose header can be read.
+    sides: Vec<Option<(u32, u32)>>,
 }
 
-/// Width and height as the file's header has them.
+/// Width and height, of a file as its header has them.
 fn sides(image: &RawImage) -> Option<(u32, u32)> {
     match image {
         RawImage::Drawing { side, .. } => u32::try_from(*side).ok().map(|side| (side, side)),
@@ -32,10 +34,15 @@ fn sides(image: &RawImage) -> Option<(u32, u32)> {
             Err(DecodeError::TooLarge { width, height, .. }) => Some((width, height)),
             _ => None,
         },
+        RawImage::Frame(frame) => {
+            let image = frame.image().ok()?;
+            Some((u32::try_from(image.width).ok()?, u32::try_from(image.height).ok()?))
+        }
     }
 }
 
-/// Pairs, captions, words and image sizes of a source, as text for a terminal. Only the headers of images are read.
+/// Pairs, captions, words and image sizes of a source, as text for a terminal. Of images only the headers are
+/// read, but animations and videos are decoded.
 ///
 /// # Errors
 /// None of its own; a source that cannot be read at all shows as faulty samples.
@@ -43,17 +50,21 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
     let (mut pairs, mut faulty, mut captions, mut keywords) = (0u64, 0u64, 0u64, 0u64);
     let (mut words, mut most_words, mut oversized, mut unknown) = (0u64, 0, 0u64, 0u64);
     let mut distinct = HashSet::new();
+    let mut classes: BTreeMap<String, u64> = BTreeMap::new();
     // By the power of two that the longer side reaches at most.
     let mut sizes: BTreeMap<u32, u64> = BTreeMap::new();
-    let each =
-        |raw: Raw| Ok(Counted { sides: sides(&raw.image), keywords: raw.keywords.len(), captions: raw.captions });
+    let each = |raw: Raw| {
+        let sides = raw.images.iter().map(sides).collect();
+        Ok(Counted { sides, class: raw.labels.class, keywords: raw.keywords.len(), captions: raw.captions })
+    };
     for_each(source, each, |made| {
-        let Ok(Counted { captions: texts, keywords: count, sides }) = made else {
+        let Ok(Counted { captions: texts, class, keywords: count, sides }) = made else {
             faulty += 1;
             return Ok(());
         };
         pairs += 1;
         keywords += count as u64;
+        class.into_iter().for_each(|class| *classes.entry(class).or_default() += 1);
         captions += texts.len() as u64;
         for text in texts {
             let count = text.split_whitespace().count() as u64;
@@ -61,12 +72,14 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
             most_words = most_words.max(count);
             distinct.insert(text);
         }
-        match sides {
-            Some((width, height)) => {
-                *sizes.entry(width.max(height).checked_next_power_of_two().unwrap_or(u32::MAX)).or_default() += 1;
-                oversized += u64::from(u64::from(width) * u64::from(height) > config.max_pixels);
+        for sides in sides {
+            match sides {
+                Some((width, height)) => {
+                    *sizes.entry(width.max(height).checked_next_power_of_two().unwrap_or(u32::MAX)).or_default() += 1;
+                    oversized += u64::from(u64::from(width) * u64::from(height) > config.max_pixels);
+                }
+                None => unknown += 1,
             }
-            None => unknown += 1,
         }
         Ok(())
     })?;
@@ -81,6 +94,10 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
     line("captions", format!("{captions}, {:.2} a pair, {} distinct", mean(captions, pairs), distinct.len()));
     line("words", format!("{:.2} a caption, at most {most_words}", mean(words, captions)));
     line("keywords", format!("{:.2} a pair", mean(keywords, pairs)));
+    if let Some((class, &count)) = classes.iter().max_by_key(|&(class, count)| (count, Reverse(class))) {
+        let share = 100.0 * mean(count, classes.values().sum());
+        line("labels", format!("{} distinct, the most frequent '{class}' with {share:.2} %", classes.len()));
+    }
     line("faulty", format!("{faulty} without image or text; `coca data check` also decodes the images"));
     if oversized > 0 {
         line("oversized", format!("{oversized} have more than data.max_pixels = {} pixels", config.max_pixels));
@@ -105,7 +122,7 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
 pub fn check(source: &dyn Source, model: &CocaConfig, config: &Data) -> Result<(String, bool)> {
     let augmenter = Augmenter::evaluation(model, config);
     // Nothing is random in evaluation.
-    let each = |raw: Raw| augmenter.image(&raw.key, &raw.image, &mut Philox::new(0, 0)).map(drop);
+    let each = |raw: Raw| augmenter.images(&raw, source.images(), &mut Philox::new(0, 0)).map(drop);
     let mut sound = 0u64;
     let mut faults: BTreeMap<FaultKind, (u64, Vec<Fault>)> = BTreeMap::new();
     for_each(source, each, |made| {

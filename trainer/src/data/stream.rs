@@ -15,10 +15,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// Pairs of image and text.
+/// Pairs of images and text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Images, u8 `[pairs, size, size, 3]`.
+    /// Images, u8 `[pairs, images, size, size, 3]`: those of a pair one after another, [`Source::images`] of them.
     pub images: Vec<u8>,
     /// Token ids, start and end included, each at most the context length.
     pub texts: Vec<Vec<i32>>,
@@ -31,6 +31,7 @@ pub struct Batch {
 /// One sample, ready for the model.
 struct Pair {
     key: String,
+    /// u8 `[images, size, size, 3]`.
     image: Vec<u8>,
     text: Vec<i32>,
 }
@@ -48,6 +49,8 @@ struct Shared {
     augmenter: Augmenter,
     tokenizer: Arc<Tokenizer>,
     context_length: usize,
+    /// Images of every sample.
+    images: usize,
     seed: u64,
 }
 
@@ -80,12 +83,13 @@ impl Stream {
     ) -> Result<Stream> {
         let (size, data, seed) = (config.batch.size, &config.data, config.run.seed);
         let count = if data.workers == 0 { config.threads()?.max(1) } else { data.workers };
-        let name = source.name();
+        let (name, images) = (source.name(), source.images());
         let augmenter = Augmenter::training(model, config);
         let order = Order::new(source, seed, data.shuffle, data.shuffle_buffer, from);
         let (send, queue) = sync_channel(data.prefetch.max(1).saturating_mul(size));
         let context_length = model.text.context_length;
-        let shared = Arc::new(Shared { order: Mutex::new((order, send)), augmenter, tokenizer, context_length, seed });
+        let order = Mutex::new((order, send));
+        let shared = Arc::new(Shared { order, augmenter, tokenizer, context_length, images, seed });
         let sound = (from.slot == 0).then_some(0);
         let mut stream = Stream { queue: Some(queue), workers: Vec::new(), ledger, name, size, position: from, sound };
         for number in 0..count {
@@ -193,7 +197,7 @@ impl Shared {
         let raw = part.sample(index)?;
         let mut random = slot_random(self.seed, at);
         let text = self.tokenizer.encode_within(&self.augmenter.caption(&raw, &mut random), self.context_length);
-        let image = self.augmenter.image(&raw.key, &raw.image, &mut random)?;
+        let image = self.augmenter.images(&raw, self.images, &mut random)?;
         Ok(Pair { key: raw.key, image, text })
     }
 }

@@ -27,6 +27,19 @@ pub fn png(width: u32, height: u32) -> Vec<u8> {
     bytes
 }
 
+/// An animated GIF of one pixel: up to four frames of these colours.
+pub fn gif(colours: &[[u8; 3]]) -> Vec<u8> {
+    let mut palette = colours.to_vec();
+    palette.resize(4, [0; 3]);
+    let frame = |index: usize| {
+        // Codes of three bits, the lowest first: clear, the colour, end.
+        let codes = (0b100 | index << 3 | 0b101 << 6) as u16;
+        [&b",\0\0\0\0\x01\0\x01\0\0"[..], &[2, 2], &codes.to_le_bytes(), &[0]].concat()
+    };
+    let frames: Vec<u8> = (0..colours.len()).flat_map(frame).collect();
+    [&b"GIF89a\x01\0\x01\0\x81\0\0"[..], palette.as_flattened(), &frames, b";"].concat()
+}
+
 /// One sample of a [`TestSource`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -34,6 +47,8 @@ pub enum Kind {
     Good,
     /// A drawing of side 8.
     Drawing,
+    /// Two drawings of side 8, each of one colour.
+    Two,
     /// Faulty when it is read.
     Bad(FaultKind),
     /// The image does not decode.
@@ -46,6 +61,8 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct TestSource {
     parts: Vec<Option<Arc<TestPart>>>,
+    /// What it says of the images of a sample.
+    pub images: usize,
     /// How often a part was opened.
     pub opened: Arc<AtomicUsize>,
 }
@@ -62,7 +79,7 @@ impl TestSource {
         let image = png(12, 9);
         let part = |(number, kinds)| Arc::new(TestPart { number, kinds, image: image.clone() });
         let parts = parts.into_iter().enumerate().map(|(number, kinds)| Some(part((number, kinds?)))).collect();
-        TestSource { parts, opened: Arc::default() }
+        TestSource { parts, images: 1, opened: Arc::default() }
     }
 
     pub fn all_good(lengths: &[usize]) -> TestSource {
@@ -77,6 +94,10 @@ impl Source for TestSource {
 
     fn parts(&self) -> usize {
         self.parts.len()
+    }
+
+    fn images(&self) -> usize {
+        self.images
     }
 
     fn part(&self, part: usize) -> Result<Arc<dyn Part>, Fault> {
@@ -95,13 +116,17 @@ impl Part for TestPart {
 
     fn sample(&self, index: usize) -> Result<Raw, Fault> {
         let key = format!("{}/{index}", self.number);
-        let image = match self.kinds[index] {
+        let drawing = |value, transparent| RawImage::Drawing {
+            side: 8,
+            rgb: vec![value; 192],
+            transparent: vec![transparent; 64],
+        };
+        let images = match self.kinds[index] {
             Kind::Bad(kind) => return Err(Fault::new(kind, key, "bad")),
-            Kind::Good => RawImage::Encoded(self.image.clone()),
-            Kind::Drawing => {
-                RawImage::Drawing { side: 8, rgb: vec![9; 192], transparent: vec![index.is_multiple_of(2); 64] }
-            }
-            Kind::Corrupt => RawImage::Encoded(self.image[..self.image.len() / 2].to_vec()),
+            Kind::Good => vec![RawImage::Encoded(self.image.clone())],
+            Kind::Drawing => vec![drawing(9, index.is_multiple_of(2))],
+            Kind::Two => vec![drawing(9, false), drawing(7, false)],
+            Kind::Corrupt => vec![RawImage::Encoded(self.image[..self.image.len() / 2].to_vec())],
             Kind::Bomb => {
                 let mut image = self.image.clone();
                 image[16..20].copy_from_slice(&0xffffu32.to_be_bytes());
@@ -109,12 +134,12 @@ impl Part for TestPart {
                 // The header's checksum is that of the lie.
                 let sum = crc32fast::hash(&image[12..29]);
                 image[29..33].copy_from_slice(&sum.to_be_bytes());
-                RawImage::Encoded(image)
+                vec![RawImage::Encoded(image)]
             }
         };
         let captions = vec![format!("caption of {key}"), format!("another of {key}")];
         let keywords = if index.is_multiple_of(3) { vec!["one".into(), "two".into()] } else { Vec::new() };
-        Ok(Raw { key, image, captions, keywords, labels: Labels::default() })
+        Ok(Raw { key, images, captions, keywords, labels: Labels::default() })
     }
 }
 
@@ -127,7 +152,8 @@ fn webp(kind: &[u8; 4], chunk: &[u8]) -> Vec<u8> {
 /// Small files whose headers claim more than 10^8 pixels.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     let source = TestSource::new(vec![Some(vec![Kind::Bomb])]);
-    let Ok(Raw { image: RawImage::Encoded(png), .. }) = source.part(0).unwrap().sample(0) else { unreachable!() };
+    let images = source.part(0).unwrap().sample(0).unwrap().images;
+    let [RawImage::Encoded(png)] = &images[..] else { unreachable!() };
     // A frame of 65535 x 65535 pixels in three channels, then a scan without data.
     let frame = [8, 255, 255, 255, 255, 3, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0];
     let scan = [3, 1, 0, 2, 0, 3, 0, 0, 63, 0];
@@ -137,7 +163,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     let lossy = [&[0x10, 0, 0, 0x9d, 1, 0x2a, 0xff, 0x3f, 0xff, 0x3f][..], &[0; 20]].concat();
     let lossless = [&[0x2f, 0xfe, 0xbf, 0xff, 0x0f][..], &[0; 21]].concat();
     vec![
-        ("PNG", png),
+        ("PNG", png.clone()),
         ("JPEG", jpeg(0xc0)),
         ("progressive JPEG", jpeg(0xc2)),
         ("lossy WebP", webp(b"VP8 ", &lossy)),

@@ -4,10 +4,10 @@ use super::metrics::{scores, tokenize};
 use super::suite::{EvalSet, pixels};
 use super::table::{percent, table};
 use super::{Evaluator, Figures, TestSet};
-use crate::Result;
 use crate::cli::GenerationArgs;
 use crate::data::{Labelled, Sample};
 use crate::report::CaptionRow;
+use crate::{Error, Result};
 use model::generate::{Generator, Method, Settings};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,6 +128,9 @@ struct CaptionFigures {
 pub fn measure_captions(args: &GenerationArgs, evaluator: &Evaluator<'_>, sets: &mut [EvalSet]) -> Result<Figures> {
     let (mut rows, mut figures, mut names) = (Vec::new(), Vec::new(), Vec::new());
     for set in sets {
+        if set.data.frames > 0 {
+            return Err(Error::invalid(format!("{}: captions are of pictures: leave data.frames out", set.name)));
+        }
         let mut captioner = Captioner::new(args, evaluator)?;
         let (mut generated, mut truths, mut domains) = (Vec::new(), Vec::new(), Vec::new());
         set.read(evaluator.model.config(), evaluator.batch, |batch| {

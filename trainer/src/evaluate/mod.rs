@@ -2,7 +2,9 @@
 
 mod captions;
 mod command;
+mod mean;
 pub mod metrics;
+mod question_floor;
 mod ranking;
 mod retrieval;
 mod sets;
@@ -14,6 +16,8 @@ use captions::measure_captions;
 pub use captions::{Captioned, caption_row, captions, captions_by};
 use command::Figures;
 pub use command::{caption, evaluate};
+pub use mean::unit_means;
+pub use question_floor::QuestionFloor;
 pub use ranking::{ranks, recall, share_within};
 use retrieval::measure_retrieval;
 pub use sets::{EMOJI_SETS, PixelFloor, TestSet};
@@ -61,17 +65,24 @@ impl<'a> Evaluator<'a> {
         Ok(Evaluator { model, tokenizer, queue, workspace: workspace.clone(), batch, images, texts })
     }
 
-    /// Unit features f32 `[samples, embed_dim]` of the images.
+    /// Unit features f32 `[samples, embed_dim]` of the images; of a sample with several of them the mean, scaled to 1.
     ///
     /// # Errors
     /// An op refuses.
     pub fn image_features(&mut self, samples: &[Sample]) -> Result<Vec<f32>> {
+        let size = self.model.config().vision.image_size;
+        let images = samples.first().map_or(1, |sample| sample.image.len() / (size * size * 3));
         let mut features = Vec::new();
-        for part in samples.chunks(self.batch) {
-            let pixels: Vec<u8> = part.iter().flat_map(|sample| &sample.image).copied().collect();
-            features.extend(self.images.features(self.queue, &pixels)?);
+        for part in samples.chunks(self.samples_in_pass(images)) {
+            let rows = self.images.features(self.queue, &pixels(part))?;
+            features.extend(unit_means(rows, images, self.width()));
         }
         Ok(features)
+    }
+
+    /// Samples of `images` images each that are encoded at a time.
+    fn samples_in_pass(&self, images: usize) -> usize {
+        self.batch.div_ceil(images.max(1))
     }
 
     /// Unit features f32 `[texts, embed_dim]`.

@@ -35,7 +35,7 @@ pub fn measure_retrieval(most: usize, evaluator: &mut Evaluator<'_>, sets: &mut 
     let (mut rows, mut figures, width) = (Vec::new(), Vec::new(), evaluator.width());
     for set in sets {
         let (mut images, mut texts, mut owners, mut count) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        set.read(evaluator.model.config(), evaluator.batch, |batch| {
+        set.read(evaluator.model.config(), evaluator.samples_in_pass(set.source.images()), |batch| {
             let samples: Vec<_> = batch.into_iter().map(|Labelled { sample, .. }| sample).collect();
             images.extend(evaluator.image_features(&samples)?);
             for sample in samples {

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::cli::EvalArgs;
 use crate::config::Data;
 use crate::data::emoji::{EmojiSet, Split};
-use crate::data::source::EmojiSource;
+use crate::data::source::{EmojiSource, no_clips};
 use crate::data::{self, Labelled, Ledger, Sample, Source, read_batches};
 use model::config::CocaConfig;
 use std::sync::Arc;
@@ -36,13 +36,16 @@ impl EvalSet {
     /// Sets of these names, read so. `emoji` alone is everything in the bundle.
     ///
     /// # Errors
-    /// Data cannot be opened.
+    /// Data cannot be opened, or holds pictures where clips are asked for.
     pub fn open(sets: &[(String, Data)]) -> Result<Vec<EvalSet>> {
         let bundled = |name: &str| name == "emoji" || name.starts_with("emoji:");
         let bundle =
             if sets.iter().any(|(name, _)| bundled(name)) { Some(Arc::new(EmojiSet::bundled()?)) } else { None };
         let open = |(name, data): &(String, Data)| {
             let data = data.clone();
+            if bundled(name) && data.frames > 0 {
+                return Err(no_clips(name));
+            }
             let ledger = Ledger::new(data.max_bad_share);
             if let Some(set) = bundle.as_ref().filter(|_| bundled(name)) {
                 let split = name.strip_prefix("emoji:").map_or(Ok(Split::All), Split::parse)?;
@@ -82,7 +85,7 @@ impl EvalSet {
     }
 }
 
-/// The images of samples, u8 `[samples, size, size, 3]`.
+/// The images of samples, u8 `[samples, images, size, size, 3]`.
 pub fn pixels(samples: &[Sample]) -> Vec<u8> {
     samples.iter().flat_map(|sample| &sample.image).copied().collect()
 }

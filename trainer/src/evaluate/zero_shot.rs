@@ -2,7 +2,7 @@
 
 use super::suite::EvalSet;
 use super::table::{percent, table};
-use super::{Evaluator, Figures, PixelFloor, ranks, share_within};
+use super::{Evaluator, Figures, PixelFloor, ranks, share_within, unit_means};
 use crate::data::benchmark::{read_classes, read_lines};
 use crate::data::{Class, Labelled};
 use crate::{Error, Result};
@@ -113,7 +113,7 @@ fn measure(
     let labelled = classes.is_some();
     let mut candidates = Candidates::new(classes, subset)?;
     let (mut images, mut right, mut left_out) = (Vec::new(), Vec::new(), 0);
-    set.read(evaluator.model.config(), evaluator.batch, |batch| {
+    set.read(evaluator.model.config(), evaluator.samples_in_pass(set.source.images()), |batch| {
         let mut kept = Vec::with_capacity(batch.len());
         for Labelled { sample, labels } in batch {
             let label =
@@ -175,12 +175,7 @@ fn class_features(evaluator: &mut Evaluator<'_>, names: &[&str], templates: &[St
     for part in names.chunks(evaluator.batch) {
         let texts = |name: &&str| templates.iter().map(|template| template.replace(NAME, name)).collect::<Vec<_>>();
         let texts: Vec<String> = part.iter().flat_map(texts).collect();
-        for rows in evaluator.text_features(&texts)?.chunks_exact(width * templates.len()) {
-            let sum = |column: usize| rows.iter().skip(column).step_by(width).map(|&x| f64::from(x)).sum::<f64>();
-            let sums: Vec<f64> = (0..width).map(sum).collect();
-            let norm = sums.iter().map(|sum| sum * sum).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
-            features.extend(sums.iter().map(|sum| (sum / norm) as f32));
-        }
+        features.extend(unit_means(evaluator.text_features(&texts)?, templates.len(), width));
     }
     Ok(features)
 }

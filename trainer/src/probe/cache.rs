@@ -1,12 +1,12 @@
 //! What the frozen image encoder makes of a set, on disk: computed once, read a batch at a time.
 //!
-//! A file holds a record for each sample (the encoder's output rows in the storage type of the activations, then the unit
-//! feature in f32), a trailer in JSON, the trailer's length in eight bytes and [`MAGIC`]. It is written whole or not at all,
+//! A file holds a record for each sample (the encoder's output rows of all its images in the storage type of the activations,
+//! then the unit feature in f32, the mean of theirs), a trailer in JSON, the trailer's length in eight bytes and [`MAGIC`]. It is written whole or not at all,
 //! and used again only if it was made by the same program from the same weights and samples and its records have their
 //! checksum. Images are preprocessed as for evaluation: cached features know no augmentation.
 
 use crate::data::{Fingerprint, Labelled};
-use crate::evaluate::{EvalSet, pixels};
+use crate::evaluate::{EvalSet, pixels, unit_means};
 use crate::{Error, Result};
 use engine::{DType, Queue, Workspace};
 use model::Coca;
@@ -39,6 +39,8 @@ struct Identity {
     weights: u32,
     set: String,
     samples: Fingerprint,
+    /// Images of a sample.
+    images: usize,
     max_pixels: u64,
 }
 
@@ -56,7 +58,7 @@ pub struct Listed {
 #[derive(Debug, Serialize, Deserialize)]
 struct Trailer {
     identity: Identity,
-    /// Encoder rows of a sample, and their width.
+    /// Encoder rows of a sample, those of all its images, and their width.
     rows: usize,
     width: usize,
     /// Width of the features.
@@ -103,6 +105,7 @@ impl Features {
             weights: checksum(model)?,
             set: set.name.clone(),
             samples: Fingerprint::of(set.source.as_ref())?,
+            images: set.source.images(),
             max_pixels: set.data.max_pixels,
         };
         let path = folder.join(file_name(&identity)?);
@@ -129,9 +132,14 @@ impl Features {
         &self.trailer.samples
     }
 
-    /// Encoder output rows of a sample.
+    /// Encoder output rows of a sample, those of all its images.
     pub fn rows(&self) -> usize {
         self.trailer.rows
+    }
+
+    /// Images of a sample.
+    pub fn images(&self) -> usize {
+        self.trailer.identity.images
     }
 
     /// Faulty samples by kind, and in words (empty if there is none).
@@ -218,11 +226,13 @@ fn write(path: &Path, identity: Identity, set: &mut EvalSet, model: &Coca, queue
     let config = model.config();
     let mut encoder = ImageEncoder::new(model, PASS, &Workspace::new())?;
     let (mut samples, mut checksum, dtype) = (Vec::new(), crc32fast::Hasher::new(), identity.dtype);
+    let images = identity.images;
     let mut failure = None;
     let written = write_atomically(path, |file| {
         let each = |batch: Vec<Labelled>| {
             let (listed, batch): (Vec<_>, Vec<_>) = batch.into_iter().map(listed).unzip();
             let (tokens, features) = encoder.encoded_and_features(queue, &pixels(&batch))?;
+            let features = unit_means(features, images, config.embed_dim);
             let (tokens_each, features_each) = (tokens.len() / batch.len(), features.len() / batch.len());
             let mut bytes = Vec::new();
             for (tokens, features) in tokens.chunks(tokens_each).zip(features.chunks(features_each)) {
@@ -233,10 +243,10 @@ fn write(path: &Path, identity: Identity, set: &mut EvalSet, model: &Coca, queue
             samples.extend(listed);
             file.write_all(&bytes).map_err(|error| Error::io(path, error))
         };
-        let trailer = set.read(config, PASS, each).and_then(|()| {
+        let trailer = set.read(config, PASS.div_ceil(images), each).and_then(|()| {
             json(&Trailer {
                 identity,
-                rows: config.vision.rows(),
+                rows: images * config.vision.rows(),
                 width: config.vision.width,
                 features: config.embed_dim,
                 crc32: checksum.finalize(),

@@ -6,6 +6,7 @@ mod lbfgs;
 mod linear;
 mod neighbours;
 mod pooler;
+mod rows;
 mod score;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use linear::Linear;
 use model::heads::{Head, HeadConfig};
 use model::weights::write_atomically;
 use pooler::Recipe;
+use rows::{Frames, Rows, Time};
 use score::Score;
 use serde::Serialize;
 use serde_json::json;
@@ -77,10 +79,15 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
     let unit = training.features()?;
     let includes = |kind| args.kind.includes(kind);
     let recipe = recipe(&args.pooler, args.seed, targets.len());
-    let mut trained = None;
+    let time = if args.time_embedding { Some(Time::like(training)?) } else { None };
+    let (mut trained, mut of_one_frame) = (None, None);
     if includes(ProbeKind::Pooler) {
         let config = HeadConfig::of_images(model.config(), count);
-        trained = Some(pooler::train(config, &recipe, training, &targets, queue)?);
+        let train = |rows: Rows<'_>| pooler::train(config, &recipe, &rows, &targets, queue);
+        trained = Some(train(Rows { features: training, frames: Frames::All, time })?);
+        if training.images() > 1 {
+            of_one_frame = Some(train(Rows { features: training, frames: Frames::Middle, time: None })?);
+        }
     }
     let mut linear = None;
     if includes(ProbeKind::Linear) {
@@ -100,7 +107,14 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
         let mut scores = Vec::new();
         let mut add = |probe, rows| scores.push(Score::of(probe, &known(rows), count, &right));
         if let Some(head) = &trained {
-            add("attentional pooler", pooler::logits(head, features, recipe.batch, queue)?);
+            let rows = Rows { features, frames: Frames::All, time };
+            add("attentional pooler", pooler::logits(head, &rows, recipe.batch, queue)?);
+            if let Some(of_one_frame) = &of_one_frame {
+                let middle = Rows { features, frames: Frames::Middle, time: None };
+                add("  single frame", pooler::logits(of_one_frame, &middle, recipe.batch, queue)?);
+                let shuffled = Rows { frames: Frames::Shuffled(args.seed), ..rows };
+                add("  shuffled frames", pooler::logits(head, &shuffled, recipe.batch, queue)?);
+            }
         }
         if let Some(linear) = &linear {
             add("linear", linear.logits(&queries, queue)?);
@@ -122,7 +136,8 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
         let figures = json!({
             "model": args.model, "data": set.name, "count": targets.len(), "classes": classes.names,
             "labels": name_of(args.labels), "dtype": args.dtype, "seed": args.seed,
-            "pooler": trained.as_ref().map(|_| &recipe), "linear": fitted,
+            "pooler": trained.as_ref().map(|_| &recipe), "linear": fitted, "frames": args.video.video.then_some(training.images()),
+            "time_amplitude": time.map(|time| time.amplitude),
             "neighbours": includes(ProbeKind::Knn).then_some(
                 json!({"count": neighbours::NEIGHBOURS, "temperature": neighbours::TEMPERATURE})
             ),

@@ -1,7 +1,7 @@
 //! The attentional probe: a new pooler and a softmax layer over the frozen encoder's output, trained as in the paper
 //! (coca.md 1.4, table 9): Adafactor, label smoothing, gradients clipped, half a cosine, an average of the weights.
 
-use super::cache::Features;
+use super::rows::Rows;
 use crate::config::{Schedule, ScheduleKind};
 use crate::schedule::learning_rate;
 use crate::{Error, Result};
@@ -45,21 +45,15 @@ fn average_decay(decay: f64, step: u64) -> f64 {
     decay.min((1 + step) as f64 / (10 + step) as f64)
 }
 
-/// Trains a head on a set, given the class of each sample.
+/// Trains a head on what it sees of a set, given the class of each sample.
 ///
 /// # Errors
 /// A setting is out of its range, the loss is no number any more, or the features cannot be read.
-pub fn train(
-    config: HeadConfig,
-    recipe: &Recipe,
-    features: &Features,
-    targets: &[usize],
-    queue: &Queue,
-) -> Result<Head> {
+pub fn train(config: HeadConfig, recipe: &Recipe, rows: &Rows<'_>, targets: &[usize], queue: &Queue) -> Result<Head> {
     let head = Head::new(config, DType::F32, true)?;
     head.initialize(recipe.seed)?;
     let batch = recipe.batch.min(targets.len());
-    let mut step = HeadStep::new(&head, batch, features.rows(), recipe.label_smoothing as f32, &Workspace::new())?;
+    let mut step = HeadStep::new(&head, batch, rows.count(), recipe.label_smoothing as f32, &Workspace::new())?;
     let parameters = head.parameters();
     let settings =
         AdafactorSettings { beta1: 0.9, beta2: 0.999, weight_decay: recipe.weight_decay, clip_threshold: 1.0 };
@@ -74,7 +68,7 @@ pub fn train(
     for number in 0..recipe.steps {
         let samples = order.take(batch);
         let labels: Vec<i32> = samples.iter().map(|&sample| targets[sample] as i32).collect();
-        let loss = step.run(queue, &features.tokens(&samples)?, &labels, 1.0, false)?;
+        let loss = step.run(queue, &rows.read(&samples)?, &labels, 1.0, false)?;
         let norm = gradient_norm(queue, parameters)?;
         if !(loss.is_finite() && norm.is_finite()) {
             return Err(Error::invalid(format!(
@@ -98,17 +92,17 @@ pub fn train(
     Ok(head)
 }
 
-/// Logits `[samples, classes]` of a set, `batch` samples in a pass.
+/// Logits `[samples, classes]` of what a head sees of a set, `batch` samples in a pass.
 ///
 /// # Errors
 /// The features cannot be read.
-pub fn logits(head: &Head, features: &Features, batch: usize, queue: &Queue) -> Result<Vec<f32>> {
-    let samples: Vec<usize> = (0..features.samples().len()).collect();
+pub fn logits(head: &Head, rows: &Rows<'_>, batch: usize, queue: &Queue) -> Result<Vec<f32>> {
+    let samples: Vec<usize> = (0..rows.features.samples().len()).collect();
     let batch = batch.min(samples.len());
-    let mut pass = HeadLogits::new(head, batch, features.rows(), &Workspace::new())?;
+    let mut pass = HeadLogits::new(head, batch, rows.count(), &Workspace::new())?;
     let mut logits = Vec::new();
     for part in samples.chunks(batch) {
-        logits.extend(pass.run(queue, &features.tokens(part)?)?);
+        logits.extend(pass.run(queue, &rows.read(part)?)?);
     }
     Ok(logits)
 }

@@ -144,6 +144,88 @@ fn cached_features_are_the_fresh_ones_bit_for_bit() {
     assert_eq!(cache_files(&folder).len(), 2);
 }
 
+/// Clips of five frames that go from one of two colours to the other, `a/` in one direction and `b/` in the other: the same
+/// frames in another order, with the same one in the middle.
+fn clips(folder: &Path, set: &str, count: usize) {
+    for (class, index) in ["a", "b"].into_iter().flat_map(|class| (0..count).map(move |index| (class, index))) {
+        let clip = folder.join(set).join(class).join(index.to_string());
+        std::fs::create_dir_all(&clip).unwrap();
+        for frame in 0..5 {
+            let share = (if class == "a" { frame } else { 4 - frame }) * 45;
+            picture(
+                &clip.join(format!("{frame}.png")),
+                [30 + share as u8, 200 - share as u8, 90],
+                index * 5 + share / 45,
+            );
+        }
+    }
+}
+
+#[test]
+fn cached_clips_are_the_fresh_frames_and_their_mean_feature() {
+    let folder = prepared("probe-clips");
+    clips(&folder, "clips", 3);
+    let ModelFolder { model, queue, .. } = ModelFolder::open(&folder.join("model"), DType::F32).unwrap();
+    let data = |frames| crate::config::Data { frames, ..Default::default() };
+    let set = |frames| EvalSet::open(&[(folder.join("clips").display().to_string(), data(frames))]).unwrap().remove(0);
+    let mut images = Vec::new();
+    set(2)
+        .read(model.config(), 64, |batch| {
+            images.extend(batch.into_iter().flat_map(|labelled| labelled.sample.image));
+            Ok(())
+        })
+        .unwrap();
+    let mut encoder = ImageEncoder::new(&model, 32, &Workspace::new()).unwrap();
+    let (tokens, features) = encoder.encoded_and_features(&queue, &images).unwrap();
+    let means = crate::evaluate::unit_means(features, 2, model.config().embed_dim);
+    for word in ["written to", "read from"] {
+        let cached = Features::open(&mut set(2), &model, &queue, &folder.join("cache")).unwrap();
+        assert!(cached.note.contains(word), "{}", cached.note);
+        assert_eq!((cached.images(), cached.rows()), (2, 2 * model.config().vision.rows()));
+        assert_eq!((cached.samples().len(), cached.samples()[5].class.as_deref()), (6, Some("b")));
+        assert!(cached.features().unwrap() == means && cached.tokens(&[0, 1, 2, 3, 4, 5]).unwrap() == tokens);
+        let seen = |frames, time| Rows { features: &cached, frames, time };
+        let frame = tokens.len() / 12;
+        let second = seen(Frames::Middle, None);
+        assert!(second.read(&[1]).unwrap() == tokens[3 * frame..4 * frame] && second.count() * 2 == cached.rows());
+        let mut halves: Vec<f32> = seen(Frames::Shuffled(1), None).read(&[4]).unwrap();
+        if halves[..frame] != tokens[8 * frame..9 * frame] {
+            halves.rotate_left(frame);
+        }
+        assert!(halves == tokens[8 * frame..10 * frame]);
+        let timed = seen(Frames::All, Some(Time { amplitude: 2.0 })).read(&[0]).unwrap();
+        // The first value of the first frame's time is the sine of 0, of the second one's that of 1.
+        assert_eq!((timed[0], timed[frame]), (tokens[0], tokens[frame] + 2.0 * 1f64.sin() as f32));
+    }
+    let other = Features::open(&mut set(3), &model, &queue, &folder.join("cache")).unwrap();
+    assert!(other.note.contains("written to") && other.images() == 3, "{}", other.note);
+}
+
+#[test]
+fn the_order_of_frames_is_seen_with_their_times_alone() {
+    let folder = prepared("probe-order");
+    clips(&folder, "train.csv.d", 12);
+    clips(&folder, "test.csv.d", 6);
+    let shares = |more: &str| {
+        let mut args = args(&folder, &format!("--video --frames 5 --kind pooler {more}"));
+        args.pooler.epochs = 60.try_into().unwrap();
+        args.data += ".d";
+        args.test[0] += ".d";
+        let text = probe(&args).unwrap();
+        ["attentional pooler", "single frame", "shuffled frames"].map(|start| {
+            let line = text.lines().find(|line| line.trim_start().starts_with(start));
+            let cell = line.and_then(|line| line.split_whitespace().rev().nth(2)).map(str::parse::<f64>);
+            cell.unwrap_or_else(|| panic!("no {start} in\n{text}")).unwrap()
+        })
+    };
+    let [pooler, single, shuffled] = shares("--time-embedding");
+    assert!(pooler == 100.0 && single <= 60.0 && shuffled <= 75.0, "{pooler} {single} {shuffled}");
+    let [pooler, _, shuffled] = shares("");
+    assert!(pooler <= 60.0 && shuffled <= 60.0, "{pooler} {shuffled}");
+    let error = error(&args(&folder, "--video --time-embedding --kind linear"));
+    assert!(error.contains("--time-embedding is of the pooler"), "{error}");
+}
+
 #[test]
 fn other_weights_or_samples_have_features_of_their_own() {
     let folder = prepared("probe-other");

@@ -120,13 +120,14 @@ impl Run {
             Stream::start(self.source.clone(), tokenizer, evaluator.model.config(), &config, ledger, start)?;
         let batch = stream.next()?;
         let size = evaluator.model.config().vision.image_size;
-        let samples = (batch.images.chunks_exact(size * size * 3).zip(&batch.texts).zip(batch.keys))
-            .map(|((image, ids), key)| Sample {
-                key,
-                image: image.to_vec(),
-                captions: vec![evaluator.tokenizer.decode(ids)],
-            })
-            .collect();
+        let samples =
+            (batch.images.chunks_exact(self.source.images() * size * size * 3).zip(&batch.texts).zip(batch.keys))
+                .map(|((image, ids), key)| Sample {
+                    key,
+                    image: image.to_vec(),
+                    captions: vec![evaluator.tokenizer.decode(ids)],
+                })
+                .collect();
         Ok(TestSet::of_samples("training pairs".into(), samples))
     }
 

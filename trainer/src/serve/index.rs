@@ -54,7 +54,7 @@ impl std::fmt::Debug for Place {
 }
 
 impl Place {
-    /// The image and its texts; none if it cannot be read.
+    /// The first image and its texts; none if it cannot be read.
     fn read(&self) -> Option<(RawImage, Vec<String>)> {
         match self {
             Place::File(path) => {
@@ -62,7 +62,9 @@ impl Place {
                 let lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned);
                 Some((RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES).ok()?), lines.collect()))
             }
-            Place::Sample(part, index) => part.sample(*index).ok().map(|raw| (raw.image, raw.captions)),
+            Place::Sample(part, index) => {
+                part.sample(*index).ok().and_then(|raw| Some((raw.images.into_iter().next()?, raw.captions)))
+            }
         }
     }
 
@@ -156,6 +158,7 @@ impl Index {
 fn picture_of(image: RawImage) -> Option<Image> {
     match image {
         RawImage::Encoded(file) => decode(&file, MOST_PIXELS).ok(),
+        RawImage::Frame(frame) => frame.image().ok().cloned(),
         RawImage::Drawing { side, rgb, .. } => Some(Image { width: side, height: side, mode: Mode::Rgb, pixels: rgb }),
     }
 }

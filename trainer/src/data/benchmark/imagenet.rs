@@ -89,8 +89,8 @@ impl Part for ImageNetSource {
         let (path, class) = &self.images[index];
         let Class { label, name } = &self.classes[*class];
         let key = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
-        let image = RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES)?);
-        let labels = Labels { class: Some(label.clone()), domain: None };
-        Ok(Raw { key, image, captions: vec![name.clone()], keywords: Vec::new(), labels })
+        let images = vec![RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES)?)];
+        let labels = Labels { class: Some(label.clone()), ..Labels::default() };
+        Ok(Raw { key, images, captions: vec![name.clone()], keywords: Vec::new(), labels })
     }
 }

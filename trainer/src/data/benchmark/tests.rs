@@ -5,6 +5,8 @@ use crate::test_folder;
 use crate::test_support::TestFolder;
 use serde_json::{Value, json};
 
+mod understanding;
+
 /// A folder of images.
 fn folder(name: &str, images: &[&str]) -> TestFolder {
     let folder = test_folder(name);
@@ -22,11 +24,11 @@ fn write(folder: &TestFolder, name: &str, text: &str) -> String {
 }
 
 fn opened(name: &str, options: &Data) -> Arc<dyn Source> {
-    super::open(name, options).unwrap().unwrap()
+    super::open(name, options, &Tools::on_path("")).unwrap().unwrap()
 }
 
 fn refused(name: &str, options: &Data) -> String {
-    super::open(name, options).err().unwrap().to_string()
+    super::open(name, options, &Tools::on_path("")).err().unwrap().to_string()
 }
 
 /// Key's file name, captions and domain of every sample.
@@ -235,6 +237,6 @@ fn folders_are_classes() {
 #[test]
 fn other_names_are_other_sources() {
     for name in ["emoji:train", "shards/{0..2}.tar::more.tar", "a.csv"] {
-        assert!(super::open(name, &Data::default()).unwrap().is_none(), "{name}");
+        assert!(super::open(name, &Data::default(), &Tools::on_path("")).unwrap().is_none(), "{name}");
     }
 }

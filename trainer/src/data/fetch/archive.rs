@@ -1,8 +1,8 @@
 //! The members of a package, read one after the other. Nothing is unpacked to the disk, wherever a member's name points.
 
 use super::package::{APT_FIX, Package, Registry};
-use super::tools::{Tools, failure};
 use crate::data::source::MAX_IMAGE_BYTES;
+use crate::data::tools::{Tools, failure};
 use crate::{Error, Result};
 use flate2::read::GzDecoder;
 use std::fs::File;

@@ -3,10 +3,10 @@
 
 use super::archive::for_each_file;
 use super::package::Package;
-use super::tools::Tools;
 use super::{key, picture, split_of};
 use crate::Result;
 use crate::data::shard_writer::ShardWriter;
+use crate::data::tools::Tools;
 use serde_json::json;
 use std::collections::HashMap;
 

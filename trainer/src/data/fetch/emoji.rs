@@ -2,11 +2,11 @@
 
 use super::archive::for_each_file;
 use super::package::Package;
-use super::tools::Tools;
 use super::{key, split_of};
 use crate::data::emoji::build::concepts;
 use crate::data::emoji::icons::{Icons, SIDE};
 use crate::data::shard_writer::ShardWriter;
+use crate::data::tools::Tools;
 use crate::{Error, Result, png_file};
 use rayon::prelude::*;
 use serde::Deserialize;

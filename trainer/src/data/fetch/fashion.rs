@@ -2,8 +2,8 @@
 
 use super::archive::for_each_file;
 use super::package::Package;
-use super::tools::Tools;
 use crate::data::shard_writer::ShardWriter;
+use crate::data::tools::Tools;
 use crate::{Error, Result, png_file};
 use flate2::read::GzDecoder;
 use std::collections::HashMap;

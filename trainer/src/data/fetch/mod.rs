@@ -1,5 +1,6 @@
 //! Larger sets, from packages that the user's own `npm` or `apt-get` gets: verified, kept, and turned into tar shards.
 
+mod animated;
 mod archive;
 mod clipart;
 #[cfg(feature = "build-data")]
@@ -10,14 +11,13 @@ mod picture;
 mod stamps;
 #[cfg(test)]
 mod tests;
-mod tools;
 
 use super::shard_writer::{Index, Limits, ShardWriter};
+use super::tools::Tools;
 use crate::{Error, Result};
 use package::{Package, Registry};
 use sha2::{Digest, Sha256};
 use std::path::Path;
-pub use tools::Tools;
 
 /// A set that can be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -30,6 +30,8 @@ pub enum Set {
     Tuxstamps,
     /// Open Clip Art: drawings with title and keywords
     Openclipart,
+    /// Moving emoji of Microsoft's Fluent set: clips of 16 frames with a name each (about 700 MB to download)
+    AnimatedEmoji,
     /// Fashion-MNIST: 70,000 grey pictures of ten kinds of clothes
     FashionMnist,
 }
@@ -41,6 +43,7 @@ impl Set {
             Set::Icons => "icons",
             Set::Tuxstamps => "tuxstamps",
             Set::Openclipart => "openclipart",
+            Set::AnimatedEmoji => "animated-emoji",
             Set::FashionMnist => "fashion-mnist",
         }
     }
@@ -55,7 +58,7 @@ impl Set {
             Set::Icons => "that of each icon's own set, in the field `licence` of its .json member",
             Set::Tuxstamps => "GPL-2",
             Set::Openclipart => "public domain",
-            Set::FashionMnist => "MIT",
+            Set::AnimatedEmoji | Set::FashionMnist => "MIT",
         }
     }
 
@@ -70,6 +73,7 @@ impl Set {
             Set::Icons => all(Registry::Npm, &["@iconify/json"]),
             Set::Tuxstamps => all(Registry::Apt, &["tuxpaint-stamps-default"]),
             Set::Openclipart => all(Registry::Apt, &["openclipart-png", "openclipart-svg"]),
+            Set::AnimatedEmoji => all(Registry::Npm, &animated::PACKAGES),
             Set::FashionMnist => all(Registry::Apt, &["dataset-fashion-mnist"]),
         }
     }
@@ -106,6 +110,7 @@ pub fn fetch(set: Set, out: &Path, tools: &Tools) -> Result<Index> {
     match (set, &packages[..]) {
         (Set::FashionMnist, [package]) => fashion::write(package, tools, &mut shards)?,
         (Set::Tuxstamps, [package]) => stamps::write(package, tools, &mut shards)?,
+        (Set::AnimatedEmoji, packages) => animated::write(packages, tools, &mut shards)?,
         (Set::Openclipart, [png, svg]) => clipart::write(png, svg, tools, &mut shards)?,
         #[cfg(feature = "build-data")]
         (Set::EmojiAll, packages) => emoji::write(packages, out, tools, &mut shards)?,

@@ -1,9 +1,9 @@
 //! A package in the folder of a set: got through the user's own `npm` or `apt-get`, verified against the checksum of its
 //! registry, kept. A package that is there and whole is not asked for again, so that a second run needs no network.
 
-use super::tools::Tools;
 use crate::base64::base64;
 use crate::data::shard_writer::{Origin, hexadecimal};
+use crate::data::tools::Tools;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha512};

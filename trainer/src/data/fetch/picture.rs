@@ -1,14 +1,14 @@
-//! Pictures of packages made small: on white, no side longer than [`LONGEST`].
+//! Pictures of packages made small: on white, no side longer than is said.
 
 use crate::png_file;
 use crate::{Error, Result};
 use model::preprocess::{Image, Mode, resize};
 use std::io::Cursor;
 
-/// Longest side of a picture in a shard, in pixels.
-pub const LONGEST: usize = 256;
+/// Longest side of a picture in a shard that is no frame, in pixels.
+const LONGEST: usize = 256;
 /// Most pixels of a picture that is read: a few of Open Clip Art's would take gigabytes.
-const MOST_PIXELS: u64 = 40_000_000;
+pub const MOST_PIXELS: u64 = 40_000_000;
 
 /// A PNG file as a small one, transparent parts on white.
 ///
@@ -27,7 +27,7 @@ pub fn shrink(file: &[u8]) -> Result<Vec<u8>> {
     let channels = reader.next_frame(&mut pixels).map_err(|error| wrong(&error))?.color_type.samples();
     let rgb = on_white(&pixels, channels);
     let [width, height] = [width, height].map(|side| side as usize);
-    small_png(Image { width, height, mode: Mode::Rgb, pixels: rgb })
+    small_png(Image { width, height, mode: Mode::Rgb, pixels: rgb }, LONGEST)
 }
 
 /// Pixels of 1 (grey), 2 (grey, alpha), 3 or 4 channels as red, green, blue on white.
@@ -46,11 +46,20 @@ fn on_white(pixels: &[u8], channels: usize) -> Vec<u8> {
     pixels.chunks_exact(channels).flat_map(blend).collect()
 }
 
-/// A PNG file of a picture, which is made smaller where it is too large.
-fn small_png(image: Image) -> Result<Vec<u8>> {
+/// A decoded picture without palette as a PNG file of no more than `limit` pixels a side, transparent parts on white.
+///
+/// # Errors
+/// It has no pixels.
+pub fn small(image: Image, limit: usize) -> Result<Vec<u8>> {
+    let pixels = on_white(&image.pixels, image.mode.channels());
+    small_png(Image { mode: Mode::Rgb, pixels, ..image }, limit)
+}
+
+/// A PNG file of a picture, which is made smaller where a side is longer than `limit`.
+fn small_png(image: Image, limit: usize) -> Result<Vec<u8>> {
     let longest = image.width.max(image.height);
-    let scaled = |side: usize| ((side * LONGEST + longest / 2) / longest).max(1);
-    let small = if longest > LONGEST { resize(&image, scaled(image.width), scaled(image.height), None) } else { image };
+    let scaled = |side: usize| ((side * limit + longest / 2) / longest).max(1);
+    let small = if longest > limit { resize(&image, scaled(image.width), scaled(image.height), None) } else { image };
     png_file::encode_rgb(small.width as u32, small.height as u32, &small.pixels)
 }
 

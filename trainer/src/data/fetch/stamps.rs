@@ -2,10 +2,10 @@
 
 use super::archive::for_each_file;
 use super::package::Package;
-use super::tools::Tools;
 use super::{key, picture};
 use crate::Result;
 use crate::data::shard_writer::ShardWriter;
+use crate::data::tools::Tools;
 use serde_json::json;
 use std::collections::BTreeMap;
 

@@ -5,7 +5,7 @@
 mod figure;
 mod motion;
 mod pairs;
-mod questions;
+pub(crate) mod questions;
 mod scene;
 
 use super::shard_writer::{Index, Limits, Origin, ShardWriter};
@@ -183,8 +183,8 @@ mod tests {
         assert_eq!(part.len(), 20);
         for index in 0..part.len() {
             let raw = part.sample(index).unwrap();
-            let RawImage::Encoded(image) = raw.image else { panic!("{:?}", raw.image) };
-            let image = decode(&image, 1 << 20).unwrap();
+            let [RawImage::Encoded(image)] = &raw.images[..] else { panic!("{:?}", raw.images) };
+            let image = decode(image, 1 << 20).unwrap();
             assert_eq!((image.width, image.height), (32, 32));
             assert!(raw.captions[0].starts_with('a'), "{:?}", raw.captions);
         }

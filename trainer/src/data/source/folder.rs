@@ -86,8 +86,8 @@ impl Part for FolderSource {
             _ => fault,
         })?;
         let captions = captions(&key, text.split(|&byte| byte == b'\n'))?;
-        let image = RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES)?);
-        Ok(Raw { key, image, captions, keywords: Vec::new(), labels: Labels::default() })
+        let images = vec![RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES)?)];
+        Ok(Raw { key, images, captions, keywords: Vec::new(), labels: Labels::default() })
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(source.sample(1).unwrap_err().kind, FaultKind::BadUtf8);
         assert_eq!(source.sample(3).unwrap_err().kind, FaultKind::MissingCaption);
         let raw = source.sample(2).unwrap();
-        assert_eq!((raw.key.as_str(), raw.image), ("deep/b.JPG", RawImage::Encoded(b"jpg".to_vec())));
+        assert_eq!((raw.key.as_str(), raw.images), ("deep/b.JPG", vec![RawImage::Encoded(b"jpg".to_vec())]));
         assert_eq!(raw.captions, ["one", "two"]);
         assert!(FolderSource::open(&folder.join("none")).is_err());
     }

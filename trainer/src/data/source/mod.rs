@@ -2,21 +2,27 @@
 //! are read from several threads at once, in any order.
 
 mod emoji;
+mod emoji_questions;
 mod folder;
 mod pattern;
+mod scenes;
 mod shards;
 mod table;
 
 pub use emoji::EmojiSource;
+pub use emoji_questions::EmojiQuestions;
 pub use folder::FolderSource;
 pub(crate) use folder::images_below;
 pub use pattern::expand;
+pub use scenes::SceneSource;
 pub use shards::ShardSource;
 #[cfg(test)]
 pub(crate) use shards::tests::tar as tar_of;
 pub use table::{TableColumns, TableSource};
 
+use super::clips::{self, Frame};
 use super::emoji::Split;
+use super::tools::Tools;
 use super::{Fault, FaultKind, benchmark};
 use crate::config::{Data, DataFormat};
 use crate::{Error, Result};
@@ -27,17 +33,17 @@ use std::sync::Arc;
 /// Largest image file that is read, in bytes.
 pub(crate) const MAX_IMAGE_BYTES: u64 = 1 << 28;
 /// Largest caption file that is read, in bytes.
-const MAX_TEXT_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// Extensions of the images that can be decoded, in lower case.
-const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
+pub(crate) const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
-/// An image and its text as stored.
+/// Images that belong together, and their text, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raw {
     /// What the sample is called in messages and predictions.
     pub key: String,
-    /// The image.
-    pub image: RawImage,
+    /// The images, as many as [`Source::images`] says: one, or a pair's two, or the frames of a clip.
+    pub images: Vec<RawImage>,
     /// Captions, trimmed; at least one, none empty. Evaluation uses the first.
     pub captions: Vec<String>,
     /// Words about the image that are no caption of their own.
@@ -49,10 +55,42 @@ pub struct Raw {
 /// What a source says of a sample besides its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
-    /// Label of its class, where samples have classes whose names are not their captions.
+    /// Label of its class, where samples have classes whose names are not their captions; of a question the answer.
     pub class: Option<String>,
-    /// Part of the set that is scored by itself too, such as a domain of NoCaps.
+    /// Part of the set that is scored by itself too, such as a domain of NoCaps or a type of question.
     pub domain: Option<String>,
+    /// What each annotator answered, as they wrote it, where several did.
+    pub answers: Vec<String>,
+}
+
+/// What the text of a sample is to its images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TextKind {
+    /// It says what the image shows.
+    Caption,
+    /// It asks about the image; the class is the answer.
+    Question,
+    /// The image makes it true, false, or leaves it open; the class says which.
+    Hypothesis,
+    /// It is true or false of two images together; the class says which.
+    Statement,
+}
+
+impl TextKind {
+    /// Images of a sample.
+    pub fn images(self) -> usize {
+        if self == TextKind::Statement { 2 } else { 1 }
+    }
+
+    /// The classes, where they are the same in every set.
+    pub fn classes(self) -> Option<Vec<Class>> {
+        let labels: &[&str] = match self {
+            TextKind::Caption | TextKind::Question => return None,
+            TextKind::Hypothesis => &["entailment", "neutral", "contradiction"],
+            TextKind::Statement => &["true", "false"],
+        };
+        Some(labels.iter().map(|&label| Class { label: label.into(), name: label.into() }).collect())
+    }
 }
 
 /// A class of a classification set.
@@ -64,11 +102,13 @@ pub struct Class {
     pub name: String,
 }
 
-/// The image of a sample.
+/// An image of a sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RawImage {
     /// A JPEG, PNG, WebP or GIF file.
     Encoded(Vec<u8>),
+    /// One of the frames of an animation or video, which are decoded together.
+    Frame(Frame),
     /// A square drawing on a transparent ground.
     Drawing {
         /// Width and height.
@@ -87,6 +127,11 @@ pub trait Source: std::fmt::Debug + Send + Sync {
 
     /// Number of parts; a constant of the source.
     fn parts(&self) -> usize;
+
+    /// Images of every sample; a constant of the source. A sample with another number of them is faulty.
+    fn images(&self) -> usize {
+        1
+    }
 
     /// Opens a part.
     ///
@@ -129,22 +174,38 @@ pub trait Part: Send + Sync {
         self.len() == 0
     }
 
-    /// Reads sample `index`, which is below [`Part::len`]. The image is not decoded.
+    /// Reads sample `index`, which is below [`Part::len`]. The images are not decoded.
     ///
     /// # Errors
     /// The sample is faulty.
     fn sample(&self, index: usize) -> std::result::Result<Raw, Fault>;
 }
 
-/// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, a pattern of `.tar` shards, a `.csv`
-/// or `.tsv` table, a folder, or a benchmark's files ([`benchmark::open`]).
+/// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, questions about it (`emoji-questions:SPLIT`), a
+/// pattern of `.tar` shards, what is asked in those of procedural scenes ([`scenes::KINDS`]), a `.csv` or `.tsv` table, a folder,
+/// or a benchmark's files ([`benchmark::open`]). With `data.frames` the samples are clips: of shards, of a folder
+/// ([`clips::open_folder`]), or of a benchmark of videos.
 ///
 /// # Errors
 /// Nothing is there, it holds no sample, or its kind cannot be told.
 pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
+    open_with(name, options, &Tools::of_user())
+}
+
+/// As [`open`], with these tools for videos.
+pub(super) fn open_with(name: &str, options: &Data, tools: &Tools) -> Result<Arc<dyn Source>> {
     // Such names say what they are, whatever data.format says of others.
-    if let Some(source) = benchmark::open(name, options)? {
+    if let Some(source) = benchmark::open(name, options, tools)? {
         return Ok(source);
+    }
+    if let Some(source) = scenes::open(name, options)? {
+        return Ok(source);
+    }
+    if let Some(split) = split_of(name, "emoji-questions")? {
+        if options.frames > 0 {
+            return Err(no_clips(name));
+        }
+        return Ok(Arc::new(EmojiQuestions::bundled(split)?));
     }
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
     let format = match options.format {
@@ -155,14 +216,18 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
         DataFormat::Auto if Path::new(name).is_dir() => DataFormat::Folder,
         DataFormat::Auto => {
             return Err(Error::invalid(format!(
-                "{name}: no folder of this name; data can be emoji, .tar shards, a .csv or .tsv table, a folder, or {}",
+                "{name}: no folder of this name; data can be emoji, emoji-questions, .tar shards, a .csv or .tsv table, a \
+                 folder, {} or {}",
+                scenes::KINDS.join(", "),
                 benchmark::KINDS.join(", ")
             )));
         }
         format => format,
     };
     Ok(match format {
-        DataFormat::Shards => Arc::new(ShardSource::open(name)?),
+        DataFormat::Shards => Arc::new(ShardSource::open(name, options)?),
+        DataFormat::Folder if options.frames > 0 => Arc::new(clips::open_folder(Path::new(name), options, tools)?),
+        DataFormat::Csv | DataFormat::Emoji if options.frames > 0 => return Err(no_clips(name)),
         DataFormat::Folder => Arc::new(FolderSource::open(Path::new(name))?),
         DataFormat::Csv => {
             let separator = match options.separator.as_bytes() {
@@ -178,10 +243,26 @@ pub fn open(name: &str, options: &Data) -> Result<Arc<dyn Source>> {
             Arc::new(TableSource::open(Path::new(name), columns, separator)?)
         }
         DataFormat::Auto | DataFormat::Emoji => {
-            let split = name.strip_prefix("emoji").and_then(|rest| rest.strip_prefix(':'));
-            Arc::new(EmojiSource::bundled(split.map_or(Ok(Split::Train), Split::parse)?)?)
+            Arc::new(EmojiSource::bundled(split_of(name, "emoji")?.unwrap_or(Split::Train))?)
         }
     })
+}
+
+/// The split of the bundled set in the name `SET:SPLIT`; the name `SET` is the training split, and others are none.
+fn split_of(name: &str, set: &str) -> Result<Option<Split>> {
+    match name.strip_prefix(set) {
+        Some("") => Ok(Some(Split::Train)),
+        Some(rest) => rest.strip_prefix(':').map(Split::parse).transpose(),
+        None => Ok(None),
+    }
+}
+
+/// The error of data that holds pictures where clips are asked for.
+pub fn no_clips(name: &str) -> Error {
+    Error::invalid(format!(
+        "{name}: these are pictures, and clips are asked for (--video or data.frames): clips are in .tar shards, a folder, {}",
+        benchmark::VIDEOS.join(", ")
+    ))
 }
 
 /// The bytes of a small file.
@@ -225,6 +306,12 @@ mod tests {
         assert!(error("nowhere").contains("no folder of this name"));
         assert_eq!(open("emoji", &Data::default()).unwrap().part(0).ok().unwrap().len(), 5945);
         assert_eq!(open("emoji:fxemoji", &Data::default()).unwrap().part(0).ok().unwrap().len(), 467);
+        let wrong = error("emoji-questionsx");
+        assert!(wrong.contains("no folder of this name") && wrong.contains("emoji-questions, "), "{wrong}");
+        assert!(error("emoji-questions:nowhere").contains("fresh-noto-v1"));
+        assert_eq!(open("emoji-questions", &Data::default()).unwrap().name(), "emoji-questions:train");
+        let clips = open("emoji-questions", &Data { frames: 2, ..Data::default() });
+        assert!(clips.err().unwrap().to_string().contains("these are pictures"));
     }
 
     #[test]

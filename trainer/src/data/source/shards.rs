@@ -1,9 +1,13 @@
 //! Tar shards in WebDataset layout: neighbouring members with one key make a sample, `KEY.jpg` (or png, webp, gif) and
-//! `KEY.txt` or `KEY.json`. Only headers are read when a shard is opened; the members are read where they lie.
+//! `KEY.txt` or `KEY.json`. A clip has frames `KEY.000.png`, `KEY.001.png`, … or an animated `KEY.webp` or `KEY.gif`, a pair of
+//! scenes `KEY.left.png` and `KEY.right.png`. Only headers are read when a shard is opened; the members are read where they lie.
 
 use super::{IMAGE_EXTENSIONS, Labels, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Part, Raw, RawImage, Source, captions, expand};
+use crate::config::Data;
+use crate::data::clips::{Footage, Frame, spread};
 use crate::data::{Fault, FaultKind};
 use crate::{Error, Result};
+use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -16,7 +20,16 @@ const CAPTION_FIELDS: [&str; 4] = ["caption", "captions", "text", "title"];
 #[derive(Clone, Debug)]
 pub struct ShardSource {
     pattern: String,
-    shards: Vec<String>,
+    pub(super) shards: Vec<String>,
+    clips: Option<Clips>,
+}
+
+/// How samples are read that are clips.
+#[derive(Clone, Copy, Debug)]
+struct Clips {
+    /// Frames of each.
+    frames: usize,
+    max_pixels: u64,
 }
 
 impl ShardSource {
@@ -24,13 +37,14 @@ impl ShardSource {
     ///
     /// # Errors
     /// The pattern cannot be expanded, or none of the shards is there.
-    pub fn open(pattern: &str) -> Result<ShardSource> {
+    pub fn open(pattern: &str, options: &Data) -> Result<ShardSource> {
         let shards = expand(pattern)?;
         if !shards.iter().any(|shard| Path::new(shard).is_file()) {
             let first = shards.first().map_or(pattern, String::as_str);
             return Err(Error::invalid(format!("{pattern}: none of its {} shards is there ({first})", shards.len())));
         }
-        Ok(ShardSource { pattern: pattern.to_string(), shards })
+        let clips = Clips { frames: options.frames, max_pixels: options.max_pixels };
+        Ok(ShardSource { pattern: pattern.to_string(), shards, clips: Some(clips).filter(|clips| clips.frames > 0) })
     }
 }
 
@@ -43,14 +57,18 @@ impl Source for ShardSource {
         self.shards.len()
     }
 
+    fn images(&self) -> usize {
+        self.clips.map_or(1, |clips| clips.frames)
+    }
+
     fn part(&self, part: usize) -> std::result::Result<Arc<dyn Part>, Fault> {
-        Ok(Arc::new(Shard::open(&self.shards[part])?))
+        Ok(Arc::new(Shard { clips: self.clips, ..Shard::open(&self.shards[part])? }))
     }
 }
 
 /// Where a member lies.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+pub(super) struct Span {
     start: u64,
     bytes: u64,
 }
@@ -58,20 +76,32 @@ struct Span {
 /// The members of a sample, or what is wrong with the shard at this place.
 #[derive(Debug)]
 enum Entry {
-    Sample { key: String, image: Option<Span>, text: Option<(Span, bool)> },
+    Sample { key: String, members: Members },
     Broken(Fault),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Members {
+    pub image: Option<Span>,
+    /// Frames by their numbers.
+    frames: Vec<(u64, Span)>,
+    /// The left and the right image of a pair.
+    pub sides: [Option<Span>; 2],
+    text: Option<Span>,
+    pub json: Option<Span>,
 }
 
 /// An open shard.
 #[derive(Debug)]
-struct Shard {
+pub(super) struct Shard {
     path: String,
     file: File,
     entries: Vec<Entry>,
+    clips: Option<Clips>,
 }
 
 impl Shard {
-    fn open(path: &str) -> std::result::Result<Shard, Fault> {
+    pub fn open(path: &str) -> std::result::Result<Shard, Fault> {
         let missing = |error| Fault::new(FaultKind::MissingFile, path, error);
         let broken = |detail: &dyn ToString| Fault::new(FaultKind::BrokenArchive, path, detail.to_string());
         let file = File::open(path).map_err(missing)?;
@@ -105,18 +135,40 @@ impl Shard {
                 continue;
             }
             if !matches!(entries.last(), Some(Entry::Sample { key, .. }) if key == member_key) {
-                entries.push(Entry::Sample { key: member_key.to_string(), image: None, text: None });
+                entries.push(Entry::Sample { key: member_key.to_string(), members: Members::default() });
             }
-            let Some(Entry::Sample { image, text, .. }) = entries.last_mut() else { continue };
+            let Some(Entry::Sample { members, .. }) = entries.last_mut() else { continue };
             match extension.to_ascii_lowercase().as_str() {
-                "txt" => *text = Some((span, false)),
-                // A plain text goes before metadata.
-                "json" => *text = text.or(Some((span, true))),
-                extension if IMAGE_EXTENSIONS.contains(&extension) => *image = image.or(Some(span)),
-                _ => {}
+                "txt" => members.text = Some(span),
+                "json" => members.json = Some(span),
+                "left.png" => members.sides[0] = Some(span),
+                "right.png" => members.sides[1] = Some(span),
+                extension if IMAGE_EXTENSIONS.contains(&extension) => members.image = members.image.or(Some(span)),
+                extension => members.frames.extend(frame_number(extension).map(|number| (number, span))),
             }
         }
-        Ok(Shard { path: path.to_string(), file, entries })
+        Ok(Shard { path: path.to_string(), file, entries, clips: None })
+    }
+
+    /// What messages call a sample, and its members.
+    pub fn members(&self, index: usize) -> std::result::Result<(String, &Members), Fault> {
+        match &self.entries[index] {
+            Entry::Broken(fault) => Err(fault.clone()),
+            Entry::Sample { key, members } => Ok((format!("{}: {key}", self.path), members)),
+        }
+    }
+
+    /// A `.json` member of the sample `key`.
+    pub fn json<T: DeserializeOwned>(&self, key: &str, span: Span) -> std::result::Result<T, Fault> {
+        let json = self.read(key, span, MAX_TEXT_BYTES)?;
+        std::str::from_utf8(&json).map_err(|error| Fault::new(FaultKind::BadUtf8, key, error))?;
+        serde_json::from_slice(&json).map_err(|error| Fault::new(FaultKind::MissingCaption, key, error))
+    }
+
+    /// An image of the sample `key`; a fault if there is none with such an `ending`.
+    pub fn image(&self, key: &str, span: Option<Span>, ending: &str) -> std::result::Result<RawImage, Fault> {
+        let span = span.ok_or_else(|| Fault::new(FaultKind::MissingImage, key, format!("no .{ending}")))?;
+        Ok(RawImage::Encoded(self.read(key, span, MAX_IMAGE_BYTES)?))
     }
 
     fn read(&self, key: &str, span: Span, limit: u64) -> std::result::Result<Vec<u8>, Fault> {
@@ -128,13 +180,38 @@ impl Shard {
         self.file.read_exact_at(&mut bytes, span.start).map_err(broken)?;
         Ok(bytes)
     }
+
+    /// The picture of a sample, or the frames of a clip.
+    fn images(&self, key: &str, members: &Members) -> std::result::Result<Vec<RawImage>, Fault> {
+        let read = |span| self.read(key, span, MAX_IMAGE_BYTES);
+        let endings = IMAGE_EXTENSIONS.join(", .");
+        match (self.clips, members.image) {
+            (None, image) => Ok(vec![self.image(key, image, &endings)?]),
+            (Some(Clips { frames, .. }), _) if !members.frames.is_empty() => {
+                let mut spans = members.frames.clone();
+                spans.sort_by_key(|&(number, _)| number);
+                let frame = |index: usize| Ok(RawImage::Encoded(read(spans[index].1)?));
+                spread(spans.len(), frames).into_iter().map(frame).collect()
+            }
+            (Some(Clips { frames, max_pixels }), Some(image)) => {
+                Ok(Frame::all(key.to_owned(), Footage::Animation(read(image)?), frames, max_pixels))
+            }
+            (Some(_), None) => {
+                Err(Fault::new(FaultKind::MissingImage, key, format!("no frames .000.png, and no .{endings}")))
+            }
+        }
+    }
+}
+
+/// The number in `007.png`.
+fn frame_number(extension: &str) -> Option<u64> {
+    let (number, extension) = extension.split_once('.')?;
+    IMAGE_EXTENSIONS.contains(&extension).then(|| number.parse().ok())?
 }
 
 /// Captions in a `.json` member: a text or a list of texts.
-fn json_captions(key: &str, json: &[u8]) -> std::result::Result<Vec<String>, Fault> {
-    std::str::from_utf8(json).map_err(|error| Fault::new(FaultKind::BadUtf8, key, error))?;
+fn json_captions(key: &str, value: &serde_json::Value) -> std::result::Result<Vec<String>, Fault> {
     let missing = |detail: &dyn ToString| Fault::new(FaultKind::MissingCaption, key, detail.to_string());
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(|error| missing(&error))?;
     let field = CAPTION_FIELDS.iter().find_map(|&field| value.get(field));
     let texts: Vec<&[u8]> = match field {
         Some(serde_json::Value::String(text)) => vec![text.as_bytes()],
@@ -150,23 +227,28 @@ impl Part for Shard {
     }
 
     fn sample(&self, index: usize) -> std::result::Result<Raw, Fault> {
-        let (key, image, text) = match &self.entries[index] {
-            Entry::Broken(fault) => return Err(fault.clone()),
-            Entry::Sample { key, image, text } => (format!("{}: {key}", self.path), image, text),
+        let (key, members) = self.members(index)?;
+        let images = self.images(&key, members)?;
+        let mut labels = Labels::default();
+        // A plain text goes before metadata, which of a clip say the class too.
+        let json = members.json.filter(|_| members.text.is_none() || self.clips.is_some());
+        let json: Option<serde_json::Value> = json.map(|span| self.json(&key, span)).transpose()?;
+        let captions = match (members.text, &json) {
+            (Some(text), _) => captions(&key, [&self.read(&key, text, MAX_TEXT_BYTES)?[..]])?,
+            (None, Some(json)) => json_captions(&key, json)?,
+            (None, None) => return Err(Fault::new(FaultKind::MissingCaption, &key, "no .txt or .json")),
         };
-        let none = || Fault::new(FaultKind::MissingImage, &key, format!("no .{}", IMAGE_EXTENSIONS.join(", .")));
-        let image = image.ok_or_else(none)?;
-        let (text, json) = text.ok_or_else(|| Fault::new(FaultKind::MissingCaption, &key, "no .txt or .json"))?;
-        let text = self.read(&key, text, MAX_TEXT_BYTES)?;
-        let captions = if json { json_captions(&key, &text)? } else { captions(&key, [&text[..]])? };
-        let image = RawImage::Encoded(self.read(&key, image, MAX_IMAGE_BYTES)?);
-        Ok(Raw { key, image, captions, keywords: Vec::new(), labels: Labels::default() })
+        if self.clips.is_some() {
+            labels.class = json.as_ref().and_then(|json| json["class"].as_str()).map(str::to_owned);
+        }
+        Ok(Raw { key, images, captions, keywords: Vec::new(), labels })
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::data::test_source::gif;
     use crate::test_folder;
 
     /// A tar file of these members.
@@ -235,8 +317,55 @@ pub(crate) mod tests {
         ];
         assert_eq!(kinds(&shard), expected);
         let first = shard.sample(0).unwrap();
-        assert_eq!(first.image, RawImage::Encoded(b"one".to_vec()));
+        assert_eq!(first.images, [RawImage::Encoded(b"one".to_vec())]);
         assert!(first.key.ends_with("0.tar: a.v/1"), "{}", first.key);
+    }
+
+    #[test]
+    fn clips_are_frames_by_their_numbers_or_an_animation() {
+        let folder = test_folder("clip-shards");
+        let path = folder.join("0.tar").display().to_string();
+        let animation = gif(&[[200, 0, 0], [0, 200, 0]]);
+        let members: [(&str, &[u8]); 13] = [
+            ("a.010.png", b"third"),
+            ("a.002.png", b"second"),
+            ("a.1.png", b"first"),
+            ("a.txt", b"a ball moving left"),
+            ("a.json", br#"{"class": "moving left", "frames": 3}"#),
+            ("b.gif", &animation),
+            ("b.json", br#"{"caption": "a light"}"#),
+            ("c.left.png", b"no number"),
+            ("c.txt", b"a pair"),
+            ("d.000.png", b"one"),
+            ("d.txt", b"damaged metadata"),
+            ("d.json", b"{"),
+            ("e.000.png", b"no text"),
+        ];
+        std::fs::write(&path, tar(&members)).unwrap();
+        let open = |frames| ShardSource::open(&path, &Data { frames, ..Data::default() }).unwrap();
+        let encoded =
+            |names: &[&str]| names.iter().map(|n| RawImage::Encoded(n.as_bytes().to_vec())).collect::<Vec<_>>();
+        let source = open(3);
+        assert_eq!(source.images(), 3);
+        let part = source.part(0).unwrap();
+        let first = part.sample(0).unwrap();
+        assert_eq!(first.images, encoded(&["first", "second", "third"]));
+        assert_eq!(
+            (first.labels.class.as_deref(), first.captions),
+            (Some("moving left"), vec!["a ball moving left".into()])
+        );
+        let second = part.sample(1).unwrap();
+        let colours = second.images.iter().map(|image| match image {
+            RawImage::Frame(frame) => frame.image().unwrap().pixels[..3].to_vec(),
+            other => panic!("{other:?}"),
+        });
+        assert!(colours.eq([[200, 0, 0], [0, 200, 0], [0, 200, 0]].map(Vec::from)));
+        assert_eq!((second.labels.class, second.captions), (None, vec!["a light".into()]));
+        let faults = [2, 3, 4].map(|index| part.sample(index).unwrap_err().kind);
+        assert_eq!(faults, [FaultKind::MissingImage, FaultKind::MissingCaption, FaultKind::MissingCaption]);
+        // The middle of the whole, and of pictures no frames.
+        assert_eq!(open(1).part(0).unwrap().sample(0).unwrap().images, encoded(&["second"]));
+        assert_eq!(open(0).part(0).unwrap().sample(0).unwrap_err().kind, FaultKind::MissingImage);
     }
 
     #[test]

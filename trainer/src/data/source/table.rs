@@ -126,8 +126,8 @@ impl Part for TableSource {
         let captions = captions(&key, [&*row.caption])?;
         let class = row.label.as_deref().map(std::str::from_utf8).transpose();
         let class = class.map_err(|error| Fault::new(FaultKind::BadUtf8, &key, error))?.map(str::to_owned);
-        let image = RawImage::Encoded(read_file(&self.resolve(&row.image), MAX_IMAGE_BYTES)?);
-        Ok(Raw { key, image, captions, keywords: Vec::new(), labels: Labels { class, domain: None } })
+        let images = vec![RawImage::Encoded(read_file(&self.resolve(&row.image), MAX_IMAGE_BYTES)?)];
+        Ok(Raw { key, images, captions, keywords: Vec::new(), labels: Labels { class, ..Labels::default() } })
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let source = TableSource::open(&path, columns, separator)?;
         // Read while the folder is there.
-        assert_eq!(source.sample(0).unwrap().image, RawImage::Encoded(b"png".to_vec()));
+        assert_eq!(source.sample(0).unwrap().images, [RawImage::Encoded(b"png".to_vec())]);
         Ok(source)
     }
 

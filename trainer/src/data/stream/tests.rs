@@ -66,6 +66,19 @@ fn unshuffled_data_keeps_its_order_across_epochs() {
 }
 
 #[test]
+fn images_of_a_sample_lie_one_after_another() {
+    let mut source = TestSource::new(vec![Some(vec![Kind::Two, Kind::Good, Kind::Two])]);
+    source.images = 2;
+    let mut config = config(2, 2, false, 4);
+    config.augmentation.kind = crate::config::AugmentKind::None;
+    let mut stream = start(&source, &config, 1.0, Position::default());
+    let batch = stream.next().unwrap();
+    assert_eq!(batch.keys, ["0/0", "0/2"]);
+    assert_eq!(batch.images, [[9; 192], [7; 192]].repeat(2).concat());
+    assert_eq!(stream.ledger().summary(), "1 wrong_image_count");
+}
+
+#[test]
 fn texts_keep_to_the_context() {
     let mut model = model(8);
     model.text.context_length = 4;

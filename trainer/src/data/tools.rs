@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 const LINES: usize = 6;
 
 /// Where programs are found, and where it is said what is done.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tools {
     path: OsString,
     quiet: bool,
