@@ -1,11 +1,13 @@
 //! A CoCa in memory: its configuration, its parameters, and the programs that run it.
 
 use crate::config::CocaConfig;
+use crate::heads::{HeadConfig, file};
 use crate::interpolate::{image_positions, text_positions};
 use crate::network::Layers;
 use crate::params::{ParamSpec, initialize, parameters};
 use crate::weights::{FileDtype, TensorRef, Weights, load_folder, save_folder};
-use engine::{DType, Parameters, Result, Shape, Tape};
+use engine::{DType, Error, Parameters, Result, Shape, Tape, Tensor};
+use kernels::attention::Rows;
 use std::path::Path;
 
 /// The name of the temperature's parameter: the logarithm of the scale of the contrastive logits.
@@ -18,7 +20,10 @@ const TEXT_POSITIONS: &str = "text.positional_embedding";
 #[derive(Debug)]
 pub struct Coca {
     config: CocaConfig,
+    head: Option<HeadConfig>,
     specs: Vec<ParamSpec>,
+    /// How many of them are the model's own; those of the head follow.
+    own: usize,
     parameters: Parameters,
     dtype: DType,
 }
@@ -27,11 +32,22 @@ impl Coca {
     /// A model of zeros. `dtype` is the storage type of activations and of the matrices that products read (f32 masters
     /// are kept); `gradients` adds the gradient arena that training needs.
     pub fn new(config: CocaConfig, dtype: DType, gradients: bool) -> Result<Coca> {
+        Coca::with_head(config, None, dtype, gradients)
+    }
+
+    /// As [`Coca::new`], with a head whose parameters follow those of the model in its arenas. A head is trained and saved in
+    /// a file of its own; the model's weights are read and written without it.
+    pub fn with_head(config: CocaConfig, head: Option<HeadConfig>, dtype: DType, gradients: bool) -> Result<Coca> {
         config.validate()?;
-        let specs = parameters(&config);
+        let mut specs = parameters(&config);
+        let own = specs.len();
+        if let Some(head) = &head {
+            head.validate()?;
+            specs.extend(head.parameters());
+        }
         let shapes = specs.iter().map(|spec| (spec.name.clone(), spec.shape));
         let parameters = Parameters::new(shapes, dtype == DType::BF16, gradients)?;
-        Ok(Coca { config, specs, parameters, dtype })
+        Ok(Coca { config, head, specs, own, parameters, dtype })
     }
 
     /// Draws every parameter from its starting distribution. Stream i of the generator makes parameter i.
@@ -43,9 +59,10 @@ impl Coca {
     /// interpolated; the error lists what is missing, unexpected or otherwise of another shape.
     pub fn load(&self, weights: &Weights) -> Result<()> {
         let stored = |spec: &ParamSpec| ParamSpec { shape: stored_shape(spec, weights), ..spec.clone() };
-        weights.check(&self.specs.iter().map(stored).collect::<Vec<_>>())?;
+        let own = &self.specs[..self.own];
+        weights.check(&own.iter().map(stored).collect::<Vec<_>>())?;
         let CocaConfig { vision, text, .. } = &self.config;
-        for ParamSpec { name, shape, .. } in &self.specs {
+        for ParamSpec { name, shape, .. } in own {
             let values = weights.to_vec(name)?;
             let values = match name.as_str() {
                 _ if values.len() == shape.elements() => values,
@@ -79,7 +96,7 @@ impl Coca {
                 &owned
             }
         };
-        let tensors: Vec<TensorRef> = (self.parameters.entries().iter())
+        let tensors: Vec<TensorRef> = (self.parameters.entries()[..self.own].iter())
             .map(|entry| TensorRef {
                 name: &entry.name,
                 shape: entry.shape.dims(),
@@ -89,9 +106,59 @@ impl Coca {
         save_folder(folder, &self.config, &tensors, FileDtype::F32)
     }
 
+    /// Writes the head as [`Head::save`](crate::heads::Head::save) does, `values` in place of the parameters if given, in arena
+    /// order (the model's first).
+    ///
+    /// # Errors
+    /// There is no head, there is not one name for each class, or the file cannot be written.
+    pub fn save_head(&self, path: &Path, classes: &[String], values: Option<&[f32]>) -> Result<()> {
+        let head = self.head.as_ref().ok_or_else(|| Error::invalid("the model has no head to save"))?;
+        file::write(path, head, &self.specs[self.own..], classes, |name| match values {
+            None => self.parameters.read(name),
+            Some(values) => {
+                let entry = self.parameters.find(name)?;
+                Ok(values[entry.offset..entry.offset + entry.shape.elements()].to_vec())
+            }
+        })
+    }
+
+    /// Reads the head's parameters from its file. Returns the names of the classes.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no head's, or its head has other sizes than this one.
+    pub fn load_head(&self, path: &Path) -> Result<Vec<String>> {
+        let (config, classes, weights) = file::read(path)?;
+        if Some(config) != self.head {
+            return Err(Error::invalid(format!(
+                "{}: a head of other sizes ({config:?}) than the model's ({:?})",
+                path.display(),
+                self.head
+            )));
+        }
+        for spec in &self.specs[self.own..] {
+            self.parameters.write(&spec.name, &weights.to_vec(&spec.name)?)?;
+        }
+        Ok(classes)
+    }
+
     /// The architecture.
     pub fn config(&self) -> &CocaConfig {
         &self.config
+    }
+
+    /// Sizes of its head, if it has one.
+    pub fn head(&self) -> Option<&HeadConfig> {
+        self.head.as_ref()
+    }
+
+    /// Logits of the head for rows on a tape, see [`Head::logits`](crate::heads::Head::logits).
+    ///
+    /// # Errors
+    /// There is no head, or the rows have another width or type than it reads.
+    #[track_caller]
+    pub fn head_logits(&self, tape: &mut Tape, rows: Tensor, division: Rows) -> Result<Tensor> {
+        let config = self.head.as_ref().ok_or_else(|| Error::invalid("the model has no head"))?;
+        Layers { tape, parameters: &self.parameters, config, dtype: self.dtype }.logits(rows, division)
     }
 
     /// Name, shape, start and decay of every parameter, in arena order.
@@ -122,6 +189,13 @@ impl Coca {
     /// Pushes layers of this model onto a tape.
     pub fn layers<'a>(&'a self, tape: &'a mut Tape) -> Layers<'a> {
         Layers { tape, parameters: &self.parameters, config: &self.config, dtype: self.dtype }
+    }
+
+    /// Trainable parameters that nothing has written the gradient of on a tape, in arena order.
+    pub(crate) fn unreached(&self, tape: &Tape) -> Vec<String> {
+        let entries = self.parameters.entries().iter();
+        let unreached = entries.filter(|entry| entry.trainable && !tape.reaches(&entry.name));
+        unreached.map(|entry| entry.name.clone()).collect()
     }
 
     /// The factor of the contrastive logits, `exp(logit_scale)`.

@@ -12,6 +12,7 @@ pub mod network;
 pub mod packing;
 pub mod params;
 pub mod preprocess;
+pub mod task;
 pub mod tokenizer;
 pub mod train;
 pub mod weights;

@@ -124,9 +124,7 @@ impl TrainStep {
             tape.keep(loss.loss);
         }
         tape.backward(&seeds)?;
-        let entries = model.parameters().entries().iter();
-        let unreached = entries.filter(|entry| entry.trainable && !tape.reaches(&entry.name));
-        let unreached = unreached.map(|entry| entry.name.clone()).collect();
+        let unreached = model.unreached(&tape);
         tape.checkpoint(plan.checkpointing)?;
         let program = Program::compile(tape, workspace, Compile { guard_bytes: plan.guard_bytes })?;
         Ok(TrainStep {

@@ -334,7 +334,7 @@ pub enum DataCommand {
         seed: u64,
     },
     /// Count pairs, words and image sizes
-    #[command(after_help = "Example:\n  coca data stats emoji")]
+    #[command(after_help = "Examples:\n  coca data stats emoji\n  coca data stats emoji-questions:noto-v1")]
     Stats(DataSource),
     /// Read everything once and list what a run would skip
     #[command(after_help = "Example:\n  coca data check 'shards/{000..099}.tar'")]

@@ -2,11 +2,9 @@
 //!
 //! Scratch rows are whole vectors of [`LANES`]; columns past the head dimension are 0.
 
+use crate::simd::transpose::SIDE;
 use crate::simd::{Float, LANES, fold};
 use crate::vectorized;
-
-/// Side of the square blocks that are transposed at a time.
-const SIDE: usize = 8;
 
 vectorized! {
     /// Copies rows of `columns` elements, `stride` apart, times `scale`, into rows of `to_stride`.
@@ -26,31 +24,39 @@ vectorized! {
         }
     }
 
-    /// Transposes `rows` rows of `columns` elements, `stride` apart, into `columns` rows of `to_stride`. The scratch
-    /// rows' elements past `rows` are 0.
+    /// Transposes `rows` rows of `columns` elements, `stride` apart, into `columns` rows of `to_stride`, which is a multiple of
+    /// [`LANES`]. The scratch rows' elements past `rows` are 0.
     pub(super) fn transpose<T: Float>(from: &[T], stride: usize, rows: usize, columns: usize, to: &mut [f32], to_stride: usize) {
-        let (whole_rows, whole_columns) = (rows / SIDE * SIDE, columns / SIDE * SIDE);
-        for row in (0..whole_rows).step_by(SIDE) {
+        let whole_columns = columns / SIDE * SIDE;
+        for row in (0..rows).step_by(SIDE) {
+            let count = SIDE.min(rows - row);
             for column in (0..whole_columns).step_by(SIDE) {
+                // Short sequences are one such block: every lane reads some row, and what is not there becomes 0.
                 let mut block = [[0.0f32; SIDE]; SIDE];
                 for (index, block) in block.iter_mut().enumerate() {
-                    let from = &from[(row + index) * stride + column..][..SIDE];
+                    let from = &from[(row + index).min(rows - 1) * stride + column..][..SIDE];
                     block.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
                 }
-                let block = transposed(block);
+                if count < SIDE {
+                    for (index, block) in block.iter_mut().enumerate() {
+                        *block = if index < count { *block } else { [0.0; SIDE] };
+                    }
+                }
+                // SAFETY: `L` is a set that the CPU has.
+                let block = unsafe { L::transposed(block) };
                 for (index, block) in block.iter().enumerate() {
                     to[(column + index) * to_stride + row..][..SIDE].copy_from_slice(block);
                 }
             }
-        }
-        for row in 0..rows {
-            let first = if row < whole_rows { whole_columns } else { 0 };
-            for column in first..columns {
-                to[column * to_stride + row] = from[row * stride + column].widen();
+            for index in 0..count {
+                for column in whole_columns..columns {
+                    to[column * to_stride + row + index] = from[(row + index) * stride + column].widen();
+                }
             }
         }
-        for row in to.chunks_exact_mut(to_stride).take(columns) {
-            row[rows..].fill(0.0);
+        let filled = |column: usize| if column < whole_columns { rows.next_multiple_of(SIDE) } else { rows };
+        for (column, row) in to.chunks_exact_mut(to_stride).enumerate().take(columns) {
+            row[filled(column)..].fill(0.0);
         }
     }
 
@@ -91,23 +97,4 @@ vectorized! {
             *dot = fold(sums);
         }
     }
-}
-
-/// Three rounds of exchanging halves, quarters and eighths of rows: each a pattern that compilers turn into shuffles.
-#[inline(always)]
-fn transposed(mut block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
-    let mut half = SIDE / 2;
-    while half > 0 {
-        let before = block;
-        for (row, values) in block.iter_mut().enumerate() {
-            for (column, value) in values.iter_mut().enumerate() {
-                // Element (r, c) changes places with (r ^ half, c ^ half) where exactly one of them has the bit.
-                if row & half != column & half {
-                    *value = before[row ^ half][column ^ half];
-                }
-            }
-        }
-        half /= 2;
-    }
-    block
 }

@@ -1,7 +1,7 @@
 //! CPU code of LayerNorm: a row stays in level-1 cache for its passes.
 
 use super::PARTS;
-use crate::simd::{Float, sum_by};
+use crate::simd::{Float, sum_by, sums_by};
 use crate::vectorized;
 use engine::{CpuQueue, DType, Out, Result, Shared, View};
 use half::bf16;
@@ -134,15 +134,23 @@ vectorized! {
         for row in 0..means.len() {
             let (mean, rstd) = (means[row], rstds[row]);
             let (x, dy) = (&x[row * n..(row + 1) * n], &dy[row * n..(row + 1) * n]);
-            let dx = &mut dx[row * n..(row + 1) * n];
-            let mean_g = sum_by(n, |i| dy[i].widen() * weight[i]) / n as f32;
-            let mean_gx = sum_by(n, |i| dy[i].widen() * weight[i] * ((x[i].widen() - mean) * rstd)) / n as f32;
-            for i in 0..n {
-                let (hat, dy) = ((x[i].widen() - mean) * rstd, dy[i].widen());
-                dweight[i] += dy * hat;
-                dbias[i] += dy;
-                let value = rstd * (dy * weight[i] - mean_g - hat * mean_gx);
-                dx[i] = T::narrow(if accumulate { dx[i].widen() + value } else { value });
+            let [sum_g, sum_gx] = sums_by(n, |i| {
+                let g = dy[i].widen() * weight[i];
+                [g, g * ((x[i].widen() - mean) * rstd)]
+            });
+            let (mean_g, mean_gx) = (sum_g / n as f32, sum_gx / n as f32);
+            let parts = x.iter().zip(dy).zip(weight).zip(&mut *dweight).zip(&mut *dbias);
+            let gradient = |((((x, dy), weight), dweight), dbias): ((((&T, &T), &f32), &mut f32), &mut f32)| {
+                let (hat, dy) = ((x.widen() - mean) * rstd, dy.widen());
+                *dweight += dy * hat;
+                *dbias += dy;
+                rstd * (dy * weight - mean_g - hat * mean_gx)
+            };
+            let targets = dx[row * n..(row + 1) * n].iter_mut();
+            if accumulate {
+                parts.zip(targets).for_each(|(parts, dx)| *dx = T::narrow(dx.widen() + gradient(parts)));
+            } else {
+                parts.zip(targets).for_each(|(parts, dx)| *dx = T::narrow(gradient(parts)));
             }
         }
     }

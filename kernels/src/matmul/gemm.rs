@@ -18,6 +18,8 @@ const KC: usize = 2048;
 /// Bytes of the panels of A that a task holds against one panel of B: they stay in a level-2 cache while panels of B
 /// stream by.
 const GROUP_BYTES: usize = 192 << 10;
+/// Rows of memory that are packed at a time where they run along the panels' width; even, for pairs.
+const PACKED_ROWS: usize = 8;
 /// Bytes of a packed block of B, and of A: together in a level-3 cache.
 const BLOCK_BYTES: usize = 8 << 20;
 
@@ -113,18 +115,26 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
                     let b_stale = a_first == 0;
                     let b_tasks = if b_stale { b_count } else { 0 };
                     queue.parallel_ranges(b_tasks + a_count, 4, |range| {
-                        for index in range {
-                            let (source, width, total, panel, packed) = match index.checked_sub(b_tasks) {
-                                None => (work.b, micro.columns, work.n, index, b_packed),
-                                Some(panel) => (work.a, micro.rows, work.m, panel, a_packed),
-                            };
-                            let first = (panel + if index < b_tasks { b_first } else { a_first }) * width;
-                            let rows = width.min(total - first);
-                            let size = depth * width;
-                            // SAFETY: each task packs panels of its own; the source covers rows and k.
-                            unsafe {
-                                let out = packed.part(panel * size..(panel + 1) * size);
-                                pack_panel(isa, source, micro.pairs, width, (first, rows), (k0, k_size), out);
+                        // Neighbouring panels share the cache lines of a row: some rows at a time for all of them.
+                        for k in (0..k_size).step_by(PACKED_ROWS) {
+                            for index in range.clone() {
+                                let (source, width, total, panel, packed) = match index.checked_sub(b_tasks) {
+                                    None => (work.b, micro.columns, work.n, index, b_packed),
+                                    Some(panel) => (work.a, micro.rows, work.m, panel, a_packed),
+                                };
+                                let (k, count) = match source.k_contiguous {
+                                    true if k > 0 => continue,
+                                    true => (0, k_size),
+                                    false => (k, PACKED_ROWS.min(k_size - k)),
+                                };
+                                let first = (panel + if index < b_tasks { b_first } else { a_first }) * width;
+                                let rows = width.min(total - first);
+                                let start = (panel * depth + words(k, micro.pairs)) * width;
+                                // SAFETY: each task packs panels of its own; the source covers rows and k.
+                                unsafe {
+                                    let out = packed.part(start..start + words(count, micro.pairs) * width);
+                                    pack_panel(isa, source, micro.pairs, width, (first, rows), (k0 + k, count), out);
+                                }
                             }
                         }
                     });

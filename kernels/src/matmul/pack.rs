@@ -4,6 +4,8 @@
 //! is one f32 (bf16 is widened on the way); for the bf16 kernel it is the pair (2k, 2k+1). Missing rows and the odd last
 //! k are zero, so the micro-kernel has no edge cases.
 
+#[cfg(target_arch = "x86_64")]
+use crate::simd::transpose;
 use engine::cpu::Isa;
 use half::bf16;
 
@@ -43,9 +45,11 @@ pub(crate) unsafe fn pack_panel(
         if !source.k_contiguous && rows == width {
             // Sizes that the compiler knows become a few moves in place of a call for every row.
             match width {
-                6 => return pack_rows::<6>(source, pairs, first, k0, kc, out),
+                #[cfg(target_arch = "x86_64")]
+                6 if isa == Isa::Avx2 => return pack_rows_avx2::<6>(source, pairs, first, k0, kc, out),
+                #[cfg(target_arch = "x86_64")]
+                16 if isa == Isa::Avx2 => return pack_rows_avx2::<16>(source, pairs, first, k0, kc, out),
                 14 => return pack_rows::<14>(source, pairs, first, k0, kc, out),
-                16 => return pack_rows::<16>(source, pairs, first, k0, kc, out),
                 32 => return pack_rows::<32>(source, pairs, first, k0, kc, out),
                 _ => {}
             }
@@ -103,10 +107,29 @@ pub(crate) unsafe fn pack_panel(
     }
 }
 
+/// [`pack_rows`] with the vectors of AVX2.
+///
+/// # Safety
+/// As [`pack_rows`]; AVX2 is available.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn pack_rows_avx2<const WIDTH: usize>(
+    source: Source,
+    pairs: bool,
+    first: usize,
+    k0: usize,
+    kc: usize,
+    out: &mut [u32],
+) {
+    // SAFETY: passed on.
+    unsafe { pack_rows::<WIDTH>(source, pairs, first, k0, kc, out) }
+}
+
 /// A whole panel whose rows of memory run along its width.
 ///
 /// # Safety
 /// As [`pack_panel`], with `WIDTH` rows.
+#[inline(always)]
 unsafe fn pack_rows<const WIDTH: usize>(
     source: Source,
     pairs: bool,
@@ -213,49 +236,43 @@ unsafe fn transpose_avx2<const BF16: bool>(
     out: &mut [u32],
 ) {
     use std::arch::x86_64::*;
-    assert!(out.len() >= kc * width && rows <= width);
+    assert!(out.len() >= kc * width && (1..=width).contains(&rows));
     let whole = kc / 8 * 8;
     for r in (0..width).step_by(8) {
         let (lanes, keep) = (rows.saturating_sub(r).min(8), (width - r).min(8));
+        // Every lane reads some row, without a branch; what must be zero is made so, what lies past `keep` does not matter.
+        let elements: [usize; 8] = std::array::from_fn(|lane| (r + lane).min(rows - 1) * stride);
         for k in (0..whole).step_by(8) {
             let mut x = [_mm256_setzero_ps(); 8];
-            for (lane, row) in x.iter_mut().enumerate().take(lanes) {
-                let element = (r + lane) * stride + k;
+            for (row, &element) in x.iter_mut().zip(&elements) {
                 // SAFETY: 8 elements of a row that the source covers.
                 *row = unsafe {
                     if BF16 {
-                        let half = _mm_loadu_si128(source.cast::<u16>().add(element).cast());
+                        let half = _mm_loadu_si128(source.cast::<u16>().add(element + k).cast());
                         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
                     } else {
-                        _mm256_loadu_ps(source.cast::<f32>().add(element))
+                        _mm256_loadu_ps(source.cast::<f32>().add(element + k))
                     }
                 };
             }
-            // Pairs, then quads inside 128-bit lanes, then the lanes.
-            let mut y = x;
-            for i in 0..4 {
-                y[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
-                y[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+            if lanes < keep {
+                // By constant places, so that the vectors stay in registers.
+                for (lane, row) in x.iter_mut().enumerate() {
+                    *row = if lane < lanes { *row } else { _mm256_setzero_ps() };
+                }
             }
-            for i in 0..2 {
-                x[4 * i] = _mm256_shuffle_ps::<0x44>(y[4 * i], y[4 * i + 2]);
-                x[4 * i + 1] = _mm256_shuffle_ps::<0xee>(y[4 * i], y[4 * i + 2]);
-                x[4 * i + 2] = _mm256_shuffle_ps::<0x44>(y[4 * i + 1], y[4 * i + 3]);
-                x[4 * i + 3] = _mm256_shuffle_ps::<0xee>(y[4 * i + 1], y[4 * i + 3]);
-            }
-            for i in 0..4 {
-                y[i] = _mm256_permute2f128_ps::<0x20>(x[i], x[i + 4]);
-                y[i + 4] = _mm256_permute2f128_ps::<0x31>(x[i], x[i + 4]);
-            }
-            for (i, row) in y.iter().enumerate() {
-                let target = &mut out[(k + i) * width + r..][..keep];
-                if keep == 8 {
+            // SAFETY: AVX2 is available.
+            let x = unsafe { transpose::avx2(x) };
+            for (i, row) in x.iter().enumerate() {
+                let target = &mut out[(k + i) * width + r..];
+                // In a narrow panel the words past `keep` belong to the next k, which is written after this one.
+                if target.len() >= 8 && (keep == 8 || width < 8) {
                     // SAFETY: 8 words.
                     unsafe { _mm256_storeu_ps(target.as_mut_ptr().cast(), *row) };
                 } else {
                     // SAFETY: same size, any bits are words.
                     let words = unsafe { std::mem::transmute::<__m256, [u32; 8]>(*row) };
-                    target.copy_from_slice(&words[..keep]);
+                    target[..keep].copy_from_slice(&words[..keep]);
                 }
             }
         }

@@ -17,9 +17,11 @@
 //! ```
 
 pub mod math;
+pub(crate) mod transpose;
 
 use engine::Element;
 use half::bf16;
+use transpose::SIDE;
 
 /// Partial sums of a reduction.
 pub const LANES: usize = 16;
@@ -28,6 +30,12 @@ pub const LANES: usize = 16;
 pub trait Level {
     /// `a * b + c`: one rounding where the set has the instruction, else two.
     fn fma(a: f32, b: f32, c: f32) -> f32;
+
+    /// Rows become columns.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set.
+    unsafe fn transposed(block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE];
 }
 
 /// Sets with fused multiply-add.
@@ -43,12 +51,31 @@ impl Level for Fused {
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
+
+    #[inline(always)]
+    unsafe fn transposed(block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: sets with fused multiply-add are AVX2 and beyond; arrays and vectors have the same bits.
+        return unsafe {
+            use std::arch::x86_64::__m256;
+            use std::mem::transmute;
+            let vectors = transmute::<[[f32; SIDE]; SIDE], [__m256; SIDE]>(block);
+            transmute::<[__m256; SIDE], [[f32; SIDE]; SIDE]>(transpose::avx2(vectors))
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        transpose::plain(block)
+    }
 }
 
 impl Level for Plain {
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a * b + c
+    }
+
+    #[inline(always)]
+    unsafe fn transposed(block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+        transpose::plain(block)
     }
 }
 
@@ -124,17 +151,30 @@ macro_rules! vectorized {
 /// Sum of `term(i)` for `i` in `0..count`, in [`LANES`] interleaved partial sums added in order.
 #[inline(always)]
 pub fn sum_by(count: usize, term: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+    let [sum] = sums_by(count, |index| [term(index)]);
+    sum
+}
+
+/// As [`sum_by`], several sums in one pass.
+#[inline(always)]
+pub fn sums_by<const N: usize>(count: usize, terms: impl Fn(usize) -> [f32; N]) -> [f32; N] {
+    let mut sums = [[0.0f32; LANES]; N];
     let whole = count / LANES * LANES;
     for base in (0..whole).step_by(LANES) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(base + lane);
+        for lane in 0..LANES {
+            let terms = terms(base + lane);
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                sum[lane] += term;
+            }
         }
     }
     for index in whole..count {
-        lanes[index - whole] += term(index);
+        let terms = terms(index);
+        for (sum, term) in sums.iter_mut().zip(terms) {
+            sum[index - whole] += term;
+        }
     }
-    fold(lanes)
+    sums.map(fold)
 }
 
 /// The lanes added pairwise.

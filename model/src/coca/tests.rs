@@ -124,3 +124,46 @@ fn draws_follow_the_seed_and_differ_between_parameters() {
     assert_ne!(draw(1, &first), draw(2, &first));
     assert_ne!(draw(1, &first), draw(1, &second));
 }
+
+#[test]
+fn a_head_is_beside_the_model_and_in_no_folder_of_weights() {
+    use crate::heads::{Head, HeadConfig};
+    let config = CocaConfig::preset("emoji").unwrap();
+    let head = HeadConfig::of_texts(&config, 2, 3);
+    let model = Coca::with_head(config.clone(), Some(head), DType::F32, false).unwrap();
+    let plain = Coca::new(config, DType::F32, false).unwrap();
+    model.initialize(3).unwrap();
+    plain.initialize(3).unwrap();
+    let read = |model: &Coca, name: &str| model.parameters().read(name).unwrap();
+    for spec in plain.specs() {
+        assert_eq!(read(&model, &spec.name), read(&plain, &spec.name), "{}", spec.name);
+    }
+    let folder = std::env::temp_dir().join(format!("coca-with-head-{}", std::process::id()));
+    model.save(&folder, None).unwrap();
+    let again = Coca::open(&folder, DType::F32, false).unwrap();
+    assert_eq!(again.specs().len(), plain.specs().len());
+    let (path, classes) = (folder.join("head.safetensors"), ["a", "b", "c"].map(str::to_owned));
+    model.save_head(&path, &classes, None).unwrap();
+    let other = Coca::with_head(plain.config().clone(), Some(head), DType::F32, false).unwrap();
+    assert_eq!(other.load_head(&path).unwrap(), classes);
+    assert_eq!(Head::open(&path, DType::F32, false).unwrap().0.config(), head);
+    for spec in &model.specs()[plain.specs().len()..] {
+        assert_eq!(read(&other, &spec.name), read(&model, &spec.name), "{}", spec.name);
+    }
+    // Values in place of the parameters are the whole arena's.
+    let doubled: Vec<f32> = model
+        .parameters()
+        .master()
+        .read::<f32>(0, model.parameters().elements())
+        .unwrap()
+        .iter()
+        .map(|x| 2.0 * x)
+        .collect();
+    model.save_head(&path, &classes, Some(&doubled)).unwrap();
+    other.load_head(&path).unwrap();
+    let name = "head.classifier.weight";
+    assert_eq!(read(&other, name), read(&model, name).iter().map(|x| 2.0 * x).collect::<Vec<_>>());
+    assert!(plain.save_head(&path, &classes, None).unwrap_err().to_string().contains("no head"));
+    assert!(plain.load_head(&path).unwrap_err().to_string().contains("other sizes"));
+    std::fs::remove_dir_all(&folder).unwrap();
+}

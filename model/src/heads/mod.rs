@@ -2,6 +2,7 @@
 //! image tokens, the frames of a video one after another, decoder rows. The paper's probe and fine-tuning are a single-query
 //! attentional pooler and a softmax layer over it (coca.md 1.4); without a pooler a head is a linear classifier of rows.
 
+pub(crate) mod file;
 mod program;
 #[cfg(test)]
 mod tests;
@@ -11,7 +12,6 @@ pub use program::{HeadLogits, HeadStep};
 use crate::config::CocaConfig;
 use crate::network::Layers;
 use crate::params::{Init, List, ParamSpec, initialize, inverse_sqrt};
-use crate::weights::{FileDtype, TensorRef, Weights, save};
 use engine::{DType, Error, Parameters, Result, Tape, Tensor};
 use kernels::attention::Rows;
 use kernels::matmul::linear_f32;
@@ -22,10 +22,6 @@ const POOLER: &str = "head.pooler";
 const NORM: &str = "head.ln_post";
 const CLASSIFIER: &str = "head.classifier";
 
-/// Keys of the free text in a head's file.
-const CONFIG: &str = "head";
-const CLASSES: &str = "classes";
-
 /// Sizes of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +30,8 @@ pub struct HeadConfig {
     pub inputs: usize,
     /// What makes one row of each sequence; without it every row is classified by itself.
     pub pooler: Option<HeadPooler>,
+    /// Pooled rows that stand side by side in front of the classifier: two where a pair is judged, else one.
+    pub joined: usize,
     /// Number of classes.
     pub classes: usize,
 }
@@ -49,42 +47,50 @@ pub struct HeadPooler {
 }
 
 impl HeadConfig {
-    /// A pooler over the encoder output of images, as wide as the model's own.
+    /// A pooler over the encoder output of the images of a sample, as wide as the model's own.
     pub fn of_images(model: &CocaConfig, classes: usize) -> HeadConfig {
         let width = model.embed_dim;
-        let heads = model
-            .pooler
-            .generative()
-            .map_or_else(|| (1..=width / 64).rfind(|heads| width.is_multiple_of(*heads)), |(_, h)| Some(h));
-        let pooler = HeadPooler { width, heads: heads.unwrap_or(1) };
-        HeadConfig { inputs: model.vision.width, pooler: Some(pooler), classes }
+        let heads = model.pooler.generative().map_or_else(|| heads_of(width), |(_, heads)| heads);
+        let pooler = HeadPooler { width, heads };
+        HeadConfig { inputs: model.vision.width, pooler: Some(pooler), joined: 1, classes }
+    }
+
+    /// A pooler over the decoder's rows, as wide as they are; of a sample of several images, each with a text, the pooled
+    /// rows are joined.
+    pub fn of_texts(model: &CocaConfig, images: usize, classes: usize) -> HeadConfig {
+        let (width, heads) = (model.decoder.width, model.decoder.heads);
+        HeadConfig { inputs: width, pooler: Some(HeadPooler { width, heads }), joined: images, classes }
     }
 
     /// A linear classifier of a model's unit features.
     pub fn of_features(model: &CocaConfig, classes: usize) -> HeadConfig {
-        HeadConfig { inputs: model.embed_dim, pooler: None, classes }
+        HeadConfig { inputs: model.embed_dim, pooler: None, joined: 1, classes }
     }
 
     /// Every parameter, in the order in which the forward pass meets them. With a pooler they start as the model's own do;
     /// a linear classifier, whose loss has one minimum, starts at zero.
-    fn parameters(&self) -> Vec<ParamSpec> {
+    pub(crate) fn parameters(&self) -> Vec<ParamSpec> {
         let mut list = List(Vec::new());
         let (mut width, mut start) = (self.inputs, Init::Constant(0.0));
         if let Some(pooler) = self.pooler {
             list.pooler(POOLER, 1, pooler.width, self.inputs);
             list.layer_norm(NORM, pooler.width);
-            (width, start) = (pooler.width, Init::Uniform(inverse_sqrt(pooler.width)));
+            width = pooler.width * self.joined;
+            start = Init::Uniform(inverse_sqrt(width));
         }
         list.linear(CLASSIFIER, self.classes, width, start, Init::Constant(0.0));
         list.0
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         if self.classes < 2 || self.inputs == 0 {
             return Err(Error::invalid(format!(
                 "a head needs rows of at least one value and at least two classes, not {} and {}",
                 self.inputs, self.classes
             )));
+        }
+        if self.joined == 0 || (self.joined > 1 && self.pooler.is_none()) {
+            return Err(Error::invalid(format!("a head joins at least one pooled row, not {}", self.joined)));
         }
         match self.pooler {
             Some(HeadPooler { width, heads }) if width == 0 || heads == 0 || !width.is_multiple_of(heads) => {
@@ -161,31 +167,16 @@ impl Head {
         Ok(())
     }
 
-    /// Logits f32 `[sequences, classes]` of sequences of rows: `tokens` `[all rows, inputs]` of the head's dtype, divided by
-    /// `rows`. They can come from anywhere on the tape; if that needs a gradient, it gets one. Without a pooler every row is a
-    /// sequence.
+    /// Logits f32 `[sequences / joined, classes]` of sequences of rows: `tokens` `[all rows, inputs]` of the head's dtype, divided
+    /// by `rows`. They can come from anywhere on the tape; if that needs a gradient, it gets one. Without a pooler every row
+    /// is a sequence.
     ///
     /// # Errors
     /// The rows have another width or type.
     #[track_caller]
     pub fn logits(&self, tape: &mut Tape, tokens: Tensor, rows: Rows) -> Result<Tensor> {
-        if tokens.shape().columns() != self.config.inputs || tokens.dtype() != self.dtype {
-            let (meta, Head { config: HeadConfig { inputs, .. }, dtype, .. }) = (tokens.meta(), self);
-            return Err(Error::invalid(format!("the head reads {dtype} rows of {inputs} values, got {meta}")));
-        }
         let mut layers = Layers { tape, parameters: &self.parameters, config: &self.config, dtype: self.dtype };
-        layers.in_span("head", |layers| {
-            let pooled = match self.config.pooler {
-                None => tokens,
-                Some(HeadPooler { heads, .. }) => {
-                    let pooled = layers.attention_pooler(POOLER, tokens, rows, heads)?;
-                    layers.layer_norm(pooled, NORM)?
-                }
-            };
-            let weight = layers.matrix(&format!("{CLASSIFIER}.weight"))?;
-            let bias = layers.vector(&format!("{CLASSIFIER}.bias"))?;
-            linear_f32(layers.tape, pooled, weight, bias)
-        })
+        layers.logits(tokens, rows)
     }
 
     /// Writes a safetensors file with the parameters in f32, the sizes and the names of the classes.
@@ -193,18 +184,7 @@ impl Head {
     /// # Errors
     /// There is not one name for each class, or the file cannot be written; it is written whole or not at all.
     pub fn save(&self, path: &Path, classes: &[String]) -> Result<()> {
-        if classes.len() != self.config.classes {
-            let (named, has) = (classes.len(), self.config.classes);
-            return Err(Error::invalid(format!("{named} names for the {has} classes of the head")));
-        }
-        let values: Vec<Vec<f32>> =
-            self.specs.iter().map(|spec| self.parameters.read(&spec.name)).collect::<Result<_>>()?;
-        let tensors: Vec<TensorRef> = (self.specs.iter().zip(&values))
-            .map(|(spec, data)| TensorRef { name: &spec.name, shape: spec.shape.dims(), data })
-            .collect();
-        let json = |value: serde_json::Result<String>| value.map_err(|error| Error::invalid(error.to_string()));
-        let (config, names) = (json(serde_json::to_string(&self.config))?, json(serde_json::to_string(classes))?);
-        save(path, &tensors, FileDtype::F32, &[("format", "pt"), (CONFIG, &config), (CLASSES, &names)])
+        file::write(path, &self.config, &self.specs, classes, |name| self.parameters.read(name))
     }
 
     /// The head in a file that [`Head::save`] wrote, with the names of its classes.
@@ -212,23 +192,44 @@ impl Head {
     /// # Errors
     /// The file cannot be read or is no head's.
     pub fn open(path: &Path, dtype: DType, gradients: bool) -> Result<(Head, Vec<String>)> {
-        let wrong = |what: &dyn std::fmt::Display| Error::invalid(format!("{}: {what}", path.display()));
-        let weights = Weights::open(path)?;
-        let text = |key: &str| {
-            let found = weights.metadata().get(key).map(String::as_str);
-            found.ok_or_else(|| wrong(&format!("no '{key}' in its free text: this is no file of a head")))
-        };
-        let config: HeadConfig = serde_json::from_str(text(CONFIG)?).map_err(|error| wrong(&error))?;
-        let classes: Vec<String> = serde_json::from_str(text(CLASSES)?).map_err(|error| wrong(&error))?;
-        if classes.len() != config.classes {
-            return Err(wrong(&format!("{} names for {} classes", classes.len(), config.classes)));
-        }
-        config.validate().map_err(|error| wrong(&error))?;
-        weights.check(&config.parameters()).map_err(|error| wrong(&error))?;
+        let (config, classes, weights) = file::read(path)?;
         let head = Head::new(config, dtype, gradients)?;
         for spec in &head.specs {
             head.parameters.write(&spec.name, &weights.to_vec(&spec.name)?)?;
         }
         Ok((head, classes))
     }
+}
+
+impl Layers<'_, HeadConfig> {
+    /// See [`Head::logits`].
+    #[track_caller]
+    pub(crate) fn logits(&mut self, tokens: Tensor, rows: Rows) -> Result<Tensor> {
+        let (HeadConfig { inputs, pooler, joined, .. }, dtype) = (*self.config, self.dtype);
+        if tokens.shape().columns() != inputs || tokens.dtype() != dtype {
+            let meta = tokens.meta();
+            return Err(Error::invalid(format!("the head reads {dtype} rows of {inputs} values, got {meta}")));
+        }
+        self.in_span("head", |layers| {
+            let pooled = match pooler {
+                None => tokens,
+                Some(HeadPooler { heads, width }) => {
+                    let pooled = layers.attention_pooler(POOLER, tokens, rows, heads)?;
+                    let pooled = layers.layer_norm(pooled, NORM)?;
+                    match joined {
+                        1 => pooled,
+                        _ => layers.tape.reshape(pooled, [pooled.shape().rows() / joined, joined * width])?,
+                    }
+                }
+            };
+            let weight = layers.matrix(&format!("{CLASSIFIER}.weight"))?;
+            let bias = layers.vector(&format!("{CLASSIFIER}.bias"))?;
+            linear_f32(layers.tape, pooled, weight, bias)
+        })
+    }
+}
+
+/// Attention heads of at least 64 values that a width can have.
+fn heads_of(width: usize) -> usize {
+    (1..=width / 64).rfind(|heads| width.is_multiple_of(*heads)).unwrap_or(1)
 }

@@ -1,6 +1,7 @@
 //! A head against a plain f64 version of it: logits, loss, and every gradient by central differences.
 
 use super::*;
+use crate::weights::{FileDtype, TensorRef, save};
 use engine::cpu::Isa;
 use engine::rng::Philox;
 use engine::{Compile, CpuQueue, Meta, Program, Queue, Workspace};
@@ -15,7 +16,7 @@ const LABELS: [i32; BATCH] = [2, 0, 3];
 /// A pooler whose keys have another width, one whose projections are packed, and no pooler.
 fn configs() -> [HeadConfig; 3] {
     let pooler = Some(HeadPooler { width: 8, heads: 2 });
-    [(6, pooler), (8, pooler), (7, None)].map(|(inputs, pooler)| HeadConfig { inputs, pooler, classes: 4 })
+    [(6, pooler), (8, pooler), (7, None)].map(|(inputs, pooler)| HeadConfig { inputs, pooler, joined: 1, classes: 4 })
 }
 
 fn rows(config: &HeadConfig) -> usize {

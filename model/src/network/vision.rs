@@ -27,13 +27,32 @@ impl Layers<'_> {
     pub fn encode_image(&mut self, images: Tensor) -> Result<ImageOutputs> {
         self.in_span("visual", |layers| {
             let encoded = layers.vision_transformer(images)?;
-            let (pooled, tokens) = layers.pool(encoded, images.shape().dims()[0])?;
+            let batch = images.shape().dims()[0];
+            let (pooled, tokens) = layers.in_block("pooler", |layers| {
+                let (rows, tokens) = layers.pool_tokens(encoded, batch)?;
+                Ok::<_, Error>((layers.pool_feature(encoded, rows, batch)?, tokens))
+            })?;
             let features = layers.in_span("features", |layers| {
                 let projection = layers.matrix("visual.proj")?;
                 let features = project_f32(layers.tape, pooled, projection)?;
                 normalize(layers.tape, features)
             })?;
             Ok(ImageOutputs { encoded, features, tokens })
+        })
+    }
+
+    /// [`ImageOutputs::encoded`] alone.
+    #[track_caller]
+    pub fn image_rows(&mut self, images: Tensor) -> Result<Tensor> {
+        self.in_span("visual", |layers| layers.vision_transformer(images))
+    }
+
+    /// [`ImageOutputs::tokens`] alone.
+    #[track_caller]
+    pub fn image_tokens(&mut self, images: Tensor) -> Result<Tensor> {
+        self.in_span("visual", |layers| {
+            let encoded = layers.vision_transformer(images)?;
+            layers.in_block("pooler", |layers| Ok(layers.pool_tokens(encoded, images.shape().dims()[0])?.1))
         })
     }
 
@@ -68,40 +87,45 @@ impl Layers<'_> {
         Ok(x)
     }
 
-    /// The pooled row of each image `[B, width]` and the image tokens `[B N, width]`, both after LayerNorm.
-    fn pool(&mut self, encoded: Tensor, batch: usize) -> Result<(Tensor, Tensor)> {
-        let (pooler, rows) = (self.config.pooler, self.config.vision.rows());
-        self.in_block("pooler", |layers| match pooler {
-            Pooler::None => {
-                let normed = layers.layer_norm(encoded, "visual.ln_post")?;
-                layers.split_first(normed, batch, rows)
+    /// The generative pooler's rows after LayerNorm, and those of them that are the image tokens `[B N, width]`.
+    fn pool_tokens(&mut self, encoded: Tensor, batch: usize) -> Result<(Tensor, Tensor)> {
+        let rows = self.config.vision.rows();
+        let (pooled, count) = match self.config.pooler.generative() {
+            None => (encoded, rows),
+            Some((queries, heads)) => {
+                (self.attention_pooler("visual.attn_pool", encoded, Rows::Fixed(rows), heads)?, queries)
             }
-            Pooler::OpenClip { queries, heads } => {
-                let pooled = layers.attention_pooler("visual.attn_pool", encoded, Rows::Fixed(rows), heads)?;
-                let normed = layers.layer_norm(pooled, "visual.ln_post")?;
-                layers.split_first(normed, batch, queries)
+        };
+        let pooled = self.layer_norm(pooled, "visual.ln_post")?;
+        let tokens = match self.config.pooler {
+            Pooler::None | Pooler::OpenClip { .. } => {
+                let others = (0..batch * count).filter(|row| row % count != 0);
+                self.take_fixed("token rows", pooled, others)?
             }
-            Pooler::Cascade { queries, heads } | Pooler::Parallel { queries, heads } => {
-                let tokens = layers.attention_pooler("visual.attn_pool", encoded, Rows::Fixed(rows), heads)?;
-                let tokens = layers.layer_norm(tokens, "visual.ln_post")?;
-                let (source, source_rows) =
-                    if matches!(pooler, Pooler::Cascade { .. }) { (tokens, queries) } else { (encoded, rows) };
-                let pooled =
-                    layers.attention_pooler("visual.attn_pool_contrastive", source, Rows::Fixed(source_rows), heads)?;
-                Ok((layers.layer_norm(pooled, "visual.ln_post_contrastive")?, tokens))
-            }
-        })
+            Pooler::Cascade { .. } | Pooler::Parallel { .. } => pooled,
+        };
+        Ok((pooled, tokens))
     }
 
-    /// Row 0 of each image and the others.
-    fn split_first(&mut self, x: Tensor, batch: usize, rows: usize) -> Result<(Tensor, Tensor)> {
-        let first: Vec<i32> = (0..batch).map(|image| (image * rows) as i32).collect();
-        let rest: Vec<i32> = (0..batch * rows).filter(|row| row % rows != 0).map(|row| row as i32).collect();
-        let mut take = |name: &str, rows: &[i32]| -> Result<Tensor> {
-            let index = self.tape.input(name, Meta::new(Shape::from([rows.len()]), DType::I32))?;
-            self.tape.write(index, rows)?;
-            take_rows(self.tape, x, index)
+    /// The pooled row of each image `[B, width]` after LayerNorm, given what [`Layers::pool_tokens`] gave first.
+    fn pool_feature(&mut self, encoded: Tensor, pooled: Tensor, batch: usize) -> Result<Tensor> {
+        let (source, rows, heads) = match self.config.pooler {
+            Pooler::None | Pooler::OpenClip { .. } => {
+                let rows = pooled.shape().rows() / batch;
+                return self.take_fixed("pooled rows", pooled, (0..batch).map(|image| image * rows));
+            }
+            Pooler::Cascade { queries, heads } => (pooled, queries, heads),
+            Pooler::Parallel { heads, .. } => (encoded, self.config.vision.rows(), heads),
         };
-        Ok((take("pooled rows", &first)?, take("token rows", &rest)?))
+        let pooled = self.attention_pooler("visual.attn_pool_contrastive", source, Rows::Fixed(rows), heads)?;
+        self.layer_norm(pooled, "visual.ln_post_contrastive")
+    }
+
+    /// Rows of `x` that are known when the tape is recorded.
+    fn take_fixed(&mut self, name: &str, x: Tensor, rows: impl Iterator<Item = usize>) -> Result<Tensor> {
+        let rows: Vec<i32> = rows.map(|row| row as i32).collect();
+        let index = self.tape.input(name, Meta::new(Shape::from([rows.len()]), DType::I32))?;
+        self.tape.write(index, &rows)?;
+        take_rows(self.tape, x, index)
     }
 }

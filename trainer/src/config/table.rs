@@ -93,7 +93,10 @@ sections! {
     /// The training pairs.
     data: Data {
         /// `emoji` (bundled), a shard pattern like `shards/{000..099}.tar`, a `.csv` or `.tsv` file, a folder, or a benchmark's
-        /// own files: `coco:FILE.json`, `karpathy:FILE.json`, `nocaps:FILE.json`, `imagenet:FOLDER`; with `data.frames` clips.
+        /// own files: `coco:FILE.json`, `karpathy:FILE.json`, `nocaps:FILE.json`, `imagenet:FOLDER`; with `data.frames` clips. Texts
+        /// with an answer, class or truth: `vqa:QUESTIONS.json::ANNOTATIONS.json`, `snli-ve:FILE.jsonl`, `nlvr2:FILE.json`,
+        /// `emoji-questions` (bundled), and `scene-questions:`, `scene-statements:` or `scene-pairs:` and a pattern of the shards of
+        /// `coca data make scenes`.
         train: String = "emoji".into(),
         /// How the data is stored.
         format: DataFormat = DataFormat::Auto,

@@ -33,6 +33,7 @@ impl Fingerprint {
             add(raw.key.as_bytes());
             raw.captions.iter().for_each(|caption| add(caption.as_bytes()));
             add(raw.labels.class.unwrap_or_default().as_bytes());
+            raw.labels.answers.iter().for_each(|answer| add(answer.as_bytes()));
             for image in &raw.images {
                 match image {
                     RawImage::Encoded(file) => {

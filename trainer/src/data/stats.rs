@@ -7,6 +7,7 @@ use crate::config::Data;
 use engine::rng::Philox;
 use model::config::CocaConfig;
 use model::preprocess::{DecodeError, decode};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
@@ -18,6 +19,7 @@ const BAR: u64 = 40;
 /// What is counted of one sample.
 struct Counted {
     captions: Vec<String>,
+    class: Option<String>,
     keywords: usize,
     /// Width and height in pixels of each image whose header can be read.
     sides: Vec<Option<(u32, u32)>>,
@@ -48,19 +50,21 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
     let (mut pairs, mut faulty, mut captions, mut keywords) = (0u64, 0u64, 0u64, 0u64);
     let (mut words, mut most_words, mut oversized, mut unknown) = (0u64, 0, 0u64, 0u64);
     let mut distinct = HashSet::new();
+    let mut classes: BTreeMap<String, u64> = BTreeMap::new();
     // By the power of two that the longer side reaches at most.
     let mut sizes: BTreeMap<u32, u64> = BTreeMap::new();
     let each = |raw: Raw| {
         let sides = raw.images.iter().map(sides).collect();
-        Ok(Counted { sides, keywords: raw.keywords.len(), captions: raw.captions })
+        Ok(Counted { sides, class: raw.labels.class, keywords: raw.keywords.len(), captions: raw.captions })
     };
     for_each(source, each, |made| {
-        let Ok(Counted { captions: texts, keywords: count, sides }) = made else {
+        let Ok(Counted { captions: texts, class, keywords: count, sides }) = made else {
             faulty += 1;
             return Ok(());
         };
         pairs += 1;
         keywords += count as u64;
+        class.into_iter().for_each(|class| *classes.entry(class).or_default() += 1);
         captions += texts.len() as u64;
         for text in texts {
             let count = text.split_whitespace().count() as u64;
@@ -90,6 +94,10 @@ pub fn stats(source: &dyn Source, config: &Data) -> Result<String> {
     line("captions", format!("{captions}, {:.2} a pair, {} distinct", mean(captions, pairs), distinct.len()));
     line("words", format!("{:.2} a caption, at most {most_words}", mean(words, captions)));
     line("keywords", format!("{:.2} a pair", mean(keywords, pairs)));
+    if let Some((class, &count)) = classes.iter().max_by_key(|&(class, count)| (count, Reverse(class))) {
+        let share = 100.0 * mean(count, classes.values().sum());
+        line("labels", format!("{} distinct, the most frequent '{class}' with {share:.2} %", classes.len()));
+    }
     line("faulty", format!("{faulty} without image or text; `coca data check` also decodes the images"));
     if oversized > 0 {
         line("oversized", format!("{oversized} have more than data.max_pixels = {} pixels", config.max_pixels));

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn it_ends_where_the_gradient_is_the_penaltys() {
         let (features, targets) = clouds(90, 3, 5, 0.4);
-        let config = HeadConfig { inputs: 5, pooler: None, classes: 3 };
+        let config = HeadConfig { inputs: 5, pooler: None, joined: 1, classes: 3 };
         let head = Head::new(config, DType::F32, true).unwrap();
         let rows = Rows { features, labels: targets };
         let penalty = 1e-2;
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn separable_features_are_told_apart_whatever_the_number_of_threads() {
         let (features, targets) = clouds(60, 4, 6, 0.05);
-        let config = HeadConfig { inputs: 6, pooler: None, classes: 4 };
+        let config = HeadConfig { inputs: 6, pooler: None, joined: 1, classes: 4 };
         let fit = |threads| Linear::fit(config, &features, &targets, 3, &queue(threads)).unwrap();
         let (one, two) = (fit(1), fit(2));
         assert_eq!(one.held_out, 1.0);

@@ -1,9 +1,11 @@
 //! COCO's captions (`captions_val2017.json`), and NoCaps (`nocaps_val_4500_captions.json`): the same, with a domain for each
 //! image.
 
-use super::captioned::{CaptionedImage, CaptionedSource};
-use super::record::{Record, list, read_json};
+use super::annotated::{Annotated, AnnotatedSource};
+use super::record::{Place, Record, list, read_json};
 use crate::Result;
+use crate::data::Labels;
+use crate::data::source::TextKind;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -44,11 +46,11 @@ const MEANT: &str = "a file of captions has 'images' and 'annotations'";
 ///
 /// # Errors
 /// The file cannot be read, a record lacks a field, two images have one id, or an annotation is of no image.
-pub fn open(name: &str, path: &Path, folder: &Path, domains: Domains) -> Result<CaptionedSource> {
+pub fn open(name: &str, path: &Path, folder: &Path, domains: Domains) -> Result<AnnotatedSource> {
     let file: File = read_json(path)?;
     let (mut images, mut places) = (Vec::new(), HashMap::new());
     for (index, image) in list(path, "images", &file.images, MEANT)?.iter().enumerate() {
-        let record = Record { path, list: "images", index };
+        let record = Record { path, place: Place::Item("images", index) };
         let domain = match domains {
             Domains::None => None,
             Domains::Needed => Some(record.text("domain", &image.domain)?.to_owned()),
@@ -57,14 +59,15 @@ pub fn open(name: &str, path: &Path, folder: &Path, domains: Domains) -> Result<
             return Err(record.wrong("id", "is the id of an image before it"));
         }
         let path = folder.join(record.text("file_name", &image.file_name)?);
-        images.push(CaptionedImage { path, captions: Vec::new(), domain });
+        let (key, labels) = (path.display().to_string(), Labels { domain, ..Labels::default() });
+        images.push(Annotated { key, images: vec![path], captions: Vec::new(), labels });
     }
     for (index, annotation) in list(path, "annotations", &file.annotations, MEANT)?.iter().enumerate() {
-        let record = Record { path, list: "annotations", index };
+        let record = Record { path, place: Place::Item("annotations", index) };
         let id = record.id("image_id", &annotation.image_id)?;
         let caption = record.text("caption", &annotation.caption)?;
         let place = places.get(&id).ok_or_else(|| record.wrong("image_id", &format!("is {id}, the id of no image")))?;
         images[*place].captions.push(caption.to_owned());
     }
-    CaptionedSource::new(name, folder, images)
+    AnnotatedSource::new(name, folder, TextKind::Caption, images)
 }

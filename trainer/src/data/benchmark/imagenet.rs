@@ -90,7 +90,7 @@ impl Part for ImageNetSource {
         let Class { label, name } = &self.classes[*class];
         let key = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
         let images = vec![RawImage::Encoded(read_file(path, MAX_IMAGE_BYTES)?)];
-        let labels = Labels { class: Some(label.clone()), domain: None };
+        let labels = Labels { class: Some(label.clone()), ..Labels::default() };
         Ok(Raw { key, images, captions: vec![name.clone()], keywords: Vec::new(), labels })
     }
 }

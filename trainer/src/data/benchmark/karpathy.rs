@@ -1,7 +1,9 @@
 //! Karpathy's splits: `dataset_coco.json` and `dataset_flickr30k.json`.
 
-use super::captioned::{CaptionedImage, CaptionedSource};
-use super::record::{Record, list, read_json};
+use super::annotated::{Annotated, AnnotatedSource};
+use super::record::{Place, Record, list, read_json};
+use crate::data::Labels;
+use crate::data::source::TextKind;
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -31,13 +33,13 @@ struct Sentence {
 ///
 /// # Errors
 /// The file cannot be read, a record lacks a field, or no image is in one of the splits.
-pub fn open(name: &str, path: &Path, folder: &Path, splits: &str) -> Result<CaptionedSource> {
+pub fn open(name: &str, path: &Path, folder: &Path, splits: &str) -> Result<AnnotatedSource> {
     let file: File = read_json(path)?;
     let wanted: BTreeSet<&str> = splits.split('+').collect();
     let (mut images, mut there) = (Vec::new(), BTreeSet::new());
     let meant = "a file of Karpathy's has 'images' with 'sentences' and a 'split'";
     for (index, image) in list(path, "images", &file.images, meant)?.iter().enumerate() {
-        let record = Record { path, list: "images", index };
+        let record = Record { path, place: Place::Item("images", index) };
         let split = record.text("split", &image.split)?;
         there.insert(split);
         if !wanted.contains(split) {
@@ -52,10 +54,12 @@ pub fn open(name: &str, path: &Path, folder: &Path, splits: &str) -> Result<Capt
         let caption = |(place, sentence): (usize, &Sentence)| {
             Ok(record.text(&format!("sentences[{place}].raw"), &sentence.raw)?.to_owned())
         };
-        images.push(CaptionedImage {
-            path: below.filter(|below| below.exists()).unwrap_or_else(|| folder.join(file_name)),
+        let path = below.filter(|below| below.exists()).unwrap_or_else(|| folder.join(file_name));
+        images.push(Annotated {
+            key: path.display().to_string(),
+            images: vec![path],
             captions: sentences.iter().enumerate().map(caption).collect::<Result<_>>()?,
-            domain: None,
+            labels: Labels::default(),
         });
     }
     if let Some(missing) = wanted.difference(&there).next() {
@@ -66,5 +70,5 @@ pub fn open(name: &str, path: &Path, folder: &Path, splits: &str) -> Result<Capt
             there.join(", ")
         )));
     }
-    CaptionedSource::new(name, folder, images)
+    AnnotatedSource::new(name, folder, TextKind::Caption, images)
 }

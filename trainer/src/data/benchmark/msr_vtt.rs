@@ -1,7 +1,7 @@
 //! MSR-VTT: `videos` with their splits and `sentences` about them, as in `videodatainfo.json`.
 
 use super::kinetics::stem;
-use super::record::{Record, list, read_json};
+use super::record::{Place, Record, list, read_json};
 use crate::config::Data;
 use crate::data::clips::{Clip, ClipSource, clips_below};
 use crate::data::tools::Tools;
@@ -43,7 +43,7 @@ pub fn open(name: &str, path: &Path, folder: &Path, splits: &str, options: &Data
     let mut places: HashMap<&str, Option<usize>> = HashMap::new();
     let meant = "a file of MSR-VTT has 'videos' with a 'split' and 'sentences'";
     for (index, video) in list(path, "videos", &file.videos, meant)?.iter().enumerate() {
-        let record = Record { path, list: "videos", index };
+        let record = Record { path, place: Place::Item("videos", index) };
         let (id, split) = (record.text("video_id", &video.video_id)?, record.text("split", &video.split)?);
         there.insert(split);
         let place = wanted.contains(split).then_some(clips.len());
@@ -56,7 +56,7 @@ pub fn open(name: &str, path: &Path, folder: &Path, splits: &str, options: &Data
         }
     }
     for (index, sentence) in list(path, "sentences", &file.sentences, meant)?.iter().enumerate() {
-        let record = Record { path, list: "sentences", index };
+        let record = Record { path, place: Place::Item("sentences", index) };
         let (id, caption) = (record.text("video_id", &sentence.video_id)?, record.text("caption", &sentence.caption)?);
         let place = places.get(id).ok_or_else(|| record.wrong("video_id", &format!("is {id}, the id of no video")))?;
         if let Some(clip) = place.and_then(|place| clips.get_mut(place)) {

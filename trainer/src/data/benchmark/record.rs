@@ -3,6 +3,8 @@
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// A file of records.
@@ -23,22 +25,53 @@ pub fn list<'a, T>(path: &Path, name: &str, list: &'a Option<Vec<T>>, meant: &st
     }
 }
 
-/// One record of a list: `images[3]` of a file.
+/// The records of a file that has one a line, with the numbers of the lines from 1; blank lines are left out.
+///
+/// # Errors
+/// It cannot be read, has no record, or a line is not of this form; the text names the line.
+pub fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
+    let file = File::open(path).map_err(|error| Error::io(path, error))?;
+    let mut records = Vec::new();
+    for (index, line) in BufReader::new(file).split(b'\n').enumerate() {
+        let line = line.map_err(|error| Error::io(path, error))?;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let wrong = |error| Error::invalid(format!("{}:{}: {error}", path.display(), index + 1));
+        records.push((index + 1, serde_json::from_slice(&line).map_err(wrong)?));
+    }
+    match records.is_empty() {
+        true => Err(Error::invalid(format!("{}: no lines", path.display()))),
+        false => Ok(records),
+    }
+}
+
+/// Where a record stands in its file.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// In the list of this name, at this place from 0.
+    Item(&'a str, usize),
+    /// On this line, from 1.
+    Line(usize),
+}
+
+/// One record: `images[3]` of a file, or a line.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// The file.
     pub path: &'a Path,
-    /// Name of the list.
-    pub list: &'a str,
-    /// Place in it, from 0.
-    pub index: usize,
+    /// Where in it.
+    pub place: Place<'a>,
 }
 
 impl Record<'_> {
     /// An error about one of its fields.
     pub fn wrong(&self, field: &str, what: &str) -> Error {
-        let Record { path, list, index } = self;
-        Error::invalid(format!("{}: {list}[{index}].{field} {what}", path.display()))
+        let path = self.path.display();
+        Error::invalid(match self.place {
+            Place::Item(list, index) => format!("{path}: {list}[{index}].{field} {what}"),
+            Place::Line(line) => format!("{path}:{line}: {field} {what}"),
+        })
     }
 
     /// A field that is a text.

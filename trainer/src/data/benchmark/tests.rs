@@ -5,6 +5,8 @@ use crate::test_folder;
 use crate::test_support::TestFolder;
 use serde_json::{Value, json};
 
+mod understanding;
+
 /// A folder of images.
 fn folder(name: &str, images: &[&str]) -> TestFolder {
     let folder = test_folder(name);

@@ -226,7 +226,7 @@ impl Part for ClipSource {
             },
         };
         let images = self.reader.read(path)?;
-        let labels = Labels { class: class.clone(), domain: None };
+        let labels = Labels { class: class.clone(), ..Labels::default() };
         Ok(Raw { key: key.clone(), images, captions, keywords: Vec::new(), labels })
     }
 }

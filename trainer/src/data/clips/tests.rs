@@ -127,6 +127,11 @@ fn what_holds_no_clips_is_named() {
         let error = open_with(name, &options(4), &Tools::on_path("")).err().unwrap().to_string();
         assert!(error.starts_with(name) && error.contains("these are pictures, and clips are asked for"), "{error}");
     }
+    let nowhere = open_with("nowhere", &options(4), &Tools::on_path("")).err().unwrap().to_string();
+    assert!(
+        nowhere.contains("no folder of this name; clips can be .tar shards, a folder, kinetics:FILE.csv"),
+        "{nowhere}"
+    );
     write(&folder, "a/video.MP4", "video");
     assert!(message(4).contains("a/video.MP4 is a video: ffmpeg is not on PATH: install FFmpeg"), "{}", message(4));
 }

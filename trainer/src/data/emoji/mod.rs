@@ -8,10 +8,12 @@ mod floor;
 pub(crate) mod icons;
 #[cfg(feature = "build-data")]
 mod palette;
+mod questions;
 pub(crate) mod table;
 
 use crate::{Error, Result};
 pub use floor::{Floor, floor, floor_bytes};
+pub(crate) use questions::questions;
 use std::ops::Range;
 use std::sync::OnceLock;
 pub use table::{COLUMNS, Concept, SIDE, Vendor};
@@ -172,6 +174,12 @@ impl EmojiSet {
     pub fn split(&self, split: Split) -> Vec<usize> {
         let holds = |drawing: &Drawing| split.holds(drawing.vendor, self.concepts[drawing.concept].fresh);
         (0..self.drawings.len()).filter(|&index| holds(&self.drawings[index])).collect()
+    }
+
+    /// What one drawing is called in messages and predictions: vendor and code points.
+    pub fn key(&self, drawing: usize) -> String {
+        let Drawing { concept, vendor, .. } = self.drawings[drawing];
+        format!("{}/{}", vendor.name(), self.concepts[concept].hexcode)
     }
 
     /// Pixels of one drawing on a background, u8 `[64, 64, 3]`. The edges are blended with white whatever the

@@ -158,19 +158,24 @@ impl Sheet {
     }
 
     /// Palette indices of one drawing, row by row.
-    fn pixels(&self, cell: usize) -> impl Iterator<Item = u8> {
+    fn rows(&self, cell: usize) -> impl Iterator<Item = &[u8]> {
         let start = (cell / COLUMNS * SIDE * COLUMNS + cell % COLUMNS) * SIDE;
-        (0..SIDE).flat_map(move |y| self.indices[start + y * COLUMNS * SIDE..][..SIDE].iter().copied())
+        (0..SIDE).map(move |y| &self.indices[start + y * COLUMNS * SIDE..][..SIDE])
     }
 
     /// See [`super::EmojiSet::rgb`].
     pub fn rgb(&self, cell: usize, background: [u8; 3]) -> Vec<u8> {
-        let colour = |index| if index == TRANSPARENT { background } else { self.palette[usize::from(index)] };
-        self.pixels(cell).flat_map(colour).collect()
+        let colour = |index: u8| if index == TRANSPARENT { background } else { self.palette[usize::from(index)] };
+        let mut rgb = vec![0; SIDE * SIDE * 3];
+        let pixels = rgb.as_chunks_mut::<3>().0.iter_mut();
+        pixels.zip(self.rows(cell).flatten()).for_each(|(pixel, &index)| *pixel = colour(index));
+        rgb
     }
 
     /// See [`super::EmojiSet::transparent`].
     pub fn transparent(&self, cell: usize) -> Vec<bool> {
-        self.pixels(cell).map(|index| index == TRANSPARENT).collect()
+        let mut transparent = Vec::with_capacity(SIDE * SIDE);
+        self.rows(cell).for_each(|row| transparent.extend(row.iter().map(|&index| index == TRANSPARENT)));
+        transparent
     }
 }

@@ -5,7 +5,7 @@
 mod figure;
 mod motion;
 mod pairs;
-mod questions;
+pub(crate) mod questions;
 mod scene;
 
 use super::shard_writer::{Index, Limits, Origin, ShardWriter};

@@ -53,7 +53,7 @@ impl Balance {
 /// A question about a picture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Question {
-    /// What is asked for: `count`, `colour`, `shape`, `existence` or `relation`.
+    /// What is asked for; of a scene `count`, `colour`, `shape`, `existence` or `relation`.
     pub kind: &'static str,
     pub text: String,
     pub answer: String,

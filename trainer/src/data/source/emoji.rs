@@ -6,6 +6,11 @@ use crate::data::Fault;
 use crate::data::emoji::{EmojiSet, SIDE, Split};
 use std::sync::Arc;
 
+/// A drawing as the image of a sample.
+pub(super) fn picture(set: &EmojiSet, drawing: usize) -> RawImage {
+    RawImage::Drawing { side: SIDE, rgb: set.rgb(drawing, [255; 3]), transparent: set.transparent(drawing) }
+}
+
 /// One split of the bundled set.
 #[derive(Clone, Debug)]
 pub struct EmojiSource {
@@ -68,10 +73,9 @@ impl Part for EmojiSource {
     fn sample(&self, index: usize) -> std::result::Result<Raw, Fault> {
         let drawing = self.drawings[index];
         let concept = &self.set.concepts()[self.set.drawings()[drawing].concept];
-        let rgb = self.set.rgb(drawing, [255; 3]);
         Ok(Raw {
-            key: format!("{}/{}", self.set.drawings()[drawing].vendor.name(), concept.hexcode),
-            images: vec![RawImage::Drawing { side: SIDE, rgb, transparent: self.set.transparent(drawing) }],
+            key: self.set.key(drawing),
+            images: vec![picture(&self.set, drawing)],
             captions: vec![concept.name.clone()],
             keywords: concept.keywords.clone(),
             labels: Labels::default(),

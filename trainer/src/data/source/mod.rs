@@ -2,15 +2,19 @@
 //! are read from several threads at once, in any order.
 
 mod emoji;
+mod emoji_questions;
 mod folder;
 mod pattern;
+mod scenes;
 mod shards;
 mod table;
 
 pub use emoji::EmojiSource;
+pub use emoji_questions::EmojiQuestions;
 pub use folder::FolderSource;
 pub(crate) use folder::images_below;
 pub use pattern::expand;
+pub use scenes::SceneSource;
 pub use shards::ShardSource;
 #[cfg(test)]
 pub(crate) use shards::tests::tar as tar_of;
@@ -51,10 +55,42 @@ pub struct Raw {
 /// What a source says of a sample besides its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
-    /// Label of its class, where samples have classes whose names are not their captions.
+    /// Label of its class, where samples have classes whose names are not their captions; of a question the answer.
     pub class: Option<String>,
-    /// Part of the set that is scored by itself too, such as a domain of NoCaps.
+    /// Part of the set that is scored by itself too, such as a domain of NoCaps or a type of question.
     pub domain: Option<String>,
+    /// What each annotator answered, as they wrote it, where several did.
+    pub answers: Vec<String>,
+}
+
+/// What the text of a sample is to its images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TextKind {
+    /// It says what the image shows.
+    Caption,
+    /// It asks about the image; the class is the answer.
+    Question,
+    /// The image makes it true, false, or leaves it open; the class says which.
+    Hypothesis,
+    /// It is true or false of two images together; the class says which.
+    Statement,
+}
+
+impl TextKind {
+    /// Images of a sample.
+    pub fn images(self) -> usize {
+        if self == TextKind::Statement { 2 } else { 1 }
+    }
+
+    /// The classes, where they are the same in every set.
+    pub fn classes(self) -> Option<Vec<Class>> {
+        let labels: &[&str] = match self {
+            TextKind::Caption | TextKind::Question => return None,
+            TextKind::Hypothesis => &["entailment", "neutral", "contradiction"],
+            TextKind::Statement => &["true", "false"],
+        };
+        Some(labels.iter().map(|&label| Class { label: label.into(), name: label.into() }).collect())
+    }
 }
 
 /// A class of a classification set.
@@ -145,9 +181,10 @@ pub trait Part: Send + Sync {
     fn sample(&self, index: usize) -> std::result::Result<Raw, Fault>;
 }
 
-/// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, a pattern of `.tar` shards, a `.csv`
-/// or `.tsv` table, a folder, or a benchmark's files ([`benchmark::open`]). With `data.frames` the samples are clips: of
-/// shards, of a folder ([`clips::open_folder`]), or of a benchmark of videos.
+/// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, questions about it (`emoji-questions:SPLIT`), a
+/// pattern of `.tar` shards, what is asked in those of procedural scenes ([`scenes::KINDS`]), a `.csv` or `.tsv` table, a folder,
+/// or a benchmark's files ([`benchmark::open`]). With `data.frames` the samples are clips: of shards, of a folder
+/// ([`clips::open_folder`]), or of a benchmark of videos.
 ///
 /// # Errors
 /// Nothing is there, it holds no sample, or its kind cannot be told.
@@ -161,6 +198,15 @@ pub(super) fn open_with(name: &str, options: &Data, tools: &Tools) -> Result<Arc
     if let Some(source) = benchmark::open(name, options, tools)? {
         return Ok(source);
     }
+    if let Some(source) = scenes::open(name, options)? {
+        return Ok(source);
+    }
+    if let Some(split) = split_of(name, "emoji-questions")? {
+        if options.frames > 0 {
+            return Err(no_clips(name));
+        }
+        return Ok(Arc::new(EmojiQuestions::bundled(split)?));
+    }
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
     let format = match options.format {
         // `emoji` names the bundled set whatever data.format says of the training data.
@@ -168,9 +214,17 @@ pub(super) fn open_with(name: &str, options: &Data, tools: &Tools) -> Result<Arc
         DataFormat::Auto if ends(&[".tar"]) => DataFormat::Shards,
         DataFormat::Auto if ends(&[".csv", ".tsv"]) => DataFormat::Csv,
         DataFormat::Auto if Path::new(name).is_dir() => DataFormat::Folder,
+        DataFormat::Auto if options.frames > 0 => {
+            return Err(Error::invalid(format!(
+                "{name}: no folder of this name; clips can be .tar shards, a folder, {}",
+                benchmark::VIDEOS.join(", ")
+            )));
+        }
         DataFormat::Auto => {
             return Err(Error::invalid(format!(
-                "{name}: no folder of this name; data can be emoji, .tar shards, a .csv or .tsv table, a folder, or {}",
+                "{name}: no folder of this name; data can be emoji, emoji-questions, .tar shards, a .csv or .tsv table, a \
+                 folder, {} or {}",
+                scenes::KINDS.join(", "),
                 benchmark::KINDS.join(", ")
             )));
         }
@@ -195,10 +249,18 @@ pub(super) fn open_with(name: &str, options: &Data, tools: &Tools) -> Result<Arc
             Arc::new(TableSource::open(Path::new(name), columns, separator)?)
         }
         DataFormat::Auto | DataFormat::Emoji => {
-            let split = name.strip_prefix("emoji").and_then(|rest| rest.strip_prefix(':'));
-            Arc::new(EmojiSource::bundled(split.map_or(Ok(Split::Train), Split::parse)?)?)
+            Arc::new(EmojiSource::bundled(split_of(name, "emoji")?.unwrap_or(Split::Train))?)
         }
     })
+}
+
+/// The split of the bundled set in the name `SET:SPLIT`; the name `SET` is the training split, and others are none.
+fn split_of(name: &str, set: &str) -> Result<Option<Split>> {
+    match name.strip_prefix(set) {
+        Some("") => Ok(Some(Split::Train)),
+        Some(rest) => rest.strip_prefix(':').map(Split::parse).transpose(),
+        None => Ok(None),
+    }
 }
 
 /// The error of data that holds pictures where clips are asked for.
@@ -250,6 +312,12 @@ mod tests {
         assert!(error("nowhere").contains("no folder of this name"));
         assert_eq!(open("emoji", &Data::default()).unwrap().part(0).ok().unwrap().len(), 5945);
         assert_eq!(open("emoji:fxemoji", &Data::default()).unwrap().part(0).ok().unwrap().len(), 467);
+        let wrong = error("emoji-questionsx");
+        assert!(wrong.contains("no folder of this name") && wrong.contains("emoji-questions, "), "{wrong}");
+        assert!(error("emoji-questions:nowhere").contains("fresh-noto-v1"));
+        assert_eq!(open("emoji-questions", &Data::default()).unwrap().name(), "emoji-questions:train");
+        let clips = open("emoji-questions", &Data { frames: 2, ..Data::default() });
+        assert!(clips.err().unwrap().to_string().contains("these are pictures"));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Tar shards in WebDataset layout: neighbouring members with one key make a sample, `KEY.jpg` (or png, webp, gif) and
-//! `KEY.txt` or `KEY.json`. A clip has frames `KEY.000.png`, `KEY.001.png`, … or an animated `KEY.webp` or `KEY.gif`. Only
-//! headers are read when a shard is opened; the members are read where they lie.
+//! `KEY.txt` or `KEY.json`. A clip has frames `KEY.000.png`, `KEY.001.png`, … or an animated `KEY.webp` or `KEY.gif`, a pair of
+//! scenes `KEY.left.png` and `KEY.right.png`. Only headers are read when a shard is opened; the members are read where they lie.
 
 use super::{IMAGE_EXTENSIONS, Labels, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Part, Raw, RawImage, Source, captions, expand};
 use crate::config::Data;
 use crate::data::clips::{Footage, Frame, spread};
 use crate::data::{Fault, FaultKind};
 use crate::{Error, Result};
+use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -19,7 +20,7 @@ const CAPTION_FIELDS: [&str; 4] = ["caption", "captions", "text", "title"];
 #[derive(Clone, Debug)]
 pub struct ShardSource {
     pattern: String,
-    shards: Vec<String>,
+    pub(super) shards: Vec<String>,
     clips: Option<Clips>,
 }
 
@@ -67,7 +68,7 @@ impl Source for ShardSource {
 
 /// Where a member lies.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+pub(super) struct Span {
     start: u64,
     bytes: u64,
 }
@@ -80,17 +81,19 @@ enum Entry {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Members {
-    image: Option<Span>,
+pub(super) struct Members {
+    pub image: Option<Span>,
     /// Frames by their numbers.
     frames: Vec<(u64, Span)>,
+    /// The left and the right image of a pair.
+    pub sides: [Option<Span>; 2],
     text: Option<Span>,
-    json: Option<Span>,
+    pub json: Option<Span>,
 }
 
 /// An open shard.
 #[derive(Debug)]
-struct Shard {
+pub(super) struct Shard {
     path: String,
     file: File,
     entries: Vec<Entry>,
@@ -98,7 +101,7 @@ struct Shard {
 }
 
 impl Shard {
-    fn open(path: &str) -> std::result::Result<Shard, Fault> {
+    pub fn open(path: &str) -> std::result::Result<Shard, Fault> {
         let missing = |error| Fault::new(FaultKind::MissingFile, path, error);
         let broken = |detail: &dyn ToString| Fault::new(FaultKind::BrokenArchive, path, detail.to_string());
         let file = File::open(path).map_err(missing)?;
@@ -138,11 +141,34 @@ impl Shard {
             match extension.to_ascii_lowercase().as_str() {
                 "txt" => members.text = Some(span),
                 "json" => members.json = Some(span),
+                "left.png" => members.sides[0] = Some(span),
+                "right.png" => members.sides[1] = Some(span),
                 extension if IMAGE_EXTENSIONS.contains(&extension) => members.image = members.image.or(Some(span)),
                 extension => members.frames.extend(frame_number(extension).map(|number| (number, span))),
             }
         }
         Ok(Shard { path: path.to_string(), file, entries, clips: None })
+    }
+
+    /// What messages call a sample, and its members.
+    pub fn members(&self, index: usize) -> std::result::Result<(String, &Members), Fault> {
+        match &self.entries[index] {
+            Entry::Broken(fault) => Err(fault.clone()),
+            Entry::Sample { key, members } => Ok((format!("{}: {key}", self.path), members)),
+        }
+    }
+
+    /// A `.json` member of the sample `key`.
+    pub fn json<T: DeserializeOwned>(&self, key: &str, span: Span) -> std::result::Result<T, Fault> {
+        let json = self.read(key, span, MAX_TEXT_BYTES)?;
+        std::str::from_utf8(&json).map_err(|error| Fault::new(FaultKind::BadUtf8, key, error))?;
+        serde_json::from_slice(&json).map_err(|error| Fault::new(FaultKind::MissingCaption, key, error))
+    }
+
+    /// An image of the sample `key`; a fault if there is none with such an `ending`.
+    pub fn image(&self, key: &str, span: Option<Span>, ending: &str) -> std::result::Result<RawImage, Fault> {
+        let span = span.ok_or_else(|| Fault::new(FaultKind::MissingImage, key, format!("no .{ending}")))?;
+        Ok(RawImage::Encoded(self.read(key, span, MAX_IMAGE_BYTES)?))
     }
 
     fn read(&self, key: &str, span: Span, limit: u64) -> std::result::Result<Vec<u8>, Fault> {
@@ -160,8 +186,7 @@ impl Shard {
         let read = |span| self.read(key, span, MAX_IMAGE_BYTES);
         let endings = IMAGE_EXTENSIONS.join(", .");
         match (self.clips, members.image) {
-            (None, Some(image)) => Ok(vec![RawImage::Encoded(read(image)?)]),
-            (None, None) => Err(Fault::new(FaultKind::MissingImage, key, format!("no .{endings}"))),
+            (None, image) => Ok(vec![self.image(key, image, &endings)?]),
             (Some(Clips { frames, .. }), _) if !members.frames.is_empty() => {
                 let mut spans = members.frames.clone();
                 spans.sort_by_key(|&(number, _)| number);
@@ -184,12 +209,6 @@ fn frame_number(extension: &str) -> Option<u64> {
     IMAGE_EXTENSIONS.contains(&extension).then(|| number.parse().ok())?
 }
 
-/// A `.json` member.
-fn parse_json(key: &str, json: &[u8]) -> std::result::Result<serde_json::Value, Fault> {
-    std::str::from_utf8(json).map_err(|error| Fault::new(FaultKind::BadUtf8, key, error))?;
-    serde_json::from_slice(json).map_err(|error| Fault::new(FaultKind::MissingCaption, key, error))
-}
-
 /// Captions in a `.json` member: a text or a list of texts.
 fn json_captions(key: &str, value: &serde_json::Value) -> std::result::Result<Vec<String>, Fault> {
     let missing = |detail: &dyn ToString| Fault::new(FaultKind::MissingCaption, key, detail.to_string());
@@ -208,17 +227,12 @@ impl Part for Shard {
     }
 
     fn sample(&self, index: usize) -> std::result::Result<Raw, Fault> {
-        let (key, members) = match &self.entries[index] {
-            Entry::Broken(fault) => return Err(fault.clone()),
-            Entry::Sample { key, members } => (format!("{}: {key}", self.path), members),
-        };
+        let (key, members) = self.members(index)?;
         let images = self.images(&key, members)?;
         let mut labels = Labels::default();
         // A plain text goes before metadata, which of a clip say the class too.
-        let json = match members.json.filter(|_| members.text.is_none() || self.clips.is_some()) {
-            Some(span) => Some(parse_json(&key, &self.read(&key, span, MAX_TEXT_BYTES)?)?),
-            None => None,
-        };
+        let json = members.json.filter(|_| members.text.is_none() || self.clips.is_some());
+        let json: Option<serde_json::Value> = json.map(|span| self.json(&key, span)).transpose()?;
         let captions = match (members.text, &json) {
             (Some(text), _) => captions(&key, [&self.read(&key, text, MAX_TEXT_BYTES)?[..]])?,
             (None, Some(json)) => json_captions(&key, json)?,

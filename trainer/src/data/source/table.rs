@@ -127,7 +127,7 @@ impl Part for TableSource {
         let class = row.label.as_deref().map(std::str::from_utf8).transpose();
         let class = class.map_err(|error| Fault::new(FaultKind::BadUtf8, &key, error))?.map(str::to_owned);
         let images = vec![RawImage::Encoded(read_file(&self.resolve(&row.image), MAX_IMAGE_BYTES)?)];
-        Ok(Raw { key, images, captions, keywords: Vec::new(), labels: Labels { class, domain: None } })
+        Ok(Raw { key, images, captions, keywords: Vec::new(), labels: Labels { class, ..Labels::default() } })
     }
 }
 

@@ -1,13 +1,16 @@
 //! Scores of generated captions against true ones: BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004), CIDEr-D (Vedantam et
 //! al. 2015) and exact matches. Words, and conventions where papers leave a choice, are those of coco-caption
-//! (pycocoevalcap), so that numbers compare with published ones.
+//! (pycocoevalcap), so that numbers compare with published ones. And VQA's accuracy
+//! of an answer.
 
 mod bleu;
 mod cider;
 mod rouge;
 mod tokenize;
+mod vqa;
 
 pub use tokenize::tokenize;
+pub use vqa::vqa_accuracy;
 
 use crate::{Error, Result};
 use rayon::prelude::*;
