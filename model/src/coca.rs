@@ -106,14 +106,20 @@ impl Coca {
         save_folder(folder, &self.config, &tensors, FileDtype::F32)
     }
 
-    /// Writes the head as [`Head::save`](crate::heads::Head::save) does, `values` in place of the parameters if given, in arena
-    /// order (the model's first).
+    /// Writes the head as [`Head::save`](crate::heads::Head::save) does, `about` among the free text, `values` in place of the
+    /// parameters if given, in arena order (the model's first).
     ///
     /// # Errors
     /// There is no head, there is not one name for each class, or the file cannot be written.
-    pub fn save_head(&self, path: &Path, classes: &[String], values: Option<&[f32]>) -> Result<()> {
+    pub fn save_head(
+        &self,
+        path: &Path,
+        classes: &[String],
+        about: &[(&str, &str)],
+        values: Option<&[f32]>,
+    ) -> Result<()> {
         let head = self.head.as_ref().ok_or_else(|| Error::invalid("the model has no head to save"))?;
-        file::write(path, head, &self.specs[self.own..], classes, |name| match values {
+        file::write(path, head, &self.specs[self.own..], classes, about, |name| match values {
             None => self.parameters.read(name),
             Some(values) => {
                 let entry = self.parameters.find(name)?;

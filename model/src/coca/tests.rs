@@ -143,9 +143,10 @@ fn a_head_is_beside_the_model_and_in_no_folder_of_weights() {
     let again = Coca::open(&folder, DType::F32, false).unwrap();
     assert_eq!(again.specs().len(), plain.specs().len());
     let (path, classes) = (folder.join("head.safetensors"), ["a", "b", "c"].map(str::to_owned));
-    model.save_head(&path, &classes, None).unwrap();
+    model.save_head(&path, &classes, &[("task", "x")], None).unwrap();
     let other = Coca::with_head(plain.config().clone(), Some(head), DType::F32, false).unwrap();
     assert_eq!(other.load_head(&path).unwrap(), classes);
+    assert_eq!(crate::weights::Weights::open(&path).unwrap().metadata()["task"], "x");
     assert_eq!(Head::open(&path, DType::F32, false).unwrap().0.config(), head);
     for spec in &model.specs()[plain.specs().len()..] {
         assert_eq!(read(&other, &spec.name), read(&model, &spec.name), "{}", spec.name);
@@ -159,11 +160,11 @@ fn a_head_is_beside_the_model_and_in_no_folder_of_weights() {
         .iter()
         .map(|x| 2.0 * x)
         .collect();
-    model.save_head(&path, &classes, Some(&doubled)).unwrap();
+    model.save_head(&path, &classes, &[], Some(&doubled)).unwrap();
     other.load_head(&path).unwrap();
     let name = "head.classifier.weight";
     assert_eq!(read(&other, name), read(&model, name).iter().map(|x| 2.0 * x).collect::<Vec<_>>());
-    assert!(plain.save_head(&path, &classes, None).unwrap_err().to_string().contains("no head"));
+    assert!(plain.save_head(&path, &classes, &[], None).unwrap_err().to_string().contains("no head"));
     assert!(plain.load_head(&path).unwrap_err().to_string().contains("other sizes"));
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 const CONFIG: &str = "head";
 const CLASSES: &str = "classes";
 
-/// Writes a head whose values `read` gives by name.
+/// Writes a head whose values `read` gives by name, and `about` among its free text.
 ///
 /// # Errors
 /// There is not one name for each class, or the file cannot be written; it is written whole or not at all.
@@ -19,6 +19,7 @@ pub(crate) fn write(
     config: &HeadConfig,
     specs: &[ParamSpec],
     classes: &[String],
+    about: &[(&str, &str)],
     read: impl Fn(&str) -> Result<Vec<f32>>,
 ) -> Result<()> {
     if classes.len() != config.classes {
@@ -31,7 +32,8 @@ pub(crate) fn write(
         .collect();
     let json = |value: serde_json::Result<String>| value.map_err(|error| Error::invalid(error.to_string()));
     let (config, names) = (json(serde_json::to_string(config))?, json(serde_json::to_string(classes))?);
-    save(path, &tensors, FileDtype::F32, &[("format", "pt"), (CONFIG, &config), (CLASSES, &names)])
+    let text = [("format", "pt"), (CONFIG, config.as_str()), (CLASSES, names.as_str())];
+    save(path, &tensors, FileDtype::F32, &[&text, about].concat())
 }
 
 /// The sizes, the names of the classes and the weights, which are those of a head of these sizes.

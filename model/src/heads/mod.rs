@@ -184,7 +184,7 @@ impl Head {
     /// # Errors
     /// There is not one name for each class, or the file cannot be written; it is written whole or not at all.
     pub fn save(&self, path: &Path, classes: &[String]) -> Result<()> {
-        file::write(path, &self.config, &self.specs, classes, |name| self.parameters.read(name))
+        file::write(path, &self.config, &self.specs, classes, &[], |name| self.parameters.read(name))
     }
 
     /// The head in a file that [`Head::save`] wrote, with the names of its classes.

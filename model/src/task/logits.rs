@@ -25,6 +25,11 @@ impl TaskLogits {
         Ok(TaskLogits { plan, program, pass })
     }
 
+    /// The compiled program: its memory plan and work.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     /// Logits f32 `[samples, classes]` of one pass of at most as many samples as were planned: images u8
     /// `[samples, images, size, size, 3]`, and as many texts where the head reads them.
     ///
