@@ -1,14 +1,16 @@
 //! The command line of `coca`. Arguments only: each command's work is a function of the module that it names.
 
 mod evaluation;
+mod finetune;
 mod probe;
 mod video;
 
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
-pub use probe::{LabelKind, PoolerArgs, ProbeArgs, ProbeKind};
+pub use finetune::{FinetuneArgs, FinetuneTask};
+pub use probe::{PoolerArgs, ProbeArgs, ProbeKind};
 pub use video::VideoArgs;
 
-use crate::config::Config;
+use crate::config::{Config, Paradigm};
 use crate::data::fetch::{Set, fetch};
 use crate::data::scenes::{self, Recipe};
 use crate::data::tools::Tools;
@@ -36,7 +38,9 @@ pub struct Cli {
 pub enum Command {
     /// Train a model, evaluate it and write a report (what `coca` alone does, on the bundled emoji)
     Train(TrainArgs),
-    /// Measure a model: zero-shot classification, retrieval, captions
+    /// Fine-tune a model on a task with a new head: classes, questions, entailment, pairs; or on captions
+    Finetune(FinetuneArgs),
+    /// Measure a model: zero-shot classification, retrieval, captions, its head
     Eval(EvalArgs),
     /// Fit classifiers on the frozen image encoder and measure them
     Probe(ProbeArgs),
@@ -65,7 +69,8 @@ impl Cli {
     /// Whatever the command meets; the text is for the user.
     pub fn run(self) -> Result<()> {
         match self.command.unwrap_or(Command::Train(self.train)) {
-            Command::Train(args) => run::train(&args),
+            Command::Train(args) => print(&run::train(args.load()?, &args.resume)?),
+            Command::Finetune(args) => print(&run::train(args.load()?, &args.resume)?),
             Command::Eval(args) => print(&evaluate::evaluate(&args)?),
             Command::Probe(args) => print(&probes::probe(&args)?),
             Command::Embed(args) => print(&embed::run(&args)?),
@@ -94,6 +99,9 @@ pub struct ConfigSource {
     /// Configuration file; without one, the small model on the bundled emoji
     #[arg(value_name = "CONFIG.toml")]
     pub file: Option<PathBuf>,
+    /// Train the same towers in one of the ways that CoCa joins
+    #[arg(long, value_name = "PARADIGM")]
+    pub preset: Option<Paradigm>,
     /// Change one key; can be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
@@ -105,7 +113,8 @@ impl ConfigSource {
     /// # Errors
     /// As [`Config::load`].
     pub fn load(&self) -> Result<Config> {
-        Config::load(self.file.as_deref(), &self.sets)
+        let preset = self.preset.map_or(&[][..], Paradigm::sets).iter().map(|&set| set.to_owned());
+        Config::load(self.file.as_deref(), &preset.chain(self.sets.iter().cloned()).collect::<Vec<_>>())
     }
 }
 
@@ -114,6 +123,7 @@ impl ConfigSource {
 #[command(after_help = "Examples:
   coca train
   coca train configs/coca_vit_b32.toml --set batch.size=16 --set compute.dtype=bf16 --out runs/b32
+  coca train --preset dual-encoder --out runs/dual
   coca train --resume auto")]
 pub struct TrainArgs {
     /// What to train.
@@ -456,6 +466,24 @@ mod tests {
         let args = parse_train("--set run.seed=3");
         assert_eq!((args.resume.clone(), args.load().unwrap().run.seed), (Resume::Auto, 3));
         assert_eq!(parse_train("").load().unwrap(), parse_train("train").load().unwrap());
+    }
+
+    #[test]
+    fn a_paradigm_comes_before_sets() {
+        let load = |line: &str| parse_train(line).load().unwrap();
+        for (preset, is_task, weights) in [
+            ("single-encoder", true, (1.0, 2.0)),
+            ("dual-encoder", false, (1.0, 0.0)),
+            ("encoder-decoder", false, (0.0, 2.0)),
+            ("coca", false, (1.0, 2.0)),
+        ] {
+            let config = load(&format!("train --preset {preset}"));
+            assert_eq!(config.task.kind == crate::config::TaskKind::Classes, is_task, "{preset}");
+            assert_eq!((config.loss.contrastive_weight, config.loss.caption_weight), weights, "{preset}");
+            // The rest is the default run.
+            assert_eq!(config.schedule, load("train").schedule);
+        }
+        assert_eq!(load("train --preset dual-encoder --set loss.caption_weight=0.5").loss.caption_weight, 0.5);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use crate::checkpoint::{Checkpoint, Checkpoints, MANIFEST};
 use crate::machine::bytes;
+use crate::model_folder::{HEAD_FILE, task_of};
+use crate::task::Task;
 use crate::{Error, Result, metrics};
 use model::config::CocaConfig;
 use model::flops::Flops;
@@ -20,7 +22,9 @@ pub fn describe(path: &Path) -> Result<String> {
         weights(&Weights::open(path)?)
     } else if has(CONFIG_FILE) {
         let (config, found) = load_folder(path)?;
-        Ok(architecture(&config)? + "\n" + &weights(&found)?)
+        let head = path.join(HEAD_FILE);
+        let head = if head.exists() { "\n".to_owned() + &weights(&Weights::open(&head)?)? } else { String::new() };
+        Ok(architecture(&config)? + "\n" + &weights(&found)? + &head)
     } else if has(MANIFEST) {
         Ok(checkpoint(&Checkpoint::open(path)?))
     } else if has("metrics.jsonl") {
@@ -68,6 +72,11 @@ fn weights(weights: &Weights) -> Result<String> {
         size += count * dtype.bytes();
     }
     let _ = writeln!(text, "{tensors} tensors, {elements} elements, {}", bytes(size as u64));
+    if let Some(Task { kind, classes, .. }) = task_of(weights) {
+        let (kind, count, names) = (kind.name(), classes.count(), classes.labels.join(", "));
+        let _ = writeln!(text, "head of the task {kind}: {count} classes, {names}");
+        return Ok(text);
+    }
     for (key, value) in weights.metadata() {
         let _ = writeln!(text, "metadata {key}: {value}");
     }
@@ -90,8 +99,11 @@ fn run(folder: &Path) -> Result<String> {
             let _ = writeln!(text, "{name:<18}{from:.4} at step {}, {to:.4} at step {}", first.step, last.step);
         };
         line("loss", first.loss, last.loss);
-        line("contrastive loss", first.contrastive_loss, last.contrastive_loss);
-        line("caption loss", first.caption_loss, last.caption_loss);
+        for ((name, from), (_, to)) in first.losses().into_iter().zip(last.losses()) {
+            if from != 0.0 || to != 0.0 {
+                line(&format!("{name} loss"), from, to);
+            }
+        }
     }
     let mut damaged = Vec::new();
     let newest = Checkpoints::latest(&folder.join("checkpoints"), |message| damaged.push(format!("{message}\n")))?;

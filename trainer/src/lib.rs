@@ -3,6 +3,7 @@
 
 mod base64;
 pub mod checkpoint;
+pub mod classes;
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -23,6 +24,7 @@ pub mod run;
 pub mod schedule;
 pub mod serve;
 pub mod signal;
+pub mod task;
 pub mod tensorboard;
 #[cfg(test)]
 mod test_support;

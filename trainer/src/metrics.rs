@@ -13,15 +13,18 @@ use std::path::{Path, PathBuf};
 pub struct StepRecord {
     /// Number of the step, from 0.
     pub step: u64,
-    /// Weighted sum of both losses.
+    /// Weighted sum of the losses.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
-    /// Contrastive loss, unweighted: mean of both directions.
+    /// Contrastive loss, unweighted: mean of both directions; 0 in a run without it.
     #[serde(deserialize_with = "null_is_nan")]
     pub contrastive_loss: f64,
-    /// Caption loss, unweighted: mean over tokens.
+    /// Caption loss, unweighted: mean over tokens; 0 in a run without it.
     #[serde(deserialize_with = "null_is_nan")]
     pub caption_loss: f64,
+    /// Loss of a task's classes: mean over the samples whose class counts; 0 in a run without it.
+    #[serde(default, deserialize_with = "null_is_nan")]
+    pub class_loss: f64,
     /// Learning rate of this step.
     #[serde(deserialize_with = "null_is_nan")]
     pub learning_rate: f64,
@@ -50,6 +53,13 @@ pub struct StepRecord {
     pub skipped: bool,
     /// True if loss or gradient norm stands far above the recent steps.
     pub outlier: bool,
+}
+
+impl StepRecord {
+    /// Every loss that a step can have, by name.
+    pub fn losses(&self) -> [(&'static str, f64); 3] {
+        [("contrastive", self.contrastive_loss), ("caption", self.caption_loss), ("class", self.class_loss)]
+    }
 }
 
 fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {

@@ -1,17 +1,22 @@
 //! A trained model as a folder, ready to use: architecture and weights in open_clip's layout, and the tokenizer beside
 //! them.
 
+use crate::task::Task;
 use crate::{Error, Result};
 use engine::{DType, Queue};
 use model::Coca;
 use model::preprocess::{Image, decode, evaluate};
 use model::tokenizer::Tokenizer;
-use model::weights::CONFIG_FILE;
+use model::weights::{CONFIG_FILE, Weights, load_folder};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 
 /// The tokenizer in a folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// The head in a folder, if its model has one.
+pub const HEAD_FILE: &str = "head.safetensors";
+/// Key of the task in the free text of a head's file.
+const TASK: &str = "task";
 /// The subfolder of a run folder that holds its model.
 const RUN_MODEL: &str = "model";
 /// Images of more pixels than this are refused; the default of `data.max_pixels`.
@@ -41,6 +46,32 @@ impl ModelFolder {
         let model = Coca::open(&folder, dtype, false)?;
         let tokenizer = open_tokenizer(&folder, model.config().text.vocabulary_size)?;
         Ok(ModelFolder { model, tokenizer, queue })
+    }
+
+    /// As [`ModelFolder::open`], with the head of the folder and its task.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`]; the folder has no head, or it is of another model or of no task.
+    pub fn open_with_head(path: &Path, dtype: DType) -> Result<(ModelFolder, Task)> {
+        let folder = find(path)?;
+        let file = folder.join(HEAD_FILE);
+        if !file.exists() {
+            let folder = folder.display();
+            return Err(Error::invalid(format!("{folder}: no head ({HEAD_FILE}): `coca finetune` trains one")));
+        }
+        let task = task_of(&Weights::open(&file)?).ok_or_else(|| {
+            let file = file.display();
+            Error::invalid(format!(
+                "{file}: it names no task: it is a probe's, not of a model that was trained with it"
+            ))
+        })?;
+        let (config, weights) = load_folder(&folder)?;
+        let head = task.head(&config);
+        let model = Coca::with_head(config, Some(head), dtype, false)?;
+        model.load(&weights)?;
+        model.load_head(&file)?;
+        let tokenizer = open_tokenizer(&folder, model.config().text.vocabulary_size)?;
+        Ok((ModelFolder { model, tokenizer, queue: Queue::cpu_from_env()? }, task))
     }
 
     /// As [`ModelFolder::images`], for one file in memory: u8 `[size, size, 3]`.
@@ -78,8 +109,32 @@ impl ModelFolder {
     }
 }
 
+/// Writes a folder: architecture and weights, `values` in place of them if given (an average of them, say, in arena order), the
+/// tokenizer, and the head if the model has one.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn save(
+    folder: &Path,
+    model: &Coca,
+    tokenizer: &Tokenizer,
+    task: Option<&Task>,
+    values: Option<&[f32]>,
+) -> Result<()> {
+    model.save(folder, values)?;
+    tokenizer.save(folder.join(TOKENIZER_FILE))?;
+    let Some(task) = task else { return Ok(()) };
+    let about = serde_json::to_string(task).map_err(|error| Error::invalid(error.to_string()))?;
+    model.save_head(&folder.join(HEAD_FILE), &task.classes.labels, &[(TASK, &about)], values)
+}
+
+/// The task of a head's file that a run of this program wrote.
+pub(crate) fn task_of(head: &Weights) -> Option<Task> {
+    serde_json::from_str(head.metadata().get(TASK)?).ok()
+}
+
 /// The folder that holds the configuration: the path itself, or its `model` subfolder.
-fn find(path: &Path) -> Result<PathBuf> {
+pub(crate) fn find(path: &Path) -> Result<PathBuf> {
     std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
     let places = [path.to_owned(), path.join(RUN_MODEL)];
     places.into_iter().find(|place| place.join(CONFIG_FILE).is_file()).ok_or_else(|| {

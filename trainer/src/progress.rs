@@ -91,18 +91,20 @@ fn describe(record: &StepRecord, steps: u64, peak_gflops: Option<f64>, left: Dur
         Some(peak) if peak > 0.0 => format!(" ({:.0} % of peak)", 100.0 * record.gflops / peak),
         _ => String::new(),
     };
+    let has = |(_, loss): &(&str, f64)| *loss != 0.0;
+    let losses = record.losses().into_iter().filter(has).map(|(name, loss)| format!("{name} {loss:.4}"));
+    let losses: Vec<String> = losses.collect();
     let mark = match (record.skipped, record.outlier) {
         (true, _) => " [skipped: not finite]",
         (false, true) => " [outlier]",
         _ => "",
     };
     format!(
-        "{}/{steps}  {} left  loss {:.4} (contrastive {:.4}, caption {:.4})  {:.0} images/s  {:.0} GFLOP/s{share}{mark}",
+        "{}/{steps}  {} left  loss {:.4} ({})  {:.0} images/s  {:.0} GFLOP/s{share}{mark}",
         record.step + 1,
         clock(left),
         record.loss,
-        record.contrastive_loss,
-        record.caption_loss,
+        losses.join(", "),
         record.images_per_second,
         record.gflops,
     )
@@ -135,6 +137,9 @@ mod tests {
             describe(&record, 1000, Some(150.0), Duration::from_secs(3723)),
             "42/1000  1:02:03 left  loss 5.2500 (contrastive 1.2500, caption 2.0000)  812 images/s  93 GFLOP/s (62 % of peak) [outlier]"
         );
+        let record = StepRecord { contrastive_loss: 0.0, class_loss: 0.5, ..record };
+        let line = describe(&record, 1000, None, Duration::ZERO);
+        assert!(line.contains("loss 5.2500 (caption 2.0000, class 0.5000)  812"), "{line}");
         assert!(describe(&record, 1000, None, Duration::from_secs(59)).contains("42/1000  0:59 left  loss"));
     }
 

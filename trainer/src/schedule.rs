@@ -1,4 +1,5 @@
-//! The learning rate of each step: linear warm-up, then half a cosine, a line or a constant. open_clip's formulas.
+//! What changes with the number of the step. The learning rate: linear warm-up, then half a cosine, a line or a constant, by
+//! open_clip's formulas; and how much of the average of the weights is kept.
 
 use crate::config::{Schedule, ScheduleKind};
 
@@ -18,6 +19,12 @@ pub fn learning_rate(schedule: &Schedule, peak: f64, step: u64) -> f64 {
         ScheduleKind::Linear => peak * (1.0 - t),
         ScheduleKind::Constant => peak,
     }
+}
+
+/// What a step (from 0) keeps of the average of the weights: `decay`, but less at first, or the start would still weigh at the
+/// end of a short training. As TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+pub fn average_decay(decay: f64, step: u64) -> f64 {
+    decay.min((1 + step) as f64 / (10 + step) as f64)
 }
 
 #[cfg(test)]
@@ -56,5 +63,14 @@ mod tests {
         let all = schedule(ScheduleKind::Cosine, 5, 5);
         assert_eq!(learning_rate(&all, 1.0, 4), 1.0);
         assert!(learning_rate(&all, 1.0, 5).is_finite());
+    }
+
+    #[test]
+    fn an_average_forgets_its_start() {
+        // What is left of the start after all steps.
+        let left = |decay: f64, steps: u64| (0..steps).map(|step| average_decay(decay, step)).product::<f64>();
+        assert!(left(0.9999, 100) < 1e-9);
+        assert_eq!(average_decay(0.9999, 1_000_000), 0.9999);
+        assert_eq!(average_decay(0.0, 0), 0.0);
     }
 }

@@ -60,10 +60,12 @@ impl EventWriter {
     /// # Errors
     /// The file cannot be written.
     pub fn step(&mut self, record: &StepRecord) -> Result<()> {
-        let values = [
+        let losses = record.losses().map(|(name, loss)| (format!("loss/{name}"), loss));
+        let has = |(_, loss): &&(String, f64)| *loss != 0.0;
+        let mut values: Vec<(&str, f64)> =
+            losses.iter().filter(has).map(|(name, loss)| (name.as_str(), *loss)).collect();
+        values.extend([
             ("loss/total", record.loss),
-            ("loss/contrastive", record.contrastive_loss),
-            ("loss/caption", record.caption_loss),
             ("optimizer/learning_rate", record.learning_rate),
             ("optimizer/grad_norm", record.grad_norm),
             ("optimizer/logit_scale", record.logit_scale),
@@ -71,7 +73,7 @@ impl EventWriter {
             ("speed/tokens_per_second", record.tokens_per_second),
             ("speed/gflops", record.gflops),
             ("speed/data_wait_seconds", record.data_wait_seconds),
-        ];
+        ]);
         self.scalars(record.step, &values)
     }
 

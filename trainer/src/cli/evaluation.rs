@@ -29,6 +29,7 @@ const NONE: &str = "none";
   coca eval caption --model runs/b32 --data nocaps:nocaps_val.json --images nocaps \\
       --json captions.json
   coca eval caption --model runs/b32 --data coco:captions_val2017.json --images val2017 --beams 3
+  coca eval classify --model runs/groups --data emoji:noto-v1
 
 Data is `emoji` or `emoji:SPLIT`, a pattern of .tar shards, a .csv or .tsv table, a folder with
 .txt captions, or
@@ -195,6 +196,8 @@ pub enum EvalTask {
     Retrieval,
     /// Generated captions against the true ones
     Caption,
+    /// What the head of a fine-tuned model says
+    Classify,
 }
 
 impl EvalTask {
@@ -204,6 +207,7 @@ impl EvalTask {
             EvalTask::ZeroShot => "zero-shot",
             EvalTask::Retrieval => "retrieval",
             EvalTask::Caption => "caption",
+            EvalTask::Classify => "classify",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The arguments of `coca probe`.
 
 use super::VideoArgs;
-use crate::config::{Config, Data};
+use crate::config::{Config, Data, LabelKind};
 use crate::{Error, Result};
 use clap::{Args, ValueEnum};
 use engine::DType;
@@ -143,17 +143,6 @@ impl ProbeArgs {
             _ => Ok(()),
         }
     }
-}
-
-/// What the samples of a probe are labelled with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LabelKind {
-    /// Their own class; of the bundled emoji the name
-    Name,
-    /// Unicode's group, such as animals-nature
-    Group,
-    /// Unicode's subgroup, such as animal-bird
-    Subgroup,
 }
 
 /// Which probes are fitted.

@@ -1,6 +1,6 @@
 //! Lays assignments over the defaults, one key at a time, so that each error knows where its value came from.
 
-use super::{Config, SECTIONS, SectionInfo};
+use super::{Config, SECTIONS, SectionInfo, TaskKind};
 use crate::{Error, Result};
 use model::config::CocaConfig;
 use std::collections::BTreeMap;
@@ -134,8 +134,10 @@ const MOST_FRAMES: usize = 1024;
 
 /// Key, whether its value is in range, and the range in words.
 fn ranges(config: &Config) -> Vec<(&'static str, bool, &'static str)> {
-    let Config { data, augmentation, batch, optimizer, schedule, loss, ema, checkpoint, evaluation, logging, .. } =
-        config;
+    let Config {
+        task, data, augmentation, batch, optimizer, schedule, loss, ema, checkpoint, evaluation, logging, ..
+    } = config;
+    let is_task = task.kind != TaskKind::Pretrain;
     let share = |value: f64| (0.0..=1.0).contains(&value);
     let decay = |value: f64| (0.0..1.0).contains(&value);
     let not_negative = |value: f64| value >= 0.0 && value.is_finite();
@@ -144,6 +146,9 @@ fn ranges(config: &Config) -> Vec<(&'static str, bool, &'static str)> {
     let decay_rule = "must be at least 0 and below 1";
     let not_negative_rule = "must be 0 or more, and finite";
     vec![
+        ("task.answers", task.answers >= 2, "must be at least 2"),
+        ("task.label_smoothing", decay(task.label_smoothing), decay_rule),
+        ("task.blank_images", is_task || !task.blank_images, "is a control of tasks: set task.kind too"),
         ("data.frames", data.frames <= MOST_FRAMES, "must be at most 1024"),
         ("data.prefetch", data.prefetch >= 1, at_least_1),
         ("data.shuffle_buffer", data.shuffle_buffer >= 1, at_least_1),
@@ -159,6 +164,11 @@ fn ranges(config: &Config) -> Vec<(&'static str, bool, &'static str)> {
         ("batch.size", batch.size >= 1, at_least_1),
         ("batch.accumulation", batch.accumulation >= 1, at_least_1),
         ("optimizer.learning_rate", not_negative(optimizer.learning_rate), not_negative_rule),
+        (
+            "optimizer.layer_decay",
+            share(optimizer.layer_decay) && optimizer.layer_decay > 0.0,
+            "must be above 0 and at most 1",
+        ),
         ("optimizer.beta1", decay(optimizer.beta1), decay_rule),
         ("optimizer.beta2", decay(optimizer.beta2), decay_rule),
         ("optimizer.epsilon", not_negative(optimizer.epsilon), not_negative_rule),
@@ -171,7 +181,7 @@ fn ranges(config: &Config) -> Vec<(&'static str, bool, &'static str)> {
         ("loss.caption_weight", not_negative(loss.caption_weight), not_negative_rule),
         (
             "loss.caption_weight",
-            loss.contrastive_weight + loss.caption_weight > 0.0,
+            is_task || loss.contrastive_weight + loss.caption_weight > 0.0,
             "and loss.contrastive_weight are both 0: nothing would be trained",
         ),
         ("ema.decay", decay(ema.decay), decay_rule),

@@ -2,14 +2,17 @@
 //! the nearest name, a wrong value with its file and line; what was resolved is written out and makes the same run.
 
 mod layers;
+mod paradigm;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use paradigm::Paradigm;
 pub use table::*;
 
 use crate::{Error, Result};
 use model::config::{CocaConfig, PRESETS, TokenizerKeys};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The configuration of `coca train` without arguments: the small model on the bundled emoji.
@@ -50,13 +53,45 @@ impl KeyType for f64 {}
 impl KeyType for String {}
 impl KeyType for std::path::PathBuf {}
 impl KeyType for toml::Table {}
+impl KeyType for Names {}
+
+/// Names of any number; written as one or as a list, where an empty one is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenNames", into = "WrittenNames")]
+pub struct Names(pub Vec<String>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "a name or a list of names")]
+enum WrittenNames {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl From<WrittenNames> for Names {
+    fn from(written: WrittenNames) -> Names {
+        match written {
+            WrittenNames::One(name) if name.is_empty() => Names::default(),
+            WrittenNames::One(name) => Names(vec![name]),
+            WrittenNames::Several(names) => Names(names),
+        }
+    }
+}
+
+impl From<Names> for WrittenNames {
+    fn from(Names(mut names): Names) -> WrittenNames {
+        match names.len() {
+            0 | 1 => WrittenNames::One(names.pop().unwrap_or_default()),
+            _ => WrittenNames::Several(names),
+        }
+    }
+}
 
 /// Enums whose variants are written as words in the configuration.
 macro_rules! choices {
     ($($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ })+) => {$(
         $(#[doc = $about])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-        pub enum $name { $($(#[doc = $doc])+ #[serde(rename = $text)] $variant,)+ }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+        pub enum $name { $($(#[doc = $doc])+ #[serde(rename = $text)] #[value(name = $text)] $variant,)+ }
 
         impl $name {
             /// The word that stands for it in the configuration.
@@ -189,6 +224,11 @@ impl Config {
     /// The number of pairs whose features the contrastive loss compares: batch size times accumulation.
     pub fn pairs_per_step(&self) -> usize {
         self.batch.size * self.batch.accumulation
+    }
+
+    /// How the sets of `evaluation.data` are read.
+    pub fn evaluation_data(&self) -> Data {
+        Data { split: self.evaluation.split.clone(), ..self.data.clone() }
     }
 
     /// The architecture: the preset, or the open_clip configuration of that path, with the overrides laid over it. What

@@ -1,7 +1,7 @@
 //! Every configuration key, once: section, name, type, default, what it means. The structs, the defaults, the help
 //! text and the commented TOML file are all made from this table.
 
-use super::{choices, sections};
+use super::{Names, choices, sections};
 use std::path::PathBuf;
 
 choices! {
@@ -24,6 +24,28 @@ choices! {
         Crop = "crop",
         /// the preprocessing of evaluation
         None = "none",
+    }
+    /// What is trained.
+    TaskKind {
+        /// the model alone, with the two losses of [loss]
+        Pretrain = "pretrain",
+        /// a new head: the class of an image, or of a clip
+        Classes = "classes",
+        /// a new head: the answer to a question about an image
+        Vqa = "vqa",
+        /// a new head: whether an image entails a text
+        Entailment = "entailment",
+        /// a new head: whether a text is true of two images together
+        Pair = "pair",
+    }
+    /// What samples are labelled with.
+    LabelKind {
+        /// their own class, else their first caption; of the bundled emoji the name
+        Name = "name",
+        /// Unicode's group of an emoji, such as animals-nature
+        Group = "group",
+        /// Unicode's subgroup of an emoji, such as animal-bird
+        Subgroup = "subgroup",
     }
     /// The optimiser.
     OptimizerKind {
@@ -89,6 +111,20 @@ sections! {
         init: PathBuf = PathBuf::new(),
         /// `captions` (a byte-BPE of the model's vocabulary size, trained on the captions), `clip`, or a `tokenizer.json`.
         tokenizer: String = "captions".into(),
+    }
+    /// A downstream task: a new head on the model, and the class of each sample in place of the contrastive loss.
+    task: Task {
+        /// Which one. A head reads the image encoder's output, or of a sample with a text the decoder's; it is trained with all
+        /// of the model that it reaches.
+        kind: TaskKind = TaskKind::Pretrain,
+        /// What the samples of `classes` are labelled with.
+        labels: LabelKind = LabelKind::Name,
+        /// How many of the most frequent answers of `vqa` are told apart; others count nothing in training, and as wrong in tests.
+        answers: usize = 3129,
+        /// Share of the target that all classes have together.
+        label_smoothing: f64 = 0.0,
+        /// Show every image in the mean colour alone: a control that knows nothing but the texts.
+        blank_images: bool = false,
     }
     /// The training pairs.
     data: Data {
@@ -162,6 +198,10 @@ sections! {
         /// Factors on the learning rate by the start of parameters' names, of which the longest counts, for example
         /// { visual = 0.0, "text.token_embedding" = 2.0 }: an image tower that stays as it is.
         scales: toml::Table = toml::Table::new(),
+        /// Another factor, by depth: this for the last block of a tower, its square for the block before, and so on down to the
+        /// embeddings; none for the head and whatever else stands above the blocks. The decoder stands on the text tower, the
+        /// image tower by itself. 1: the same rate for all.
+        layer_decay: f64 = 1.0,
         /// Decay of the first moment.
         beta1: f64 = 0.9,
         /// Decay of the second moment.
@@ -184,7 +224,7 @@ sections! {
         /// Stop after this many minutes even if steps are left; 0: no limit.
         minutes: f64 = 0.0,
     }
-    /// The two losses.
+    /// The two losses of pretraining. Of a task only `vqa` has the caption loss, on question and answer.
     loss: Loss {
         /// Weight of the contrastive loss (mean of both directions).
         contrastive_weight: f64 = 1.0,
@@ -193,7 +233,7 @@ sections! {
     }
     /// An exponential moving average of the weights, used for evaluation and export.
     ema: Ema {
-        /// Share of the average that a step keeps, for example 0.999; 0: no average.
+        /// Share of the average that a step keeps, for example 0.999, but less at first, or the start would weigh on; 0: no average.
         decay: f64 = 0.0,
     }
     /// How it is computed.
@@ -218,8 +258,11 @@ sections! {
     }
     /// Evaluation on held-out data: the rest of the bundled set after training on it, and data of your own.
     evaluation: Evaluation {
-        /// Held-out pairs of your own, named and read as `data.train` is; empty: none.
-        data: String = String::new(),
+        /// Held-out sets of your own, one or a list, named and read as `data.train` is; empty: none. A task is tested on them alone,
+        /// if there are any.
+        data: Names = Names::default(),
+        /// Splits of a Karpathy file that `data` names.
+        split: String = "test".into(),
         /// Steps between two evaluations while training; 0: only at the end.
         every: u64 = 0,
         /// Pairs in one pass.

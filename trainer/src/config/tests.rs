@@ -103,6 +103,33 @@ fn wrong_values_name_place_key_and_rule() {
 }
 
 #[test]
+fn names_are_one_or_a_list() {
+    let names = |set: &str| parse("", &[set]).unwrap().evaluation.data.0;
+    assert_eq!(names("evaluation.data="), [""; 0]);
+    assert_eq!(names("evaluation.data=nowhere.csv"), ["nowhere.csv"]);
+    assert_eq!(names("evaluation.data=[\"a\", \"b:c\"]"), ["a", "b:c"]);
+    assert!(error("[evaluation]\ndata = 3", &[]).contains("a name or a list of names"));
+    let config = parse("", &["evaluation.data=[\"a\", \"b\"]", "data.split=val", "task.kind=vqa"]).unwrap();
+    assert_eq!(parse(&config.to_toml(true), &[]).unwrap(), config);
+    assert_eq!((config.evaluation_data().split.as_str(), config.data.split.as_str()), ("test", "val"));
+}
+
+#[test]
+fn a_task_and_a_decay_by_layers_have_their_ranges() {
+    assert!(
+        error("", &["task.blank_images=true"]).contains("task.blank_images is a control of tasks: set task.kind too")
+    );
+    assert!(error("", &["task.kind=pair", "task.label_smoothing=1"]).contains("must be at least 0 and below 1"));
+    assert!(error("", &["task.answers=1"]).contains("task.answers must be at least 2"));
+    for factor in ["0", "1.5"] {
+        let set = format!("optimizer.layer_decay={factor}");
+        assert!(error("", &[&set]).contains("optimizer.layer_decay must be above 0 and at most 1"));
+    }
+    assert!(error("", &["task.kind=clases"]).ends_with("did you mean classes?"));
+    parse("", &["task.kind=classes", "loss.contrastive_weight=0", "loss.caption_weight=0"]).unwrap();
+}
+
+#[test]
 fn the_architecture_is_a_preset_or_a_file_with_overrides() {
     let config =
         parse(DEFAULT_FILE, &["model.overrides.vision.layers=2", "model.overrides.text.vocabulary_size=1000"]).unwrap();

@@ -36,6 +36,8 @@ pub enum FaultKind {
     BrokenArchive,
     /// A line of a table lacks a column.
     BadRow,
+    /// A sample that is to be classified has no class.
+    MissingLabel,
 }
 
 impl FaultKind {
@@ -52,6 +54,7 @@ impl FaultKind {
             FaultKind::BadUtf8 => "bad_utf8",
             FaultKind::BrokenArchive => "broken_archive",
             FaultKind::BadRow => "bad_row",
+            FaultKind::MissingLabel => "missing_label",
         }
     }
 }

@@ -23,7 +23,7 @@ pub use augment::Augmenter;
 pub use fault::{Fault, FaultKind, LEDGER, Ledger};
 pub use fingerprint::Fingerprint;
 pub use order::Position;
-pub use read::{Labelled, Sample, captions, read_all, read_batches};
+pub use read::{Labelled, Sample, captions, listed, read_all, read_batches};
 pub use source::{Class, Labels, Part, Raw, RawImage, Source, open};
 pub use stats::{check, stats};
 pub use stream::{Batch, Stream};

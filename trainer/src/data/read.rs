@@ -2,6 +2,7 @@
 
 use super::augment::{new_words, with_keywords};
 use super::{Augmenter, Fault, Labels, Ledger, Raw, Source};
+use crate::classes::Listed;
 use crate::config::Data;
 use crate::{Error, Result};
 use engine::rng::Philox;
@@ -125,6 +126,18 @@ pub fn captions(source: &dyn Source, ledger: &mut Ledger) -> Result<Vec<String>>
     for_each(source, each, |sample| collect(sample, ledger, |sample| texts.extend(sample)))?;
     finish(source, ledger, texts.len())?;
     Ok(texts)
+}
+
+/// What is known of every sample without its images, which are not decoded; faulty samples go to the ledger.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn listed(source: &dyn Source, ledger: &mut Ledger) -> Result<Vec<Listed>> {
+    let mut samples = Vec::new();
+    let each = |raw: Raw| Ok(Listed::new(&raw.key, &raw.captions, raw.labels));
+    for_each(source, each, |sample| collect(sample, ledger, |sample| samples.push(sample)))?;
+    finish(source, ledger, samples.len())?;
+    Ok(samples)
 }
 
 fn collect<T>(made: std::result::Result<T, Fault>, ledger: &mut Ledger, sound: impl FnOnce(T)) -> Result<()> {

@@ -8,6 +8,7 @@
 use super::order::{Next, Order, Place, Position, slot_random};
 use super::{Augmenter, Fault, Ledger, Source};
 use crate::config::Config;
+use crate::task::Task;
 use crate::{Error, Result};
 use model::config::CocaConfig;
 use model::tokenizer::Tokenizer;
@@ -22,6 +23,10 @@ pub struct Batch {
     pub images: Vec<u8>,
     /// Token ids, start and end included, each at most the context length.
     pub texts: Vec<Vec<i32>>,
+    /// Of a task the class of every sample, -1 if it is none of those that are told apart.
+    pub classes: Vec<i32>,
+    /// Of a task the label of every sample as token ids, as the texts are.
+    pub labels: Vec<Vec<i32>>,
     /// Keys of the samples.
     pub keys: Vec<String>,
     /// Where the next batch starts.
@@ -34,6 +39,14 @@ struct Pair {
     /// u8 `[images, size, size, 3]`.
     image: Vec<u8>,
     text: Vec<i32>,
+    /// Of a task.
+    target: Option<Target>,
+}
+
+/// What a task wants to hear of a sample.
+struct Target {
+    class: i32,
+    label: Vec<i32>,
 }
 
 /// What a place in the queue gives.
@@ -48,6 +61,7 @@ struct Shared {
     order: Mutex<(Order, SyncSender<Receiver<Answer>>)>,
     augmenter: Augmenter,
     tokenizer: Arc<Tokenizer>,
+    task: Option<Arc<Task>>,
     context_length: usize,
     /// Images of every sample.
     images: usize,
@@ -69,13 +83,15 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Starts the workers. Batches begin at `from`; the order and the augmentation follow `config.run.seed`.
+    /// Starts the workers. Batches begin at `from`; the order and the augmentation follow `config.run.seed`. The text of a
+    /// sample of a task is its first caption.
     ///
     /// # Errors
     /// `COCA_THREADS` is asked for and is not a number, or a thread cannot be started.
     pub fn start(
         source: Arc<dyn Source>,
         tokenizer: Arc<Tokenizer>,
+        task: Option<Arc<Task>>,
         model: &CocaConfig,
         config: &Config,
         ledger: Ledger,
@@ -89,7 +105,7 @@ impl Stream {
         let (send, queue) = sync_channel(data.prefetch.max(1).saturating_mul(size));
         let context_length = model.text.context_length;
         let order = Mutex::new((order, send));
-        let shared = Arc::new(Shared { order, augmenter, tokenizer, context_length, images, seed });
+        let shared = Arc::new(Shared { order, augmenter, tokenizer, task, context_length, images, seed });
         let sound = (from.slot == 0).then_some(0);
         let mut stream = Stream { queue: Some(queue), workers: Vec::new(), ledger, name, size, position: from, sound };
         for number in 0..count {
@@ -122,6 +138,8 @@ impl Stream {
                             }
                             batch.images.extend_from_slice(&pair.image);
                             batch.texts.push(pair.text);
+                            batch.classes.extend(pair.target.as_ref().map(|target| target.class));
+                            batch.labels.extend(pair.target.map(|target| target.label));
                             batch.keys.push(pair.key);
                         }
                         Err(fault) => self.ledger.bad(fault)?,
@@ -196,9 +214,16 @@ impl Shared {
         let (part, index) = place?;
         let raw = part.sample(index)?;
         let mut random = slot_random(self.seed, at);
-        let text = self.tokenizer.encode_within(&self.augmenter.caption(&raw, &mut random), self.context_length);
+        let encode = |text: &str| self.tokenizer.encode_within(text, self.context_length);
+        let (text, target) = match &self.task {
+            None => (encode(&self.augmenter.caption(&raw, &mut random)), None),
+            Some(task) => {
+                let (label, class) = task.target(&raw)?;
+                (encode(raw.captions.first().map_or("", String::as_str)), Some(Target { class, label: encode(&label) }))
+            }
+        };
         let image = self.augmenter.images(&raw, self.images, &mut random)?;
-        Ok(Pair { key: raw.key, image, text })
+        Ok(Pair { key: raw.key, image, text, target })
     }
 }
 

@@ -1,7 +1,9 @@
 //! `coca eval` and `coca caption`.
 
 use super::suite::EvalSet;
-use super::{Evaluator, captions_by, measure_captions, measure_retrieval, measure_zero_shot, read_templates};
+use super::{
+    Evaluator, captions_by, measure_captions, measure_classes, measure_retrieval, measure_zero_shot, read_templates,
+};
 use crate::cli::{CaptionArgs, EvalArgs, EvalTask};
 use crate::data::Sample;
 use crate::model_folder::ModelFolder;
@@ -42,15 +44,21 @@ pub fn evaluate(args: &EvalArgs) -> Result<String> {
         None => vec!["{}".to_owned()],
     };
     let mut sets = EvalSet::open_all(args)?;
-    let folder = ModelFolder::open(&args.model, DType::F32)?;
-    let mut evaluator =
-        Evaluator::new(&folder.model, &folder.tokenizer, &folder.queue, &Workspace::new(), args.batch_size)?;
     let Figures { mut text, sets: figures } = match args.task {
-        EvalTask::ZeroShot => measure_zero_shot(&templates, &args.class_subsets()?, &mut evaluator, &mut sets)?,
-        EvalTask::Retrieval => {
-            measure_retrieval(args.captions_per_image.map_or(usize::MAX, NonZeroUsize::get), &mut evaluator, &mut sets)?
+        EvalTask::Classify => measure_classes(args, &mut sets)?,
+        task => {
+            let folder = ModelFolder::open(&args.model, DType::F32)?;
+            let ModelFolder { model, tokenizer, queue } = &folder;
+            let mut evaluator = Evaluator::new(model, tokenizer, queue, &Workspace::new(), args.batch_size)?;
+            match task {
+                EvalTask::ZeroShot => measure_zero_shot(&templates, &args.class_subsets()?, &mut evaluator, &mut sets)?,
+                EvalTask::Retrieval => {
+                    let most = args.captions_per_image.map_or(usize::MAX, NonZeroUsize::get);
+                    measure_retrieval(most, &mut evaluator, &mut sets)?
+                }
+                _ => measure_captions(&args.generation, &evaluator, &mut sets)?,
+            }
         }
-        EvalTask::Caption => measure_captions(&args.generation, &evaluator, &mut sets)?,
     };
     text.extend(sets.iter().map(EvalSet::skipped_text));
     if let Some(path) = &args.json {

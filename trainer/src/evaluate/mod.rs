@@ -1,12 +1,14 @@
 //! What a trained model can do: zero-shot classification, retrieval in both directions, captions.
 
 mod captions;
+mod classify;
 mod command;
 mod mean;
 pub mod metrics;
 mod question_floor;
 mod ranking;
 mod retrieval;
+mod score;
 mod sets;
 mod suite;
 mod table;
@@ -14,13 +16,16 @@ mod zero_shot;
 
 use captions::measure_captions;
 pub use captions::{Captioned, caption_row, captions, captions_by};
+use classify::measure_classes;
+pub use classify::{Classifier, class_table};
 use command::Figures;
 pub use command::{caption, evaluate};
 pub use mean::unit_means;
 pub use question_floor::QuestionFloor;
 pub use ranking::{ranks, recall, share_within};
 use retrieval::measure_retrieval;
-pub use sets::{EMOJI_SETS, PixelFloor, TestSet};
+pub use score::Score;
+pub use sets::{EMOJI_SETS, PixelFloor, TestSet, seen};
 pub use suite::{EvalSet, pixels};
 pub use table::{percent, table};
 use zero_shot::{measure_zero_shot, read_templates};

@@ -58,6 +58,16 @@ pub const EMOJI_SETS: [(Split, &str); 6] = [
     (Split::FreshStyle(Vendor::Fxemoji), "names and style never seen"),
 ];
 
+/// What training on the bundled set's training split saw of another.
+pub fn seen(split: Split) -> Seen {
+    match split {
+        Split::Train => Seen::Pairs,
+        Split::Style(_) => Seen::Concepts,
+        Split::Fresh | Split::FreshStyle(_) => Seen::Nothing,
+        _ => Seen::Unknown,
+    }
+}
+
 impl TestSet {
     /// One split of the bundled set; classes are its concepts.
     ///
@@ -67,14 +77,8 @@ impl TestSet {
         let source = EmojiSource::new(set.clone(), split);
         let samples = read_all(&source, evaluator.model.config(), &Data::default(), &mut Ledger::new(0.0))?;
         let name = if split == Split::All { "emoji".into() } else { split.name() };
-        let seen = match split {
-            Split::Train => Seen::Pairs,
-            Split::Style(_) => Seen::Concepts,
-            Split::Fresh | Split::FreshStyle(_) => Seen::Nothing,
-            _ => Seen::Unknown,
-        };
         let bundled = Some((set.clone(), split));
-        Ok(TestSet { name, about: about.into(), samples, classes: source.concepts(), bundled, seen })
+        Ok(TestSet { name, about: about.into(), samples, classes: source.concepts(), bundled, seen: seen(split) })
     }
 
     /// Any source; classes are its distinct first captions, in order of appearance, which are returned as well.

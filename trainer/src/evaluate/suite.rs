@@ -46,15 +46,21 @@ impl EvalSet {
             if bundled(name) && data.frames > 0 {
                 return Err(no_clips(name));
             }
-            let ledger = Ledger::new(data.max_bad_share);
             if let Some(set) = bundle.as_ref().filter(|_| bundled(name)) {
                 let split = name.strip_prefix("emoji:").map_or(Ok(Split::All), Split::parse)?;
                 let source = Arc::new(EmojiSource::new(set.clone(), split));
-                return Ok(EvalSet { name: name.clone(), source, data, bundled: Some((set.clone(), split)), ledger });
+                let bundled = Some((set.clone(), split));
+                return Ok(EvalSet { name: name.clone(), bundled, ..EvalSet::of(source, data) });
             }
-            Ok(EvalSet { name: name.clone(), source: data::open(name, &data)?, data, bundled: None, ledger })
+            Ok(EvalSet { name: name.clone(), ..EvalSet::of(data::open(name, &data)?, data) })
         };
         sets.iter().map(open).collect()
+    }
+
+    /// A source that is open.
+    pub fn of(source: Arc<dyn Source>, data: Data) -> EvalSet {
+        let ledger = Ledger::new(data.max_bad_share);
+        EvalSet { name: source.name(), source, data, bundled: None, ledger }
     }
 
     /// Hands the sound samples to `each`, `size` at a time, preprocessed for a model.

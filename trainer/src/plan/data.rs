@@ -1,9 +1,10 @@
 //! What a plan takes from the data of the run: the rows that its texts fill, and the memory that it takes to hold it open.
 
 use crate::Result;
-use crate::config::Config;
-use crate::data::{self, Ledger, Position, Source, Stream};
+use crate::config::{Config, TaskKind};
+use crate::data::{self, Batch, Ledger, Position, Source, Stream};
 use crate::run::{tokenizer, with_room};
+use crate::task::Task;
 use engine::Error;
 use model::config::{CocaConfig, TextConfig};
 use model::packing::PackedText;
@@ -17,6 +18,8 @@ const SAMPLE: usize = 256;
 pub(super) struct DataView {
     /// The source and its tokenizer, held as a run holds them; none if the data cannot be opened.
     opened: Option<(Arc<dyn Source>, Arc<Tokenizer>)>,
+    /// The task that the run has on it.
+    task: Option<Arc<Task>>,
     /// Token ids of the first texts that the run would see; one of full length if there is no source.
     texts: Vec<Vec<i32>>,
     /// Why there is no source.
@@ -33,7 +36,7 @@ impl DataView {
     pub fn unknown(model: &CocaConfig) -> DataView {
         // Any id that is no padding will do.
         let text = vec![i32::from(model.text.pad_id == 0); model.text.context_length];
-        DataView { opened: None, texts: vec![text], error: None }
+        DataView { opened: None, task: None, texts: vec![text], error: None }
     }
 
     /// The source, if it could be opened.
@@ -41,13 +44,14 @@ impl DataView {
         self.opened.as_ref().map(|(source, _)| source.as_ref())
     }
 
-    /// Texts for `batch` pairs: the first ones, repeated as often as needed.
-    ///
-    /// # Errors
-    /// The tokenizer has ids that the model has not.
-    pub fn texts(&self, batch: usize, text: &TextConfig) -> Result<PackedText> {
-        let texts: Vec<&[i32]> = self.texts.iter().cycle().take(batch).map(Vec::as_slice).collect();
-        PackedText::new(&texts, text)
+    /// The task that the run has on the source, if it has one and that could be opened.
+    pub fn task(&self) -> Option<&Arc<Task>> {
+        self.task.as_ref()
+    }
+
+    /// `count` texts: the first ones, repeated as often as needed.
+    pub fn texts(&self, count: usize) -> Vec<&[i32]> {
+        self.texts.iter().cycle().take(count).map(Vec::as_slice).collect()
     }
 
     /// The number of ids of each of these texts.
@@ -55,13 +59,13 @@ impl DataView {
         self.texts.iter().cycle().take(pairs).map(Vec::len).collect()
     }
 
-    /// Rows that a run plans for, in text tower and decoder, for `batch` pairs in a pass.
+    /// Rows that a run plans for, in text tower and decoder, for so many texts in a pass.
     ///
     /// # Errors
-    /// As [`DataView::texts`].
-    pub fn rows(&self, batch: usize, text: &TextConfig) -> Result<(usize, usize)> {
-        let texts = self.texts(batch, text)?;
-        Ok(with_room((texts.rows(), texts.decoder_rows.len()), batch, text))
+    /// The tokenizer has ids that the model has not.
+    pub fn rows(&self, count: usize, text: &TextConfig) -> Result<(usize, usize)> {
+        let texts = PackedText::new(&self.texts(count), text)?;
+        Ok(with_room((texts.rows(), texts.decoder_rows.len()), count, text))
     }
 
     /// What the rows are those of.
@@ -78,10 +82,18 @@ impl DataView {
 fn look(config: &Config, model: &CocaConfig) -> Result<DataView> {
     let source = data::open(&config.data.train, &config.data)?;
     let tokenizer = Arc::new(tokenizer(config, source.as_ref())?);
+    let task = Task::of_training(config, source.as_ref())?.map(Arc::new);
     let mut config = config.clone();
     config.batch.size = config.batch.size.min(SAMPLE);
-    let mut stream =
-        Stream::start(source.clone(), tokenizer.clone(), model, &config, Ledger::new(1.0), Position::default())?;
-    let texts = stream.next()?.texts;
-    Ok(DataView { opened: Some((source, tokenizer)), texts, error: None })
+    let (ledger, start) = (Ledger::new(1.0), Position::default());
+    let mut stream = Stream::start(source.clone(), tokenizer.clone(), task.clone(), model, &config, ledger, start)?;
+    let Batch { mut texts, labels, .. } = stream.next()?;
+    if config.task.kind == TaskKind::Vqa && config.loss.caption_weight > 0.0 {
+        // An answer follows its question.
+        for (question, answer) in texts.iter_mut().zip(&labels) {
+            question.extend(answer.iter().skip(2));
+            question.truncate(model.text.context_length);
+        }
+    }
+    Ok(DataView { opened: Some((source, tokenizer)), task, texts, error: None })
 }

@@ -1,6 +1,7 @@
 //! The memory of a run, item by item, and which of its phases holds most.
 
 use super::data::DataView;
+use super::pass::Pass;
 use crate::Result;
 use crate::config::{Config, OptimizerKind};
 use crate::data::emoji::{EmojiSet, SIDE, Split, floor_bytes};
@@ -8,13 +9,14 @@ use crate::data::{self, source::samples};
 use crate::evaluate::EMOJI_SETS;
 use crate::machine::resident_memory;
 use crate::run::TRAINING_PAIRS;
+use crate::task::Task;
 use engine::{Parameter, Program, Workspace};
 use kernels::matmul::panel_bytes;
 use kernels::optimizer::{Adafactor, AdafactorSettings, AdamW, AdamWSettings, Optimizer, Rule};
 use model::Coca;
 use model::encoder::{ImageEncoder, TextEncoder};
 use model::generate::{Generator, Settings};
-use model::train::{Contrast, TrainStep};
+use model::task::{TaskLogits, TaskPlan};
 
 /// Bytes of a pixel of an image in memory.
 pub(super) const PIXEL: usize = 3;
@@ -97,17 +99,25 @@ struct Held {
 
 impl Fixed {
     /// Records the programs of the evaluation.
-    pub fn new(config: &Config, model: &Coca, data: &DataView) -> Result<Fixed> {
+    pub fn new(config: &Config, model: &Coca, task: Option<&Task>, data: &DataView) -> Result<Fixed> {
         let optimizer = optimizer_bytes(config.optimizer.kind, model)?;
         let batch = config.evaluation.batch_size;
         let evaluates = config.logging.report || config.evaluation.every > 0;
-        let encoders = evaluates.then(|| encoders(model, batch)).transpose()?;
-        let generates = config.logging.report && config.evaluation.captions > 0;
+        let encode = || match task {
+            None => encoders(model, batch),
+            Some(task) => classifier(model, task, batch),
+        };
+        let encoders = evaluates.then(encode).transpose()?;
+        let generates = task.is_none() && config.logging.report && config.evaluation.captions > 0;
         let generation = generates.then(|| generation(model, batch)).transpose()?;
         // Here the process holds all that a run reads and the code that it comes through, but none of what is counted below.
         let program = resident_memory();
         let Some(encoders) = encoders else { return Ok(Fixed { program, optimizer, evaluation: None }) };
-        let (samples, sets) = sets(config, model, data)?;
+        let (samples, sets) = match task {
+            None => sets(config, model, data)?,
+            // A set is read a batch at a time.
+            Some(task) => (batch, batch * task.images * image_bytes(model)),
+        };
         // The sets, and once more the images of a pass.
         let encoding = encoders.inputs + (sets + batch.min(samples) * image_bytes(model)) as u64;
         let Some((programs, logits)) = generation else {
@@ -120,16 +130,16 @@ impl Fixed {
     }
 
     /// The memory of a run with this pass.
-    pub fn memory(&self, config: &Config, model: &Coca, step: &TrainStep) -> Result<Memory> {
-        let (plan, parameters) = (step.plan(), model.parameters());
+    pub fn memory(&self, config: &Config, model: &Coca, step: &Pass) -> Result<Memory> {
+        let parameters = model.parameters();
         let (accumulation, width) = (config.batch.accumulation.max(1), model.config().embed_dim);
         let (mut training, mut features) = (Programs::of(model, [step.program()]), 0);
         let activations = step.program().plan();
-        if plan.contrastive == Contrast::Given {
-            training = training.beside(encoders(model, plan.batch)?);
-            features = (8 * 4 * plan.batch * accumulation * width) as u64;
+        if step.is_given_features() {
+            training = training.beside(encoders(model, step.batch())?);
+            features = (8 * 4 * step.batch() * accumulation * width) as u64;
         }
-        let waiting = ((config.data.prefetch + accumulation) * plan.batch * image_bytes(model)) as u64;
+        let waiting = ((config.data.prefetch + accumulation) * step.images() * image_bytes(model)) as u64;
         let master = parameters.master().bytes() as u64;
         let average = if config.ema.decay > 0.0 { master } else { 0 };
         let bf16_copy = parameters.bf16().map_or(0, |arena| arena.bytes() as u64);
@@ -207,6 +217,13 @@ fn encoders(model: &Coca, batch: usize) -> Result<Programs> {
     Ok(Programs::of(model, [images.program(), texts.program()]))
 }
 
+/// The program that classifies `batch` samples.
+fn classifier(model: &Coca, task: &Task, batch: usize) -> Result<Programs> {
+    let plan = TaskPlan::of_logits(model, task.reads(), batch, task.images);
+    let logits = TaskLogits::new(model, plan, &Workspace::new())?;
+    Ok(Programs::of(model, [logits.program()]))
+}
+
 /// The programs that generate the captions of `batch` images by default, and bytes of logits outside of them.
 fn generation(model: &Coca, batch: usize) -> Result<(Programs, u64)> {
     let text = &model.config().text;
@@ -221,11 +238,10 @@ fn generation(model: &Coca, batch: usize) -> Result<(Programs, u64)> {
 /// of what they are compared with.
 fn sets(config: &Config, model: &Coca, data: &DataView) -> Result<(usize, usize)> {
     let image = image_bytes(model);
-    let held_out = match config.evaluation.data.as_str() {
-        "" => 0,
-        // Where it cannot be opened, a run says so.
-        name => data::open(name, &config.data).map_or(0, |source| samples(source.as_ref(), usize::MAX)),
-    };
+    // Where one cannot be opened, a run says so.
+    let reading = config.evaluation_data();
+    let count = |name| data::open(name, &reading).map_or(0, |source| samples(source.as_ref(), usize::MAX));
+    let held_out: usize = config.evaluation.data.0.iter().map(|name| count(name)).sum();
     let all_of_emoji = format!("emoji:{}", Split::Train.name());
     if data.source().is_none_or(|source| source.name() != all_of_emoji) {
         let taken = data.source().map_or(TRAINING_PAIRS, |source| samples(source, TRAINING_PAIRS));

@@ -4,26 +4,30 @@
 
 mod data;
 mod memory;
+mod pass;
 #[cfg(test)]
 mod tests;
 
-use crate::config::Config;
+use crate::config::{Config, TaskKind};
 use crate::machine::{Machine, bytes};
-use crate::run::{Stepper, dtype, feature_flops};
+use crate::run::{dtype, feature_flops};
+use crate::task::Task;
 use crate::{Error, Result};
 use data::DataView;
-use engine::Workspace;
 use memory::{Fixed, Memory, image_bytes};
 use model::Coca;
 use model::config::TextConfig;
-use model::train::{Contrast, StepPlan, TrainStep};
+use pass::Pass;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// The search for the largest batch looks no further.
 const MOST_BATCH: usize = 1 << 15;
 
 /// The text of `coca plan`: parameters, work of a step, bytes of every item that a run holds and of the whole process at
 /// its peak, the largest tensors, and the largest batch for `memory` bytes (none: what this machine has available).
+///
+/// Of a task the data has to be there, as its classes are those of the data.
 ///
 /// Not counted: pictures while they are decoded, and what checks, profiles and a resumed checkpoint hold for a while.
 ///
@@ -38,7 +42,7 @@ pub fn report(config: &Config, memory: Option<u64>) -> Result<String> {
     let planner = Planner::new(config, DataView::open(config, &architecture))?;
     let step = planner.step(config.batch.size)?;
     let found = planner.memory(&step)?;
-    let StepPlan { text_rows, decoder_rows, .. } = step.plan();
+    let (text_rows, decoder_rows) = step.rows();
     let (size, accumulation) = (config.batch.size, config.batch.accumulation);
 
     let mut text = String::new();
@@ -47,9 +51,14 @@ pub fn report(config: &Config, memory: Option<u64>) -> Result<String> {
     };
     let count = planner.model.parameter_count();
     line("model", format!("{}, {count} parameters", config.model.preset));
+    if let Some(Task { kind, classes, .. }) = planner.task.as_deref() {
+        line("head", format!("{}, {} classes", kind.name(), classes.count()));
+    }
     let passes = if accumulation == 1 { "1 pass".into() } else { format!("{accumulation} passes") };
     line("step", format!("{} pairs: {passes} of {size}, in {}", config.pairs_per_step(), planner.model.dtype()));
-    line("text rows", format!("{text_rows} and {decoder_rows} in the decoder: {}", planner.data.about()));
+    if text_rows > 0 {
+        line("text rows", format!("{text_rows} and {decoder_rows} in the decoder: {}", planner.data.about()));
+    }
     line("work", format!("{:.2} GFLOP a step, forward and backward", planner.flops(&step)? / 1e9));
     line("", String::new());
     let share = |value: u64| format!("{:>10}", bytes(value));
@@ -89,42 +98,50 @@ pub fn report(config: &Config, memory: Option<u64>) -> Result<String> {
 struct Planner<'a> {
     config: &'a Config,
     data: DataView,
+    task: Option<Arc<Task>>,
     model: Coca,
     fixed: Fixed,
 }
 
 impl Planner<'_> {
     fn new(config: &Config, data: DataView) -> Result<Planner<'_>> {
-        let model = Coca::new(config.architecture()?, dtype(config), true)?;
-        let fixed = Fixed::new(config, &model, &data)?;
-        Ok(Planner { config, data, model, fixed })
+        let architecture = config.architecture()?;
+        let task = data.task().cloned();
+        if config.task.kind != TaskKind::Pretrain && task.is_none() {
+            let about = data.about();
+            return Err(Error::invalid(format!(
+                "the classes of a task are those of its data, which is needed here: {about}"
+            )));
+        }
+        let head = task.as_ref().map(|task| task.head(&architecture));
+        let model = Coca::with_head(architecture, head, dtype(config), true)?;
+        let fixed = Fixed::new(config, &model, task.as_deref(), &data)?;
+        Ok(Planner { config, data, task, model, fixed })
     }
 
-    /// A pass over `batch` pairs, as a run with this configuration plans it.
-    fn step(&self, batch: usize) -> Result<TrainStep> {
-        let (text_rows, decoder_rows) = self.data.rows(batch, self.text())?;
-        let plan = StepPlan { batch, text_rows, decoder_rows, ..Stepper::new(self.config)?.plan() };
-        TrainStep::new(&self.model, plan, &Workspace::new())
+    /// A pass over `batch` pairs or samples, as a run with this configuration plans it.
+    fn step(&self, batch: usize) -> Result<Pass> {
+        let images = self.task.as_ref().map_or(1, |task| task.images);
+        let rows = self.data.rows(batch * images, self.text())?;
+        Pass::new(self.config, self.task.as_deref(), &self.model, batch, rows)
     }
 
     fn text(&self) -> &TextConfig {
         &self.model.config().text
     }
 
-    fn memory(&self, step: &TrainStep) -> Result<Memory> {
+    fn memory(&self, step: &Pass) -> Result<Memory> {
         self.fixed.memory(self.config, &self.model, step)
     }
 
     /// Floating-point operations of a whole step.
-    fn flops(&self, step: &TrainStep) -> Result<f64> {
-        let (batch, config) = (step.plan().batch, self.model.config());
-        // The recorded ops know their work once a batch is there.
-        step.write(&vec![0; batch * image_bytes(&self.model)], &self.data.texts(batch, self.text())?)?;
-        let pass = step.cost()?.flops;
+    fn flops(&self, step: &Pass) -> Result<f64> {
+        let images = vec![0; step.images() * image_bytes(&self.model)];
+        let pass = step.flops(&images, &self.data.texts(step.images()), self.text())?;
         // Accumulation encodes everything once before, and compares all pairs at once, forward and backward.
-        let before = match step.plan().contrastive {
-            Contrast::Given => feature_flops(config, &self.data.lengths(self.config.pairs_per_step())),
-            _ => 0.0,
+        let before = match step.is_given_features() {
+            true => feature_flops(self.model.config(), &self.data.lengths(self.config.pairs_per_step())),
+            false => 0.0,
         };
         Ok(pass * self.config.batch.accumulation as f64 + before)
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::data::Batch;
 use crate::machine::resident_memory;
+use crate::run::PairStepper;
 use engine::{DType, Queue};
 use model::flops::Flops;
 use std::time::Instant;
@@ -121,8 +122,33 @@ fn a_step_in_parts_works_as_planned() {
         texts: vec![vec![1; planner.text().context_length]; 4],
         ..Batch::default()
     };
-    let mut stepper = Stepper::new(&config).unwrap();
+    let mut stepper = PairStepper::new(&config).unwrap();
     let queue = Queue::cpu_from_env().unwrap();
     let done = stepper.run(&queue, &planner.model, &[batch.clone(), batch], &mut []).unwrap();
     assert_eq!(done.flops, planned);
+}
+
+#[test]
+fn a_task_is_planned_with_its_head() {
+    let sets = ["data.train=emoji:fxemoji", "task.kind=classes", "batch.size=16"];
+    let grouped = [&sets[..], &["task.labels=group"]].concat();
+    let text = report(&config(&grouped), Some(1 << 30)).unwrap();
+    assert!(text.contains("head                classes, 9 classes\n") && !text.contains("text rows"), "{text}");
+    let count = |text: &str| -> usize {
+        text.split(" parameters").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    // 458 classes more have a row and a bias each.
+    let named = report(&config(&sets), Some(1 << 30)).unwrap();
+    assert_eq!(count(&named) - count(&text), (467 - 9) * (128 + 1));
+    let error = report(&config(&["data.train=nowhere", "task.kind=vqa"]), Some(1 << 30)).unwrap_err().to_string();
+    assert!(
+        error.contains("the classes of a task are those of its data, which is needed here: ")
+            && error.contains("nowhere"),
+        "{error}"
+    );
+    // Of the same batch the optimiser holds the head's state too, and nothing is generated.
+    let config = config(&grouped);
+    let planner = Planner::new(&config, DataView::open(&config, &config.architecture().unwrap())).unwrap();
+    let memory = planner.memory(&planner.step(16).unwrap()).unwrap();
+    assert!(memory.captions == 0 && memory.evaluation > 0 && planner.flops(&planner.step(16).unwrap()).unwrap() > 1e6);
 }

@@ -5,6 +5,7 @@
 //! and used again only if it was made by the same program from the same weights and samples and its records have their
 //! checksum. Images are preprocessed as for evaluation: cached features know no augmentation.
 
+use crate::classes::Listed;
 use crate::data::{Fingerprint, Labelled};
 use crate::evaluate::{EvalSet, pixels, unit_means};
 use crate::{Error, Result};
@@ -42,17 +43,6 @@ struct Identity {
     /// Images of a sample.
     images: usize,
     max_pixels: u64,
-}
-
-/// A sample of a cache.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listed {
-    /// What it is called.
-    pub key: String,
-    /// Its first caption.
-    pub caption: String,
-    /// Label of its class, if the source says one.
-    pub class: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -271,8 +261,7 @@ fn write(path: &Path, identity: Identity, set: &mut EvalSet, model: &Coca, queue
 }
 
 fn listed(Labelled { sample, labels }: Labelled) -> (Listed, crate::data::Sample) {
-    let caption = sample.captions.first().cloned().unwrap_or_default();
-    (Listed { key: sample.key.clone(), caption, class: labels.class }, sample)
+    (Listed::new(&sample.key, &sample.captions, labels), sample)
 }
 
 /// Opens a file that was made from what `identity` says; else the reason why it is not used.

@@ -2,8 +2,8 @@
 //! minimised to the end. The penalty is the one with which nine tenths of the training set classify the last tenth best.
 
 use super::lbfgs::minimize;
-use super::score::Score;
 use crate::Result;
+use crate::evaluate::Score;
 use engine::rng::Philox;
 use engine::{DType, Queue, Workspace};
 use model::heads::{Head, HeadConfig, HeadLogits, HeadStep};
@@ -62,7 +62,8 @@ impl Linear {
         let (mut penalty, mut held_out) = (PENALTIES[0], -1.0);
         for candidate in PENALTIES {
             start = regress(&head, &fitted, candidate, start, queue)?;
-            let score = Score::of("", &logits(&head, &held.features, queue)?, config.classes, &held.labels).top1;
+            let right: Vec<Option<usize>> = held.labels.iter().copied().map(Some).collect();
+            let score = Score::of("", &logits(&head, &held.features, queue)?, config.classes, &right).top1;
             // Of equal ones the strongest.
             if score > held_out {
                 (penalty, held_out) = (candidate, score);
@@ -181,7 +182,8 @@ mod tests {
         let (one, two) = (fit(1), fit(2));
         assert_eq!(one.held_out, 1.0);
         let scores = one.logits(&features, &queue(1)).unwrap();
-        assert_eq!(Score::of("linear", &scores, 4, &targets).top1, 1.0);
+        let right: Vec<Option<usize>> = targets.into_iter().map(Some).collect();
+        assert_eq!(Score::of("linear", &scores, 4, &right).top1, 1.0);
         let bits = |linear: &Linear| linear.head.parameters().master().read::<u8>(0, 4 * 24).unwrap();
         assert_eq!((bits(&one), one.penalty), (bits(&two), two.penalty));
     }

@@ -1,30 +1,27 @@
 //! `coca probe`: what the frozen image encoder knows, by classifiers that are fitted on its features.
 
 mod cache;
-mod classes;
 mod lbfgs;
 mod linear;
 mod neighbours;
 mod pooler;
 mod rows;
-mod score;
 #[cfg(test)]
 mod tests;
 
-use crate::cli::{LabelKind, PoolerArgs, ProbeArgs, ProbeKind};
+use crate::classes::{Classes, Labelling};
+use crate::cli::{PoolerArgs, ProbeArgs, ProbeKind};
+use crate::config::LabelKind;
 use crate::data::emoji::Split;
-use crate::evaluate::{EvalSet, percent, table};
+use crate::evaluate::{EvalSet, Score, percent, table};
 use crate::model_folder::ModelFolder;
 use crate::{Error, Result};
 use cache::Features;
-use clap::ValueEnum;
-use classes::Classes;
 use linear::Linear;
 use model::heads::{Head, HeadConfig};
 use model::weights::write_atomically;
 use pooler::Recipe;
 use rows::{Frames, Rows, Time};
-use score::Score;
 use serde::Serialize;
 use serde_json::json;
 use std::io::Write;
@@ -69,11 +66,14 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
     let [(set, training), tests @ ..] = &sets[..] else {
         return Err(Error::invalid("a probe needs a set to learn from"));
     };
-    let (classes, targets) = Classes::of_training(args.labels, set, training)?;
-    let count = classes.names.len();
+    let labelling = labelling(args.labels, set, training)?;
+    let labels = labelling.labels(&set.name, training.samples())?;
+    let classes = Classes::of(&set.name, &labels, usize::MAX)?;
+    let targets: Vec<usize> = labels.iter().filter_map(|label| classes.place(label)).collect();
+    let count = classes.count();
     // Labels are looked at before anything is fitted.
     let tests = (tests.iter())
-        .map(|(set, features)| Ok((*set, *features, classes.of_test(set, features)?)))
+        .map(|(set, features)| Ok((*set, *features, places(args.labels, &classes, set, features)?)))
         .collect::<Result<Vec<_>>>()?;
 
     let unit = training.features()?;
@@ -97,7 +97,7 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
 
     let mut figures = Vec::with_capacity(tests.len());
     for (set, features, found) in tests {
-        let right: Vec<usize> = found.iter().copied().flatten().collect();
+        let right: Vec<Option<usize>> = found.iter().copied().filter(Option::is_some).collect();
         // Rows of the images that are of a known class.
         let known = |scores: Vec<f32>| -> Vec<f32> {
             let rows = scores.chunks_exact(count).zip(&found).filter(|(_, class)| class.is_some());
@@ -123,10 +123,11 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
             let width = model.config().embed_dim;
             add("nearest neighbours", queue.enter(|| neighbours::votes(&queries, &unit, width, &targets, count)));
         }
-        scores.extend([Score::of_majority(&targets, count, &right), Score::of_chance(count)]);
+        scores.extend([Score::of_majority(&classes, &right), Score::of_chance(count)]);
         let (skipped, left_out) = (features.skipped().0.clone(), found.len() - right.len());
         figures.push(SetFigures { set: set.name.clone(), count: right.len(), left_out, skipped, scores });
     }
+    let names = classes.names(&set.source.classes().unwrap_or_default());
     let fitted = linear.as_ref().map(|linear| json!({"penalty": linear.penalty, "held_out_top1": linear.held_out}));
     if let Some(linear) = &linear {
         let share = percent(linear.held_out);
@@ -134,8 +135,8 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
     }
     if let Some(path) = &args.json {
         let figures = json!({
-            "model": args.model, "data": set.name, "count": targets.len(), "classes": classes.names,
-            "labels": name_of(args.labels), "dtype": args.dtype, "seed": args.seed,
+            "model": args.model, "data": set.name, "count": targets.len(), "classes": names,
+            "labels": args.labels.name(), "dtype": args.dtype, "seed": args.seed,
             "pooler": trained.as_ref().map(|_| &recipe), "linear": fitted, "frames": args.video.video.then_some(training.images()),
             "time_amplitude": time.map(|time| time.amplitude),
             "neighbours": includes(ProbeKind::Knn).then_some(
@@ -150,7 +151,7 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
         let heads = [("pooler", trained.as_ref()), ("linear", linear.as_ref().map(|linear| &linear.head))];
         for (name, head) in heads.into_iter().filter_map(|(name, head): (_, Option<&Head>)| Some((name, head?))) {
             let path = folder.join(format!("{name}.safetensors"));
-            head.save(&path, &classes.names)?;
+            head.save(&path, &names)?;
             text += &format!("written to {}\n", path.display());
         }
     }
@@ -180,8 +181,23 @@ fn recipe(args: &PoolerArgs, seed: u64, samples: usize) -> Recipe {
     }
 }
 
-fn name_of(kind: LabelKind) -> String {
-    kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+/// How the samples of a set are labelled.
+fn labelling(kind: LabelKind, set: &EvalSet, features: &Features) -> Result<Labelling> {
+    Labelling::of(kind, &set.name, set.bundled.as_ref().map(|(bundle, _)| bundle.as_ref()), features.samples())
+}
+
+/// The class of each sample of a test set; none if training had no such class.
+fn places(kind: LabelKind, classes: &Classes, set: &EvalSet, features: &Features) -> Result<Vec<Option<usize>>> {
+    let labelling = labelling(kind, set, features)?;
+    let labels = labelling.labels(&set.name, features.samples())?;
+    let places: Vec<Option<usize>> = labels.iter().map(|label| classes.place(label)).collect();
+    if places.iter().all(Option::is_none) {
+        let (set, label) = (&set.name, labels.first().unwrap_or(&""));
+        return Err(Error::invalid(format!(
+            "{set}: no sample is of a class of the training set (its first is of '{label}'); see --labels"
+        )));
+    }
+    Ok(places)
 }
 
 fn rows(figures: &[SetFigures], classes: usize) -> String {

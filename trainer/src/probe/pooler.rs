@@ -3,7 +3,7 @@
 
 use super::rows::Rows;
 use crate::config::{Schedule, ScheduleKind};
-use crate::schedule::learning_rate;
+use crate::schedule::{average_decay, learning_rate};
 use crate::{Error, Result};
 use engine::rng::Philox;
 use engine::{Buffer, DType, Parameter, Queue, Workspace};
@@ -37,12 +37,6 @@ pub struct Recipe {
     pub average: f64,
     /// Of the starting weights and of the order of samples.
     pub seed: u64,
-}
-
-/// What a step keeps of the average of the weights: `decay`, but less at first, or the start would still weigh at the end of
-/// a short training. As TensorFlow's `ExponentialMovingAverage` with `num_updates`.
-fn average_decay(decay: f64, step: u64) -> f64 {
-    decay.min((1 + step) as f64 / (10 + step) as f64)
 }
 
 /// Trains a head on what it sees of a set, given the class of each sample.
@@ -142,14 +136,5 @@ mod tests {
             assert_ne!(sorted, epoch);
         }
         assert_ne!(drawn[..10], drawn[10..]);
-    }
-
-    #[test]
-    fn an_average_forgets_its_start() {
-        // What is left of the start after all steps.
-        let left = |decay: f64, steps: u64| (0..steps).map(|step| average_decay(decay, step)).product::<f64>();
-        assert!(left(0.9999, 100) < 1e-9);
-        assert_eq!(average_decay(0.9999, 1_000_000), 0.9999);
-        assert_eq!(average_decay(0.0, 0), 0.0);
     }
 }

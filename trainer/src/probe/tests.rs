@@ -299,7 +299,10 @@ fn wrong_labels_and_sets_are_named() {
     replaced("green", "red");
     replaced("blue", "red");
     let fails = error(&args(&folder, ""));
-    assert!(fails.contains("every sample is of the class 'red': a probe tells at least two classes apart"), "{fails}");
+    assert!(
+        fails.contains("every sample is of the class 'red': a classifier tells at least two classes apart"),
+        "{fails}"
+    );
     // Without labels the captions are the classes.
     replaced(",label", ",other");
     assert!(error(&args(&folder, "")).contains("every sample is of the class 'a picture'"));

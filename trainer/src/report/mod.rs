@@ -25,6 +25,9 @@ pub struct ReportData {
     pub facts: RunFacts,
     /// Every step, as in `metrics.jsonl`.
     pub steps: Vec<StepRecord>,
+    /// What the head of a task says.
+    #[serde(default)]
+    pub classes: Vec<ClassRow>,
     /// Zero-shot classification, the headline set first.
     pub zero_shot: Vec<ZeroShotRow>,
     /// Retrieval in both directions.
@@ -70,6 +73,37 @@ pub struct RunFacts {
     pub peak_memory: u64,
     /// Best rate of the machine in GFLOP/s, if measured.
     pub peak_gflops: Option<f64>,
+}
+
+/// Classification of one test set by the head of a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassRow {
+    /// Name of the set.
+    pub set: String,
+    /// What is special about it, in a few words.
+    pub about: String,
+    /// Samples.
+    pub count: usize,
+    /// Those of them whose class training has; the others count as wrong.
+    pub known: usize,
+    /// Classes to choose from.
+    pub classes: usize,
+    /// Share of samples whose class comes first.
+    pub top1: f64,
+    /// Share of samples whose class is among the first five.
+    pub top5: f64,
+    /// Mean over the classes of the share of their samples whose class comes first.
+    pub mean_per_class: f64,
+    /// VQA's accuracy, where several annotators answered.
+    pub accuracy: Option<f64>,
+    /// What the best guess from the texts alone would reach, where there are texts.
+    pub floor: Option<f64>,
+    /// What naming the most frequent class of the training data would reach.
+    pub majority: f64,
+    /// What a guess would reach.
+    pub chance: f64,
+    /// What training saw of the set.
+    pub seen: Seen,
 }
 
 /// Zero-shot classification of one test set.

@@ -2,8 +2,8 @@
 
 use super::chart::{Chart, short};
 use super::{
-    CaptionExample, CaptionRow, Hit, Item, Picture, QueryExample, Recall, ReportData, RetrievalRow, RunFacts, Seen,
-    ZeroShotRow,
+    CaptionExample, CaptionRow, ClassRow, Hit, Item, Picture, QueryExample, Recall, ReportData, RetrievalRow, RunFacts,
+    Seen, ZeroShotRow,
 };
 use crate::machine::bytes;
 use crate::metrics::StepRecord;
@@ -28,6 +28,7 @@ pub(super) fn render(data: &ReportData) -> String {
     }
     page += &tiles(data);
     page += "</header>\n";
+    page += &classes(&data.classes);
     page += &zero_shot(&data.zero_shot);
     page += &retrieval(data);
     page += &learning(data);
@@ -105,6 +106,11 @@ fn tiles(data: &ReportData) -> String {
         let _ = write!(tiles, "<div class=\"tile\"><b>{value}{unit}</b><span>{what}</span><em>{beside}</em></div>");
     };
     let tenths = |share: f64| format!("{:.1}", 100.0 * share);
+    for row in data.classes.iter().filter(|row| row.seen != Seen::Nothing).take(2) {
+        let (set, classes) = (escape(&row.set), grouped(row.classes as u64));
+        let beside = format!("{set} among {classes} classes, majority {}", percent(row.majority));
+        tile(tenths(row.top1), "%", "head, top-1", beside);
+    }
     for row in data.zero_shot.iter().filter(|row| row.seen != Seen::Nothing).take(2) {
         let floor = row.floor.map_or(String::new(), |(top1, _)| format!(", pixels alone {}", percent(top1)));
         let beside = format!("{} among {} names{floor}", escape(&row.set), grouped(row.classes as u64));
@@ -157,6 +163,43 @@ fn by_kind<T>(rows: &[T], columns: usize, kind: impl Fn(&T) -> Seen, cells: impl
         rows.for_each(|row| body += &format!("<tr>{}</tr>\n", cells(row)));
     }
     body
+}
+
+fn classes(rows: &[ClassRow]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let cells = |row: &ClassRow| {
+        let [share, majority] = [row.top1, row.majority].map(|share| 100.0 * share);
+        let below = |name: &str, share: Option<f64>| {
+            share.map_or(String::new(), |share| format!("<small>{name} {}</small>", percent(share)))
+        };
+        let (accuracy, floor) = (below("VQA accuracy", row.accuracy), below("text alone", row.floor));
+        format!(
+            "<td>{}<small>{}</small></td><td>{}</td><td class=\"strong\">{}{accuracy}</td>\
+             <td class=\"bar\"><div class=\"track\"><i style=\"width:{share:.2}%\"></i>\
+             <u style=\"left:calc({majority:.2}% - 1px)\"></u></div></td><td>{}</td><td>{}</td><td>{}{floor}</td><td>{}</td><td>{}</td>",
+            escape(&row.set),
+            escape(&row.about),
+            grouped(row.count as u64),
+            percent(row.top1),
+            percent(row.top5),
+            percent(row.mean_per_class),
+            percent(row.majority),
+            percent(row.chance),
+            percent(row.known as f64 / row.count.max(1) as f64),
+        )
+    };
+    let body = by_kind(rows, 9, |row| row.seen, cells);
+    format!(
+        "<section>\n<h2>Classification</h2>\n<p class=\"about\">What the head says, among {} classes. Majority is what always naming the \
+         most frequent class of the training data would score. A sample of a class that training has not counts as wrong.</p>\n\
+         <div class=\"card table\" tabindex=\"0\"><table>\n<thead><tr><th>Test set</th><th>Samples</th><th>Top-1</th>\
+         <th class=\"bar\"></th><th>Top-5</th><th>Mean per class</th><th>Majority</th><th>Chance</th><th>Of known classes</th></tr>\
+         </thead>\n<tbody>\n{body}</tbody></table></div>\n<p class=\"legend\">Bar: top-1. <span class=\"floor\"></span> \
+         majority.</p>\n</section>\n",
+        rows[0].classes
+    )
 }
 
 fn zero_shot(rows: &[ZeroShotRow]) -> String {
@@ -237,6 +280,14 @@ fn learning(data: &ReportData) -> String {
         reference: None,
     };
     let chance = (data.facts.pairs_per_step as f64).ln();
+    // Losses that the run has.
+    let has = |loss: fn(&StepRecord) -> f64| data.steps.iter().any(|step| loss(step) != 0.0);
+    let losses: [(_, fn(&StepRecord) -> f64); 3] = [
+        ("contrastive", |step| step.contrastive_loss),
+        ("caption", |step| step.caption_loss),
+        ("class", |step| step.class_loss),
+    ];
+    let compares = has(losses[0].1);
     let charts = [
         Chart {
             title: "Losses",
@@ -244,21 +295,21 @@ fn learning(data: &ReportData) -> String {
             width: 1060.0,
             logarithmic: false,
             smooth: true,
-            series: vec![
-                ("contrastive", points(|step| step.contrastive_loss)),
-                ("caption", points(|step| step.caption_loss)),
-            ],
-            reference: Some((
-                format!("contrastive by chance: ln {} = {}", data.facts.pairs_per_step, short(chance)),
-                chance,
-            )),
+            series: losses
+                .into_iter()
+                .filter(|&(_, loss)| has(loss))
+                .map(|(name, loss)| (name, points(loss)))
+                .collect(),
+            reference: compares.then(|| {
+                (format!("contrastive by chance: ln {} = {}", data.facts.pairs_per_step, short(chance)), chance)
+            }),
         },
         half("Learning rate", "", false, false, |step| step.learning_rate),
         half("Gradient norm", "before clipping, logarithmic", true, true, |step| step.grad_norm),
         half("Throughput", "images per second", false, true, |step| step.images_per_second),
-        half("Similarity scale", "exp of logit_scale", false, false, |step| step.logit_scale.exp()),
     ];
-    let charts: String = charts.into_iter().map(Chart::render).collect();
+    let scale = half("Similarity scale", "exp of logit_scale", false, false, |step| step.logit_scale.exp());
+    let charts: String = charts.into_iter().chain(compares.then_some(scale)).map(Chart::render).collect();
     if charts.is_empty() {
         return String::new();
     }

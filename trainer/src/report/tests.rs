@@ -91,6 +91,7 @@ fn sample() -> ReportData {
             peak_gflops: Some(210.0),
         },
         steps,
+        classes: Vec::new(),
         zero_shot: vec![
             row("noto-v1", "the older drawings", 1217, 0.612, 0.807, Some((0.33, 0.46)), false),
             row("fxemoji", "another vendor", 467, 0.584, 0.771, Some((0.37, 0.51)), false),
@@ -227,6 +228,51 @@ fn figures_stand_where_they_belong() {
     data.caption_scores.clear();
     let page = page::render(&data);
     assert!(page.contains("Pairs of the training data") && !page.contains("never seen in training"));
+}
+
+#[test]
+fn a_task_shows_its_head_and_the_losses_that_it_has() {
+    let mut data = sample();
+    data.zero_shot.clear();
+    data.retrieval.clear();
+    data.classes = vec![ClassRow {
+        set: "vqa:<val>".into(),
+        about: String::new(),
+        count: 400,
+        known: 300,
+        classes: 3129,
+        top1: 0.612,
+        top5: 0.81,
+        mean_per_class: 0.43,
+        accuracy: Some(0.655),
+        floor: Some(0.345),
+        majority: 0.21,
+        chance: 1.0 / 3129.0,
+        seen: Seen::Unknown,
+    }];
+    for step in &mut data.steps {
+        (step.class_loss, step.contrastive_loss) = (std::mem::take(&mut step.contrastive_loss), 0.0);
+    }
+    let page = page::render(&data);
+    tags(&page);
+    for text in [
+        "<h2>Classification",
+        "vqa:&lt;val&gt;",
+        "61.2",
+        "21.0\u{202f}%",
+        "75.0\u{202f}%",
+        "among 3129 classes",
+        "VQA accuracy 65.5",
+        "text alone 34.5",
+        "class from",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
+    let (figures, _) = page.split_once("<h2>How it was made").unwrap();
+    for text in ["contrastive", "Similarity scale", "Zero-shot"] {
+        assert!(!figures.contains(text), "{text}");
+    }
+    assert!(!page::render(&sample()).contains("<h2>Classification"));
 }
 
 #[test]

@@ -5,9 +5,13 @@ use crate::Result;
 use crate::data::emoji::{EmojiSet, Split};
 use crate::data::source::samples;
 use crate::data::{Ledger, Position, Sample, Stream};
-use crate::evaluate::{Captioned, EMOJI_SETS, Evaluator, PixelFloor, TestSet, caption_row, captions};
+use crate::evaluate::{
+    Captioned, Classifier, EMOJI_SETS, EvalSet, Evaluator, PixelFloor, QuestionFloor, TestSet, caption_row, captions,
+    seen,
+};
 use crate::report::{self, CaptionExample, Hit, Item, QueryExample};
 use crate::signal::Stop;
+use crate::task::Task;
 use std::sync::Arc;
 
 /// Pairs of the training data that are looked at where nothing is held out.
@@ -19,6 +23,7 @@ const HITS: usize = 5;
 /// The tables and examples of an evaluation, to go into the report.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
+    pub classes: Vec<report::ClassRow>,
     pub zero_shot: Vec<report::ZeroShotRow>,
     pub retrieval: Vec<report::RetrievalRow>,
     pub caption_scores: Vec<report::CaptionRow>,
@@ -51,17 +56,29 @@ impl Run {
         Ok(findings)
     }
 
-    /// The main figure of each set, of the weights as they are now: zero-shot top-1 on the bundled data, or R@1 from image
-    /// to text. Once a stop is asked for, the sets that are left are left out.
+    /// The main figure of each set, of the weights as they are now: top-1 of a head, zero-shot top-1 on the bundled data, or R@1
+    /// from image to text; without the contrastive loss the share of captions that are exactly right. Once a stop is asked
+    /// for, the sets that are left are left out.
     pub(super) fn evaluate_now(&self, stop: &Stop) -> Result<Vec<(String, f64)>> {
+        if let Some(task) = &self.state.task {
+            let rows = self.class_rows(task, &mut self.class_sets()?, None, stop)?;
+            return Ok(rows.into_iter().map(|row| (row.set, row.top1)).collect());
+        }
         self.evaluating(|evaluator| {
             let width = evaluator.width();
             let mut found = Vec::new();
             for (set, names) in self.test_sets(evaluator)?.sets.iter().take_while(|_| !stop.requested()) {
+                // A part of a set that is there already.
+                if let Some((_, Split::FreshStyle(_))) = &set.bundled {
+                    continue;
+                }
+                if !self.compares() {
+                    let right = captions(evaluator, &set.samples)?.iter().filter(|caption| caption.right).count();
+                    found.push((format!("captions of {}", set.name), right as f64 / set.samples.len().max(1) as f64));
+                    continue;
+                }
                 let images = evaluator.image_features(&set.samples)?;
                 found.push(match &set.bundled {
-                    // A part of a set that is there already.
-                    Some((_, Split::FreshStyle(_))) => continue,
                     Some(_) => (set.name.clone(), set.zero_shot(&images, names, width).top1),
                     None => {
                         let row = set.retrieval(&images, &of_samples(set, names, width), width);
@@ -71,6 +88,62 @@ impl Run {
             }
             Ok(found)
         })
+    }
+
+    /// Whether its features of images and texts are brought together, so that one finds the other.
+    fn compares(&self) -> bool {
+        self.config.loss.contrastive_weight > 0.0
+    }
+
+    /// Tests the head on all test sets.
+    pub(super) fn class_findings(&self, task: &Task) -> Result<Findings> {
+        let mut sets = self.class_sets()?;
+        let floor = match sets.is_empty() {
+            true => None,
+            false => task.floor(self.source.as_ref(), self.config.data.max_bad_share)?,
+        };
+        let classes = self.class_rows(task, &mut sets, floor.as_ref(), &Stop::default())?;
+        let notes = sets.iter().map(|set| set.skipped_text().trim_end().to_owned());
+        let notes = notes.filter(|note| !note.is_empty()).collect();
+        Ok(Findings { classes, notes, ..Findings::default() })
+    }
+
+    /// The test sets of a head: `evaluation.data` or, after training on the bundled data without it, its other styles and names.
+    fn class_sets(&self) -> Result<Vec<EvalSet>> {
+        let named = |name: &String| (name.clone(), self.config.evaluation_data());
+        let sets = EvalSet::open(&self.config.evaluation.data.0.iter().map(named).collect::<Vec<_>>())?;
+        if !sets.is_empty() || !self.holds_out_emoji() {
+            return Ok(sets);
+        }
+        let bundled = EMOJI_SETS.map(|(split, _)| (format!("emoji:{}", split.name()), self.config.data.clone()));
+        let mut sets = EvalSet::open(&bundled)?;
+        sets.iter_mut().zip(EMOJI_SETS).for_each(|(set, (split, _))| set.name = split.name());
+        Ok(sets)
+    }
+
+    /// The rows of these sets, of the weights as they are now. Once a stop is asked for, the sets that are left are left out.
+    pub(super) fn class_rows(
+        &self,
+        task: &Task,
+        sets: &mut [EvalSet],
+        floor: Option<&QuestionFloor>,
+        stop: &Stop,
+    ) -> Result<Vec<report::ClassRow>> {
+        let averaged = self.state.averaged_model()?;
+        let model = (averaged.as_ref().unwrap_or(&self.state.model), &self.state.tokenizer);
+        let (batch, blank) = (self.config.evaluation.batch_size, self.config.task.blank_images);
+        let mut classifier = Classifier::new(model, &self.queue, self.stepper.workspace(), task, batch, blank)?;
+        let mut rows = Vec::new();
+        for set in sets.iter_mut().take_while(|_| !stop.requested()) {
+            let mut row = classifier.measure(set, floor)?;
+            if let Some((_, split)) = set.bundled.as_ref().filter(|_| self.holds_out_emoji()) {
+                let special = EMOJI_SETS.iter().find(|(special, _)| special == split);
+                row.about = special.map_or(String::new(), |(_, about)| (*about).to_owned());
+                row.seen = seen(*split);
+            }
+            rows.push(row);
+        }
+        Ok(rows)
     }
 
     /// Whether it trains on the bundled set's training split, all of it and nothing else: only then are the other splits
@@ -91,7 +164,7 @@ impl Run {
                 found.sets.push((TestSet::emoji(evaluator, &bundled, split, about)?, names.clone()));
             }
         }
-        if let Some(source) = &self.held_out {
+        for source in &self.held_out {
             let mut ledger = Ledger::new(self.config.data.max_bad_share);
             let (set, names) = TestSet::of_source(evaluator, source.as_ref(), &self.config.data, &mut ledger)?;
             if ledger.faults() > 0 {
@@ -117,7 +190,7 @@ impl Run {
         let ledger = Ledger::new(1.0);
         let start = Position::default();
         let mut stream =
-            Stream::start(self.source.clone(), tokenizer, evaluator.model.config(), &config, ledger, start)?;
+            Stream::start(self.source.clone(), tokenizer, None, evaluator.model.config(), &config, ledger, start)?;
         let batch = stream.next()?;
         let size = evaluator.model.config().vision.image_size;
         let samples =
@@ -140,20 +213,10 @@ impl Run {
         shown: usize,
         findings: &mut Findings,
     ) -> Result<()> {
-        let width = evaluator.width();
-        let (images, texts) = (evaluator.image_features(&set.samples)?, of_samples(set, names, width));
-        let floor = PixelFloor::of(set.bundled.as_ref());
-        // With a name for every picture of its own this would be retrieval.
-        if names.len() != images.len() {
-            let row = set.zero_shot(&images, names, width);
-            findings.zero_shot.push(report::ZeroShotRow { floor: floor.map(|floor| floor.zero_shot), ..row });
+        if self.compares() {
+            self.compare(evaluator, set, names, findings)?;
         }
-        let row = set.retrieval(&images, &texts, width);
-        findings.retrieval.push(report::RetrievalRow { floor: floor.map(|floor| floor.retrieval), ..row });
-        if findings.queries.is_empty() {
-            findings.queries = self.queries(set, &images, &texts, width)?;
-        }
-        if shown > 0 {
+        if shown > 0 && self.config.loss.caption_weight > 0.0 {
             let generated = captions(evaluator, &set.samples)?;
             findings.caption_scores.push(caption_row(set, &generated)?);
             let size = evaluator.model.config().vision.image_size;
@@ -167,6 +230,30 @@ impl Run {
                     right: *right,
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Adds the rows and examples of one set that come from comparing features.
+    fn compare(
+        &self,
+        evaluator: &mut Evaluator<'_>,
+        set: &TestSet,
+        names: &[f32],
+        findings: &mut Findings,
+    ) -> Result<()> {
+        let width = evaluator.width();
+        let (images, texts) = (evaluator.image_features(&set.samples)?, of_samples(set, names, width));
+        let floor = PixelFloor::of(set.bundled.as_ref());
+        // With a name for every picture of its own this would be retrieval.
+        if names.len() != images.len() {
+            let row = set.zero_shot(&images, names, width);
+            findings.zero_shot.push(report::ZeroShotRow { floor: floor.map(|floor| floor.zero_shot), ..row });
+        }
+        let row = set.retrieval(&images, &texts, width);
+        findings.retrieval.push(report::RetrievalRow { floor: floor.map(|floor| floor.retrieval), ..row });
+        if findings.queries.is_empty() {
+            findings.queries = self.queries(set, &images, &texts, width)?;
         }
         Ok(())
     }

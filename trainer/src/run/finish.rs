@@ -1,10 +1,12 @@
 //! The end of a run: the model folder, its evaluation, the report.
 
 use super::findings::Findings;
-use super::{MODEL_FOLDER, Run, dtype};
+use super::{MODEL_FOLDER, Run, State, dtype};
 use crate::Result;
 use crate::data::source::samples;
+use crate::evaluate::class_table;
 use crate::machine::{Machine, peak_memory};
+use crate::model_folder;
 use crate::report::{self, ProfileRow, ReportData, RunFacts};
 use crate::signal::Stop;
 use engine::Queue;
@@ -13,27 +15,31 @@ use std::time::Instant;
 
 impl Run {
     /// Writes the model folder, evaluates it, and writes the report if one is wanted. `stop` ends the evaluation and the
-    /// process.
+    /// process. Returns the table of a task's test sets, empty without them.
     ///
     /// # Errors
     /// The evaluation fails or a file cannot be written.
-    pub fn finish(&mut self, stop: &Stop) -> Result<()> {
+    pub fn finish(&mut self, stop: &Stop) -> Result<String> {
         let folder = self.folder().to_owned();
         let target = folder.join(MODEL_FOLDER);
-        self.state.model.save(&target, self.state.average()?.as_deref())?;
-        self.state.tokenizer.save(target.join("tokenizer.json"))?;
+        let State { model, tokenizer, task, .. } = &self.state;
+        model_folder::save(&target, model, tokenizer, task.as_deref(), self.state.average()?.as_deref())?;
         self.say(&format!("model written to {}", target.display()));
         if !self.config.logging.report {
-            return Ok(());
+            return Ok(String::new());
         }
         let _watch = stop.last_words(format!(
-            "stopped during the evaluation; the model is saved: `coca train --out {}` evaluates it again, `coca eval --model \
-             {}` measures it on any data",
-            folder.display(),
+            "stopped during the evaluation; the model is saved: {} evaluates it again, `coca eval --model {}` measures it on \
+             any data",
+            self.again(),
             target.display()
         ))?;
         let begin = Instant::now();
-        let findings = self.evaluating(|evaluator| self.findings(evaluator))?;
+        let findings = match &self.state.task {
+            Some(task) => self.class_findings(task)?,
+            None => self.evaluating(|evaluator| self.findings(evaluator))?,
+        };
+        let table = if findings.classes.is_empty() { String::new() } else { class_table(&findings.classes) };
         findings.notes.iter().for_each(|note| self.say(note));
         let beside =
             |floor: Option<f64>| floor.map_or(String::new(), |share| format!(" (pixels alone {:.1} %)", 100.0 * share));
@@ -57,7 +63,7 @@ impl Run {
         let data = self.report_data(findings, begin.elapsed().as_secs_f64())?;
         let page = report::write(&folder, &data)?;
         self.say(&format!("report written to {}", page.display()));
-        Ok(())
+        Ok(table)
     }
 
     fn report_data(&self, findings: Findings, evaluation_seconds: f64) -> Result<ReportData> {
@@ -70,7 +76,7 @@ impl Run {
         add("weights in bf16", parameters.bf16().map(|buffer| buffer.bytes()));
         add("gradients", parameters.gradient().map(|buffer| buffer.bytes()));
         add("optimiser state", Some(self.state.optimizer_bytes()));
-        add("activations", self.stepper.pass().map(|pass| pass.program().plan().peak_bytes));
+        add("activations", self.stepper.program().map(|program| program.plan().peak_bytes));
         let mut notes = self.notes.clone();
         notes.extend(findings.notes);
         if self.state.progress.skipped > 0 {
@@ -94,6 +100,7 @@ impl Run {
                 peak_gflops: Some(self.peak_gflops),
             },
             steps: self.history.clone(),
+            classes: findings.classes,
             zero_shot: findings.zero_shot,
             retrieval: findings.retrieval,
             caption_scores: findings.caption_scores,

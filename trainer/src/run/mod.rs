@@ -1,7 +1,8 @@
-//! `coca train`: from a configuration to a trained model, its evaluation and its report.
+//! `coca train` and `coca finetune`: from a configuration to a trained model, its evaluation and its report.
 
 mod findings;
 mod finish;
+mod rates;
 mod state;
 mod step;
 #[cfg(test)]
@@ -10,15 +11,16 @@ mod unreached;
 
 pub(crate) use findings::TRAINING_PAIRS;
 pub use state::{Progress, State, dtype};
-pub use step::{Gradient, Stepper, check, feature_flops, with_room};
+pub use step::{Gradient, Losses, PairStepper, SampleStepper, Stepper, check, feature_flops, with_room};
 
 use crate::checkpoint::{Checkpoint, Checkpoints, MANIFEST};
-use crate::cli::{Resume, TrainArgs};
-use crate::config::Config;
+use crate::cli::Resume;
+use crate::config::{self, Config};
 use crate::data::{self, Batch, Ledger, Source, Stream};
 use crate::metrics::{MetricsLog, OutlierDetector, StepRecord};
 use crate::model_folder::open_tokenizer;
 use crate::signal::Stop;
+use crate::task::Task;
 use crate::tensorboard::EventWriter;
 use crate::{Error, Result, progress, schedule};
 use engine::{CpuQueue, Observer, Profiler, Queue};
@@ -59,19 +61,18 @@ const RUN_FILES: [&str; 11] = [
     CONFIG_FILE,
 ];
 
-/// Trains, evaluates and reports.
+/// Trains, evaluates and reports. Returns the table of a task's test sets, empty without them.
 ///
 /// # Errors
 /// Whatever stands in the way; what was done up to the last checkpoint is kept.
-pub fn train(args: &TrainArgs) -> Result<()> {
-    let config = args.load()?;
+pub fn train(config: Config, resume: &Resume) -> Result<String> {
     let stop = Stop::install()?;
-    let mut run = Run::open(config, &args.resume)?;
+    let mut run = Run::open(config, resume)?;
     let ended = run.train(&stop)?;
     if ended == Ended::Signal {
-        let (step, folder) = (run.state.progress.step, run.folder().display());
-        run.say(&format!("stopped after step {step} and saved; `coca train --out {folder}` goes on from there"));
-        return Ok(());
+        let (step, again) = (run.state.progress.step, run.again());
+        run.say(&format!("stopped after step {step} and saved; {again} goes on from there"));
+        return Ok(String::new());
     }
     run.finish(&stop)
 }
@@ -97,7 +98,7 @@ pub struct Run {
     queue: Queue,
     source: Arc<dyn Source>,
     /// Data that `evaluation.data` names.
-    held_out: Option<Arc<dyn Source>>,
+    held_out: Vec<Arc<dyn Source>>,
     stepper: Stepper,
     checkpoints: Checkpoints,
     metrics: MetricsLog,
@@ -113,12 +114,17 @@ impl Run {
     /// # Errors
     /// The configuration does not hold together, the data cannot be opened, or a checkpoint is of another model.
     pub fn open(config: Config, resume: &Resume) -> Result<Run> {
+        let source = data::open(&config.data.train, &config.data)?;
+        Run::open_on(source, config, resume)
+    }
+
+    /// As [`Run::open`], on training data that is open.
+    fn open_on(source: Arc<dyn Source>, config: Config, resume: &Resume) -> Result<Run> {
         if config.batch.size == 0 || config.batch.accumulation == 0 {
             return Err(Error::invalid("batch.size and batch.accumulation must be at least 1"));
         }
         let folder = config.run.out.clone();
         let queue = Queue::Cpu(CpuQueue::new(config.isa()?, config.threads()?)?);
-        let source = data::open(&config.data.train, &config.data)?;
         let held_out = held_out(&config)?;
         std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         let root = folder.join(CHECKPOINT_FOLDER);
@@ -134,7 +140,17 @@ impl Run {
             Some(checkpoint) => State::tokenizer(checkpoint)?,
             None => tokenizer(&config, source.as_ref())?,
         };
-        let state = State::new(&config, tokenizer, checkpoint.as_ref())?;
+        let task = match checkpoint.as_ref().map(State::saved_task).transpose()?.flatten() {
+            Some(task) => Some(task.resume(&config, source.as_ref())?),
+            None => Task::of_training(&config, source.as_ref())?,
+        };
+        for set in &held_out {
+            match &task {
+                Some(task) => task.check(set.as_ref())?,
+                None => config.task.kind.check_images(&set.name(), set.images())?,
+            }
+        }
+        let state = State::new(&config, tokenizer, task, checkpoint.as_ref())?;
         if let Some(text) = state.unreached() {
             eprintln!("{text}");
             notes.push(text);
@@ -158,7 +174,7 @@ impl Run {
         write(&folder.join(CONFIG_FILE), text.as_bytes())?;
         let (metrics, history) = MetricsLog::open(&folder.join(METRICS_FILE), state.progress.step)?;
         let peak_gflops = gauge::flops_per_second(&queue, dtype(&config)) / 1e9;
-        let stepper = Stepper::new(&config)?;
+        let stepper = Stepper::new(&config, state.task.as_deref())?;
         Ok(Run {
             config,
             state,
@@ -178,6 +194,11 @@ impl Run {
     /// The run's folder.
     pub fn folder(&self) -> &Path {
         &self.config.run.out
+    }
+
+    /// The command that goes on with the run.
+    fn again(&self) -> String {
+        format!("`coca train {}`", self.folder().join(CONFIG_FILE).display())
     }
 
     fn say(&self, text: &str) {
@@ -203,7 +224,8 @@ impl Run {
         }
         let (model, tokenizer) = (self.state.model.config().clone(), Arc::new(self.state.tokenizer.clone()));
         let position = self.state.progress.position;
-        let mut stream = Stream::start(self.source.clone(), tokenizer, &model, &config, ledger, position)?;
+        let task = self.state.task.clone();
+        let mut stream = Stream::start(self.source.clone(), tokenizer, task, &model, &config, ledger, position)?;
         let mut events = match config.logging.tensorboard {
             true => Some(EventWriter::create(&self.folder().join(EVENT_FOLDER), self.state.progress.step)?),
             false => None,
@@ -306,9 +328,10 @@ impl Run {
         let step = progress.step;
         let gradient = self.stepper.run(&self.queue, model, &batches, &mut observers)?;
         let grad_norm = reduce::gradient_norm(&self.queue, model.parameters())?;
-        let (contrastive_loss, caption_loss) =
-            (f64::from(gradient.losses.contrastive), f64::from(gradient.losses.caption));
-        let loss = config.loss.contrastive_weight * contrastive_loss + config.loss.caption_weight * caption_loss;
+        let Losses { contrastive, caption, class } = gradient.losses;
+        let [contrastive_loss, caption_loss, class_loss] = [contrastive, caption, class].map(f64::from);
+        let config::Loss { contrastive_weight, caption_weight } = config.loss;
+        let loss = contrastive_weight * contrastive_loss + caption_weight * caption_loss + class_loss;
         let learning_rate = schedule::learning_rate(&config.schedule, config.optimizer.learning_rate, step);
         let logit_scale = self.state.logit_scale()?;
         let skipped = !(loss.is_finite() && grad_norm.is_finite());
@@ -327,6 +350,7 @@ impl Run {
             loss,
             contrastive_loss,
             caption_loss,
+            class_loss,
             learning_rate,
             grad_norm,
             logit_scale,
@@ -413,11 +437,12 @@ fn find_checkpoint(folder: &Path, mut passed_over: impl FnMut(&str)) -> Result<C
     Err(Error::invalid(format!("{}: neither a checkpoint ({MANIFEST}) nor a run with a whole one", folder.display())))
 }
 
-/// The data that `evaluation.data` names, if it does: opened at the start, so that a wrong name costs no training.
-fn held_out(config: &Config) -> Result<Option<Arc<dyn Source>>> {
-    let name = &config.evaluation.data;
-    let open = || data::open(name, &config.data).map_err(|error| Error::invalid(format!("evaluation.data: {error}")));
-    (!name.is_empty()).then(open).transpose()
+/// The data that `evaluation.data` names: opened at the start, so that a wrong name costs no training.
+fn held_out(config: &Config) -> Result<Vec<Arc<dyn Source>>> {
+    let data = config.evaluation_data();
+    let open =
+        |name: &String| data::open(name, &data).map_err(|error| Error::invalid(format!("evaluation.data: {error}")));
+    config.evaluation.data.0.iter().map(open).collect()
 }
 
 /// The tokenizer that `model.tokenizer` names; with `model.init`, `captions` is that of the weights.

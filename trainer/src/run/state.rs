@@ -1,12 +1,15 @@
 //! Everything that a run carries from step to step, as one checkpoint: weights, optimiser state, average, tokenizer, and
 //! where the data stream stands.
 
+use super::rates::Rates;
 use super::unreached::{self, freeze_unreached};
 use crate::checkpoint::{Checkpoint, Files};
 use crate::config::{Config, OptimizerKind, Precision};
 use crate::data::Position;
+use crate::schedule::average_decay;
+use crate::task::Task;
 use crate::{Error, Result};
-use engine::{Buffer, DType, Parameter, Parameters, Queue};
+use engine::{Buffer, DType, Parameter, Queue};
 use kernels::optimizer::{
     Adafactor, AdafactorSettings, AdamW, AdamWSettings, Optimizer, Rule, Step, clip_factor, update_average,
 };
@@ -27,6 +30,7 @@ const BLOCK: usize = 1 << 22;
 
 const ARCHITECTURE: &str = "architecture.json";
 const PROGRESS: &str = "progress.json";
+const TASK: &str = "task.json";
 const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "weights.f32";
 const AVERAGE: &str = "average.f32";
@@ -51,6 +55,8 @@ pub struct State {
     pub model: Coca,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// The task of its head, if it has one.
+    pub task: Option<Arc<Task>>,
     /// How far it has come.
     pub progress: Progress,
     optimizer: Box<dyn Optimizer>,
@@ -58,12 +64,18 @@ pub struct State {
 }
 
 impl State {
-    /// The state in a checkpoint; without one a model at its start: random weights, or those in `model.init`.
+    /// The state in a checkpoint; without one a model at its start: random weights, or those in `model.init`. With a task it has
+    /// a head, which starts at random.
     ///
     /// # Errors
     /// A setting is out of range, the weights in `model.init` or the checkpoint are of another model, or the tokenizer has
     /// more ids than the model.
-    pub fn new(config: &Config, tokenizer: Tokenizer, checkpoint: Option<&Checkpoint>) -> Result<State> {
+    pub fn new(
+        config: &Config,
+        tokenizer: Tokenizer,
+        task: Option<Task>,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<State> {
         let architecture = match checkpoint {
             Some(checkpoint) => saved_architecture(config, checkpoint)?,
             None => config.architecture()?,
@@ -74,18 +86,25 @@ impl State {
                 "the tokenizer has {ids} ids, the model {rows}: set model.overrides.text.vocabulary_size={ids}"
             )));
         }
-        let mut model = Coca::new(architecture, dtype(config), true)?;
-        match (checkpoint, &config.model.init) {
-            (Some(_), _) => {} // everything is read below
-            (None, folder) if folder.as_os_str().is_empty() => model.initialize(config.run.seed)?,
-            (None, folder) => initialize_from(&model, folder, config)?,
+        let head = task.as_ref().map(|task| task.head(&architecture));
+        let mut model = Coca::with_head(architecture, head, dtype(config), true)?;
+        // Of a checkpoint everything is read below.
+        if checkpoint.is_none() {
+            let folder = &config.model.init;
+            let is_given = !folder.as_os_str().is_empty();
+            if !is_given || task.is_some() {
+                model.initialize(config.run.seed)?;
+            }
+            if is_given {
+                initialize_from(&model, folder, config)?;
+            }
         }
-        freeze_unreached(config, &mut model)?;
+        freeze_unreached(config, task.as_ref(), &mut model)?;
         let settings = &config.optimizer;
-        let scales = learning_rate_scales(&settings.scales, model.parameters())?;
+        let rates = Rates::new(settings, &model)?;
         let rule = |entry: &Parameter| Rule {
             decay: decays(&entry.name, &entry.shape),
-            learning_rate_scale: scale_of(&scales, &entry.name),
+            learning_rate_scale: rates.of(&entry.name),
         };
         let optimizer: Box<dyn Optimizer> = match settings.kind {
             OptimizerKind::AdamW => Box::new(AdamW::new(
@@ -118,7 +137,8 @@ impl State {
             }
             _ => None,
         };
-        let mut state = State { model, tokenizer, progress: Progress::default(), optimizer, average };
+        let mut state =
+            State { model, tokenizer, task: task.map(Arc::new), progress: Progress::default(), optimizer, average };
         if let Some(checkpoint) = checkpoint {
             state.restore(checkpoint)?;
         }
@@ -131,6 +151,15 @@ impl State {
     /// It holds none, or a damaged one.
     pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
         Tokenizer::from_json(&String::from_utf8_lossy(&checkpoint.read(TOKENIZER)?))
+    }
+
+    /// The task that a checkpoint holds, if it is one's.
+    ///
+    /// # Errors
+    /// What it holds is damaged.
+    pub fn saved_task(checkpoint: &Checkpoint) -> Result<Option<Task>> {
+        let held = checkpoint.files().any(|(name, _)| name == TASK);
+        held.then(|| from_json(checkpoint, TASK)).transpose()
     }
 
     /// Updates the weights from the gradient, whose norm is given, and everything that follows them.
@@ -150,7 +179,9 @@ impl State {
             parameters.write(LOGIT_SCALE, &[scale.clamp(0.0, MAX_LOGIT_SCALE)])?;
         }
         match &self.average {
-            Some(average) => update_average(queue, parameters, average, config.ema.decay),
+            Some(average) => {
+                update_average(queue, parameters, average, average_decay(config.ema.decay, step.number - 1))
+            }
             None => Ok(()),
         }
     }
@@ -182,7 +213,8 @@ impl State {
     /// Memory runs out.
     pub fn averaged_model(&self) -> Result<Option<Coca>> {
         let Some(average) = self.average()? else { return Ok(None) };
-        let model = Coca::new(self.model.config().clone(), self.model.dtype(), false)?;
+        let (config, head) = (self.model.config().clone(), self.model.head().copied());
+        let model = Coca::with_head(config, head, self.model.dtype(), false)?;
         for entry in self.model.parameters().entries() {
             let values = &average[entry.offset..entry.offset + entry.shape.elements()];
             model.parameters().write(&entry.name, values)?;
@@ -219,6 +251,9 @@ impl State {
             })?;
         }
         files.add_bytes(ARCHITECTURE, &to_json(self.model.config())?)?;
+        if let Some(task) = &self.task {
+            files.add_bytes(TASK, &to_json(task.as_ref())?)?;
+        }
         files.add_bytes(TOKENIZER, self.tokenizer.to_json().as_bytes())?;
         files.add_bytes(PROGRESS, &to_json(&self.progress)?)
     }
@@ -360,35 +395,6 @@ pub fn dtype(config: &Config) -> DType {
         Precision::F32 => DType::F32,
         Precision::BF16 => DType::BF16,
     }
-}
-
-/// `optimizer.scales`, checked.
-fn learning_rate_scales(scales: &toml::Table, parameters: &Parameters) -> Result<Vec<(String, f64)>> {
-    let scale = |(start, value): (&String, &toml::Value)| {
-        let number = value.as_float().or(value.as_integer().map(|value| value as f64));
-        let Some(factor) = number.filter(|factor| factor.is_finite() && *factor >= 0.0) else {
-            return Err(Error::invalid(format!("optimizer.scales: {start} = {value}: a factor from 0 on is wanted")));
-        };
-        if !parameters.entries().iter().any(|entry| starts(&entry.name, start)) {
-            return Err(Error::invalid(format!(
-                "optimizer.scales: no parameter's name starts with '{start}'; there are visual, text, text_decoder and \
-                 logit_scale, and `coca inspect` lists all of a model"
-            )));
-        }
-        Ok((start.clone(), factor))
-    };
-    scales.iter().map(scale).collect()
-}
-
-/// The factor of the longest start of a name; 1 without one.
-fn scale_of(scales: &[(String, f64)], name: &str) -> f64 {
-    let found = scales.iter().filter(|(start, _)| starts(name, start)).max_by_key(|(start, _)| start.len());
-    found.map_or(1.0, |&(_, factor)| factor)
-}
-
-/// Whether whole parts of a name are its start: `text` starts `text.cls_emb`, not `text_decoder.ln_final.weight`.
-fn starts(name: &str, start: &str) -> bool {
-    name.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use super::Stepper;
 use crate::Result;
 use crate::config::Config;
+use crate::task::Task;
 use engine::Parameter;
 use model::Coca;
 
@@ -11,8 +12,8 @@ use model::Coca;
 ///
 /// # Errors
 /// As [`Stepper::new`], or the batch is too large for an op.
-pub(super) fn freeze_unreached(config: &Config, model: &mut Coca) -> Result<()> {
-    let unreached = Stepper::new(config)?.unreached(model)?;
+pub(super) fn freeze_unreached(config: &Config, task: Option<&Task>, model: &mut Coca) -> Result<()> {
+    let unreached = Stepper::new(config, task)?.unreached(model)?;
     model.parameters_mut().set_trainable(false, |name| unreached.iter().any(|frozen| frozen == name));
     Ok(())
 }

@@ -20,7 +20,7 @@ fn config(size: usize, workers: usize, shuffle: bool, window: usize) -> Config {
 
 fn start(source: &TestSource, config: &Config, limit: f64, from: Position) -> Stream {
     let source = Arc::new(source.clone());
-    Stream::start(source, TOKENIZER.clone(), &model(8), config, Ledger::new(limit), from).unwrap()
+    Stream::start(source, TOKENIZER.clone(), None, &model(8), config, Ledger::new(limit), from).unwrap()
 }
 
 fn batches(source: &TestSource, config: &Config, from: Position, count: usize) -> Vec<Batch> {
@@ -85,7 +85,7 @@ fn texts_keep_to_the_context() {
     let source = Arc::new(TestSource::all_good(&[9]));
     let config = config(9, 1, true, 9);
     let from = Position::default();
-    let mut stream = Stream::start(source, TOKENIZER.clone(), &model, &config, Ledger::new(0.0), from).unwrap();
+    let mut stream = Stream::start(source, TOKENIZER.clone(), None, &model, &config, Ledger::new(0.0), from).unwrap();
     assert!(stream.next().unwrap().texts.iter().all(|text| text.len() == 4 && text[3] == TOKENIZER.end()));
 }
 
@@ -183,7 +183,7 @@ fn a_dead_worker_is_an_error() {
         let config = config(3, workers, false, 4);
         let from = Position::default();
         let ledger = Ledger::new(0.0);
-        let mut stream = Stream::start(source, TOKENIZER.clone(), &model(8), &config, ledger, from).unwrap();
+        let mut stream = Stream::start(source, TOKENIZER.clone(), None, &model(8), &config, ledger, from).unwrap();
         stream.next().unwrap();
         let text = stream.next().unwrap_err().to_string();
         assert!(text.contains("panics: a thread that reads the data died"), "{text}");
@@ -199,7 +199,7 @@ fn speed_of_the_stream() {
         let config = config(128, workers, true, 4096);
         let from = Position::default();
         let (source, tokenizer) = (source.clone(), TOKENIZER.clone());
-        let mut stream = Stream::start(source, tokenizer, &model(size), &config, Ledger::new(0.0), from).unwrap();
+        let mut stream = Stream::start(source, tokenizer, None, &model(size), &config, Ledger::new(0.0), from).unwrap();
         stream.next().unwrap();
         let start = std::time::Instant::now();
         (0..20).for_each(|_| drop(stream.next().unwrap()));

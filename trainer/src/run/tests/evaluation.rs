@@ -46,7 +46,7 @@ fn data_of_ones_own_is_measured_beside_pairs_of_training() {
     assert_eq!(now, ["retrieval of emoji:fresh-fxemoji", "retrieval of training pairs"]);
     stop.request();
     assert_eq!(run.evaluate_now(&stop).unwrap(), []);
-    run.held_out = Some(Arc::new(TestSource::new(vec![Some(vec![Kind::Good, Kind::Corrupt, Kind::Good])])));
+    run.held_out = vec![Arc::new(TestSource::new(vec![Some(vec![Kind::Good, Kind::Corrupt, Kind::Good])]))];
     let findings = run.findings(&mut evaluator(&run)).unwrap();
     assert_eq!(findings.notes, ["1 of 3 samples of test are faulty and left out: 1 corrupt_image."]);
     let rows: Vec<_> = findings.retrieval.iter().map(|row| (row.set.as_str(), row.count, row.seen)).collect();
@@ -79,7 +79,7 @@ fn a_signal_during_the_evaluation_ends_it_and_it_can_be_had_again() {
     assert!(std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     let last = lines.last().unwrap();
     assert!(child.wait().unwrap().success());
-    assert!(last.starts_with("stopped during the evaluation; the model is saved: `coca train --out "), "{last}");
+    assert!(last.starts_with("stopped during the evaluation; the model is saved: `coca train "), "{last}");
     assert!(last.contains("`coca eval --model ") && !folder.join("report.html").exists(), "{last}");
     let again = [&EVALUATED[..3], &["evaluation.captions=0"]].concat();
     let mut run = open(&folder, &again);

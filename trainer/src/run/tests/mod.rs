@@ -1,4 +1,5 @@
 mod evaluation;
+mod task;
 
 use super::*;
 use crate::config::CheckKind;
@@ -117,7 +118,8 @@ fn sixty_four_pairs_are_learned_by_heart() {
     let ledger = Ledger::new(0.0);
     let tokenizer = Arc::new(run.state.tokenizer.clone());
     let mut stream =
-        Stream::start(run.source.clone(), tokenizer, &model, &run.config, ledger, data::Position::default()).unwrap();
+        Stream::start(run.source.clone(), tokenizer, None, &model, &run.config, ledger, data::Position::default())
+            .unwrap();
     let batch = [stream.next().unwrap()];
     let mut last = Gradient::default();
     for step in 0..250 {
@@ -189,7 +191,7 @@ fn checks_and_profiles_see_every_pass() {
         let mut run = open(&folder, &["batch.size=4", "logging.profile_steps=1", &passes]);
         let train_with = |run: &mut Run, kind: CheckKind, steps: u64| {
             run.config.compute.check = kind;
-            run.stepper = Stepper::new(&run.config).unwrap();
+            run.stepper = Stepper::new(&run.config, None).unwrap();
             run.train_to(run.state.progress.step + steps, &Stop::default())
         };
         for kind in [CheckKind::Nan, CheckKind::Poison, CheckKind::Cpu] {
@@ -440,8 +442,9 @@ fn run_command(sets: &[&str]) {
     let file = folder.join("tiny.toml");
     std::fs::write(&file, TINY).unwrap();
     let sets = sets.iter().map(|&set| set.to_owned()).collect();
-    let config = crate::cli::ConfigSource { file: Some(file), sets };
-    super::train(&TrainArgs { config, out: Some(folder), ..TrainArgs::default() }).unwrap();
+    let config = crate::cli::ConfigSource { file: Some(file), sets, ..Default::default() };
+    let args = crate::cli::TrainArgs { config, out: Some(folder), ..Default::default() };
+    super::train(args.load().unwrap(), &args.resume).unwrap();
 }
 
 #[test]

@@ -1,36 +1,22 @@
-//! The gradient of one optimiser step: one pass over a batch, or several passes whose contrastive loss is still taken
+//! The gradient of pairs under the two losses: one pass over a batch, or several passes whose contrastive loss is still taken
 //! over all pairs (features first, then their gradients, then every pass again with those given).
 
-use crate::config::{self, CheckKind, Config};
+use super::{Gradient, Observers, checkpointing, counted, guard_bytes, shares, weight, with_room};
+use crate::config::Config;
 use crate::data::Batch;
 use crate::{Error, Result};
-
-use engine::{Check, Checkpointing, Compile, DType, Meta, Observer, Program, Queue, Tape, Tensor, Workspace};
+use engine::{Compile, DType, Meta, Program, Queue, Tape, Tensor, Workspace};
 use kernels::contrastive::contrastive;
-use model::config::{CocaConfig, TextConfig};
+use model::config::CocaConfig;
 use model::encoder::{ImageEncoder, TextEncoder};
 use model::flops::Flops;
 use model::packing::PackedText;
-use model::train::{Contrast, Losses, StepPlan, TrainStep};
+use model::train::{Contrast, StepPlan, TrainStep};
 use model::{Coca, LOGIT_SCALE};
-
-/// Observers of a run, innermost last.
-pub type Observers<'a, 'b> = &'a mut [&'b mut (dyn Observer + Send)];
-
-/// What the passes of one step gave; the gradient lies in the model's arena.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Gradient {
-    /// Both losses, unweighted, over all pairs of the step.
-    pub losses: Losses,
-    /// Floating-point operations.
-    pub flops: f64,
-    /// Token ids that are not padding.
-    pub tokens: usize,
-}
 
 /// Plans and runs the passes of a step. Plans are made when a batch first needs them and grow with the texts.
 #[derive(Debug)]
-pub struct Stepper {
+pub struct PairStepper {
     plan: StepPlan,
     weights: (f32, f32),
     workspace: Workspace,
@@ -46,16 +32,12 @@ struct Features {
     contrastive: WholeContrastive,
 }
 
-impl Stepper {
+impl PairStepper {
     /// A stepper for the batch, losses and checks of a configuration.
     ///
     /// # Errors
     /// Both losses have weight 0, or a weight is negative or no number.
-    pub fn new(config: &Config) -> Result<Stepper> {
-        let weight = |name: &str, value: f64| match value {
-            value if value.is_finite() && value >= 0.0 => Ok(value as f32),
-            value => Err(Error::invalid(format!("loss.{name} must be a number of at least 0, not {value}"))),
-        };
+    pub fn new(config: &Config) -> Result<PairStepper> {
         let weights = (
             weight("contrastive_weight", config.loss.contrastive_weight)?,
             weight("caption_weight", config.loss.caption_weight)?,
@@ -72,16 +54,12 @@ impl Stepper {
             batch: config.batch.size,
             text_rows: 0,
             decoder_rows: 0,
-            checkpointing: match config.compute.checkpointing {
-                config::Checkpointing::None => Checkpointing::None,
-                config::Checkpointing::Cheap => Checkpointing::Cheap,
-                config::Checkpointing::Block => Checkpointing::Block,
-            },
+            checkpointing: checkpointing(config),
             contrastive,
             caption: weights.1 > 0.0,
-            guard_bytes: check(config)?.map_or(0, Check::guard_bytes),
+            guard_bytes: guard_bytes(config)?,
         };
-        Ok(Stepper { plan, weights, workspace: Workspace::new(), pass: None, features: None })
+        Ok(PairStepper { plan, weights, workspace: Workspace::new(), pass: None, features: None })
     }
 
     /// Sizes and choices of the pass, for the texts met so far.
@@ -129,11 +107,9 @@ impl Stepper {
         };
         let Some(pass) = &mut self.pass else { return Ok(gradient) };
         // The caption loss is the mean over the tokens of all passes.
-        let counted = |texts: &PackedText| texts.labels.iter().filter(|&&label| label != text.pad_id as i32).count();
-        let total = packed.iter().map(counted).sum::<usize>().max(1) as f64;
+        let shares = shares(packed.iter().map(|texts| counted(texts, text)));
         let width = model.config().embed_dim * self.plan.batch;
-        for (index, (batch, texts)) in batches.iter().zip(&packed).enumerate() {
-            let share = if batches.len() == 1 { 1.0 } else { counted(texts) as f64 / total };
+        for (index, ((batch, texts), share)) in batches.iter().zip(&packed).zip(shares).enumerate() {
             pass.write(&batch.images, texts)?;
             if let Some((images, texts)) = &given {
                 let part = index * width..(index + 1) * width;
@@ -199,14 +175,6 @@ impl Stepper {
     }
 }
 
-/// Rows of the text tower and of the decoder to plan a pass of `batch` texts for that need these: room for longer texts,
-/// but not beyond the longest there can be.
-pub fn with_room(needed: (usize, usize), batch: usize, text: &TextConfig) -> (usize, usize) {
-    let room = |needed: usize, most: usize| (needed + needed / 8).next_multiple_of(64).min(most);
-    let most = PackedText::capacity(batch, text);
-    (room(needed.0, most.0), room(needed.1, most.1))
-}
-
 /// Work of the passes that accumulation puts before those with gradients: features of all pairs of a step, given the
 /// number of ids of each text, and their comparison forward and backward.
 pub fn feature_flops(config: &CocaConfig, lengths: &[usize]) -> f64 {
@@ -215,14 +183,6 @@ pub fn feature_flops(config: &CocaConfig, lengths: &[usize]) -> f64 {
     let features =
         lengths.iter().map(|&length| Flops::forward(config, length, 0)).map(|flops| flops.image + flops.text);
     (features.sum::<u64>() + comparison) as f64
-}
-
-/// The check that a configuration asks for.
-pub fn check(config: &Config) -> Result<Option<Check>> {
-    match config.compute.check {
-        CheckKind::None => Ok(None),
-        kind => Check::parse(kind.name()).map(Some),
-    }
 }
 
 /// The contrastive loss of features that were computed before.
