@@ -182,9 +182,9 @@ pub trait Part: Send + Sync {
 }
 
 /// Opens a source as `data.train` and `--data` name it: `emoji` or `emoji:SPLIT`, questions about it (`emoji-questions:SPLIT`), a
-/// pattern of `.tar` shards, what is asked in those of procedural scenes ([`scenes::KINDS`]), a `.csv` or `.tsv` table, a folder,
-/// or a benchmark's files ([`benchmark::open`]). With `data.frames` the samples are clips: of shards, of a folder
-/// ([`clips::open_folder`]), or of a benchmark of videos.
+/// pattern of `.tar` shards, what is asked in those of procedural scenes (`scene-questions:SHARDS.tar` and others), a `.csv` or
+/// `.tsv` table, a folder, or a benchmark's files ([`benchmark::open`]). With `data.frames` the samples are clips: of shards, of
+/// a folder ([`clips::open_folder`]), or of a benchmark of videos.
 ///
 /// # Errors
 /// Nothing is there, it holds no sample, or its kind cannot be told.
