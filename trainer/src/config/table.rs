@@ -27,7 +27,7 @@ choices! {
     }
     /// What is trained.
     TaskKind {
-        /// the model alone, with the two losses of [loss]
+        /// the model alone, with the two losses of the section loss
         Pretrain = "pretrain",
         /// a new head: the class of an image, or of a clip
         Classes = "classes",
