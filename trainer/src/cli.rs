@@ -3,18 +3,22 @@
 mod evaluation;
 mod finetune;
 mod probe;
+mod suite;
 mod video;
 
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
 pub use finetune::{FinetuneArgs, FinetuneTask};
 pub use probe::{PoolerArgs, ProbeArgs, ProbeKind};
+pub use suite::SuiteArgs;
 pub use video::VideoArgs;
 
 use crate::config::{Config, Paradigm};
 use crate::data::fetch::{Set, fetch};
 use crate::data::scenes::{self, Recipe};
 use crate::data::tools::Tools;
-use crate::{Error, Result, data, doctor, embed, evaluate, inspect, plan, probe as probes, run, serve};
+use crate::{
+    Error, Result, data, doctor, embed, evaluate, inspect, plan, probe as probes, run, serve, suite as suites,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::net::IpAddr;
@@ -44,6 +48,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Fit classifiers on the frozen image encoder and measure them
     Probe(ProbeArgs),
+    /// Measure everything that one model can do, task by task, each beside its control, on one page
+    Suite(SuiteArgs),
     /// Write the features of images and texts
     Embed(EmbedArgs),
     /// Write a caption for each image
@@ -73,6 +79,7 @@ impl Cli {
             Command::Finetune(args) => print(&run::train(args.load()?, &args.resume)?),
             Command::Eval(args) => print(&evaluate::evaluate(&args)?),
             Command::Probe(args) => print(&probes::probe(&args)?),
+            Command::Suite(args) => print(&suites::suite(&args)?),
             Command::Embed(args) => print(&embed::run(&args)?),
             Command::Caption(args) => print(&evaluate::caption(&args)?),
             Command::Serve(args) => serve::run(&args),

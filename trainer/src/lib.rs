@@ -24,6 +24,7 @@ pub mod run;
 pub mod schedule;
 pub mod serve;
 pub mod signal;
+pub mod suite;
 pub mod task;
 pub mod tensorboard;
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub(crate) mod test_source;
 pub mod tools;
 
 pub use augment::Augmenter;
+pub use clips::spread;
 pub use fault::{Fault, FaultKind, LEDGER, Ledger};
 pub use fingerprint::Fingerprint;
 pub use order::Position;

@@ -80,20 +80,29 @@ impl Index {
         serde_json::from_slice(&text).map(Some).map_err(wrong)
     }
 
+    /// The shards of a split as `data.train` and `--data` take them, in the folder of the index; none if there is no such split.
+    pub fn pattern(&self, folder: &Path, split: &str) -> Option<String> {
+        self.splits.get(split).map(|found| pattern(folder, split, found))
+    }
+
     /// The splits in words, each with the pattern by which `data.train` and `--data` take it.
     pub fn summary(&self, folder: &Path) -> String {
         let mut text = String::new();
         for (name, split) in &self.splits {
-            let last = split.shards.len().saturating_sub(1);
-            let numbers = if last == 0 { format!("{last:05}") } else { format!("{{00000..{last:05}}}") };
-            let pattern = folder.join(format!("{name}-{numbers}.tar"));
+            let pattern = pattern(folder, name, split);
             let bytes: u64 = split.shards.iter().map(|shard| shard.bytes).sum();
             let size = bytes as f64 / (1u64 << 20) as f64;
             // Writing to a string does not fail.
-            let _ = writeln!(text, "{name:<14} {:>8} samples {size:>8.1} MiB  '{}'", split.samples, pattern.display());
+            let _ = writeln!(text, "{name:<14} {:>8} samples {size:>8.1} MiB  '{}'", split.samples, pattern);
         }
         text
     }
+}
+
+fn pattern(folder: &Path, name: &str, split: &Split) -> String {
+    let last = split.shards.len().saturating_sub(1);
+    let numbers = if last == 0 { format!("{last:05}") } else { format!("{{00000..{last:05}}}") };
+    folder.join(format!("{name}-{numbers}.tar")).display().to_string()
 }
 
 /// How large a shard may get. A sample is never divided, so that the last one may pass the limit of bytes.

@@ -1,7 +1,7 @@
 //! Captions that the model generates, and how they compare with the true ones.
 
+use super::eval_set::{EvalSet, pixels};
 use super::metrics::{scores, tokenize};
-use super::suite::{EvalSet, pixels};
 use super::table::{percent, table};
 use super::{Evaluator, Figures, TestSet};
 use crate::cli::GenerationArgs;

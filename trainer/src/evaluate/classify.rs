@@ -1,8 +1,8 @@
 //! What the head of a model says of test sets: the class of an image or clip, or the answer to a text about it, beside what
 //! knowing nothing of the samples would reach.
 
+use super::eval_set::{EvalSet, pixels};
 use super::metrics::vqa_accuracy;
-use super::suite::{EvalSet, pixels};
 use super::table::{percent, table};
 use super::{Figures, QuestionFloor, Score};
 use crate::Result;

@@ -1,6 +1,6 @@
 //! `coca eval` and `coca caption`.
 
-use super::suite::EvalSet;
+use super::eval_set::EvalSet;
 use super::{
     Evaluator, captions_by, measure_captions, measure_classes, measure_retrieval, measure_zero_shot, read_templates,
 };

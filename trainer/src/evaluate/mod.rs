@@ -3,6 +3,8 @@
 mod captions;
 mod classify;
 mod command;
+mod eval_set;
+mod examples;
 mod mean;
 pub mod metrics;
 mod question_floor;
@@ -10,7 +12,6 @@ mod ranking;
 mod retrieval;
 mod score;
 mod sets;
-mod suite;
 mod table;
 mod zero_shot;
 
@@ -20,13 +21,14 @@ use classify::measure_classes;
 pub use classify::{Classifier, class_table};
 use command::Figures;
 pub use command::{caption, evaluate};
+pub use eval_set::{EvalSet, pixels};
 pub use mean::unit_means;
 pub use question_floor::QuestionFloor;
 pub use ranking::{ranks, recall, share_within};
 use retrieval::measure_retrieval;
 pub use score::Score;
 pub use sets::{EMOJI_SETS, PixelFloor, TestSet, seen};
-pub use suite::{EvalSet, pixels};
+
 pub use table::{percent, table};
 use zero_shot::{measure_zero_shot, read_templates};
 

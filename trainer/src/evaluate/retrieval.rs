@@ -1,6 +1,6 @@
 //! Retrieval among the images of a set and all their captions.
 
-use super::suite::EvalSet;
+use super::eval_set::EvalSet;
 use super::table::{percent, table};
 use super::{Evaluator, Figures, PixelFloor, ranks, recall};
 use crate::Result;

@@ -1,6 +1,6 @@
 //! Zero-shot classification: the names of classes in templates, the texts' features averaged, the most similar class.
 
-use super::suite::EvalSet;
+use super::eval_set::EvalSet;
 use super::table::{percent, table};
 use super::{Evaluator, Figures, PixelFloor, ranks, share_within, unit_means};
 use crate::data::benchmark::{read_classes, read_lines};

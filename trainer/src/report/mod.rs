@@ -1,6 +1,8 @@
 //! `report.html`: one page that shows what a run did, complete in itself, and `report.json` with the data behind it.
 
 mod chart;
+pub(crate) mod gallery;
+pub(crate) mod html;
 mod page;
 mod picture;
 #[cfg(test)]

@@ -1,17 +1,14 @@
 //! The page itself: sections in the order in which a reader asks (how good, how did it learn, examples, how it was made).
 
 use super::chart::{Chart, short};
-use super::{
-    CaptionExample, CaptionRow, ClassRow, Hit, Item, Picture, QueryExample, Recall, ReportData, RetrievalRow, RunFacts,
-    Seen, ZeroShotRow,
-};
+use super::gallery::{caption_pictures, queries};
+use super::html::{STYLE, escape, grouped, percent};
+use super::{CaptionRow, ClassRow, Recall, ReportData, RetrievalRow, RunFacts, Seen, ZeroShotRow};
 use crate::machine::bytes;
 use crate::metrics::StepRecord;
 use crate::progress::clock;
 use std::fmt::Write;
 use std::time::Duration;
-
-const STYLE: &str = include_str!("style.css");
 
 /// The whole page.
 pub(super) fn render(data: &ReportData) -> String {
@@ -38,44 +35,6 @@ pub(super) fn render(data: &ReportData) -> String {
     page += &made(data);
     page += "</main>\n</body>\n</html>\n";
     page
-}
-
-/// Text as HTML shows it, safe within quotes too.
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe += "&amp;",
-            '<' => safe += "&lt;",
-            '>' => safe += "&gt;",
-            '"' => safe += "&quot;",
-            '\'' => safe += "&#39;",
-            _ => safe.push(letter),
-        }
-    }
-    safe
-}
-
-fn image(picture: &Picture, name: &str) -> String {
-    let Picture { width, height, .. } = picture;
-    format!("<img src=\"{}\" width=\"{width}\" height=\"{height}\" alt=\"{}\">", picture.data_uri(), escape(name))
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1}\u{202f}%", 100.0 * share)
-}
-
-/// A whole number with thin spaces between groups of three digits.
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn time(seconds: f64) -> String {
@@ -322,12 +281,6 @@ fn learning(data: &ReportData) -> String {
     )
 }
 
-/// A name marked as right or wrong by sign, colour and, for who hears the page, by word.
-fn marked(right: bool, name: &str) -> String {
-    let word = if right { "right" } else { "wrong" };
-    format!("<span class=\"{word}\"><span class=\"unseen\">{word}: </span>{}</span>", escape(name))
-}
-
 fn captions(data: &ReportData) -> String {
     if data.captions.is_empty() && data.caption_scores.is_empty() {
         return String::new();
@@ -351,47 +304,7 @@ fn captions(data: &ReportData) -> String {
         section += &by_kind(&data.caption_scores, 3 + first.scores.len(), |row| row.seen, cells);
         section += "</tbody></table></div>\n";
     }
-    section += "<ul class=\"pictures\">";
-    for CaptionExample { picture, generated, truth, set, right } in &data.captions {
-        let truth_line = if *right { String::new() } else { format!("<span class=\"truth\">{}</span>", escape(truth)) };
-        let shown = if generated.trim().is_empty() { "(nothing)" } else { generated };
-        let _ = write!(
-            section,
-            "<li class=\"card\" title=\"{}\">{}{}{truth_line}</li>",
-            escape(set),
-            image(picture, truth),
-            marked(*right, shown)
-        );
-    }
-    section + "</ul>\n</section>\n"
-}
-
-fn queries(queries: &[QueryExample]) -> String {
-    if queries.is_empty() {
-        return String::new();
-    }
-    let hit = |Hit { item, score, right }: &Hit| {
-        let (picture, name) = match item {
-            Item::Text(text) => (String::new(), text),
-            Item::Picture(picture, name) => (image(picture, name), name),
-        };
-        let name = marked(*right, name);
-        format!("<li>{picture}{name}<span class=\"score\">{score:.3}</span></li>")
-    };
-    let rows: String = (queries.iter())
-        .map(|QueryExample { query, hits }| {
-            let ask = match query {
-                Item::Text(text) => format!("\u{201c}{}\u{201d}", escape(text)),
-                Item::Picture(picture, name) => image(picture, name) + &escape(name),
-            };
-            let hits: String = hits.iter().map(hit).collect();
-            format!("<div class=\"card query\"><div class=\"ask\">{ask}</div><ol class=\"hits\">{hits}</ol></div>\n")
-        })
-        .collect();
-    format!(
-        "<section>\n<h2>Found by meaning</h2>\n<p class=\"about\">Queries, each with the nearest of the whole test set and \
-         their cosine similarity.</p>\n{rows}</section>\n"
-    )
+    section + &caption_pictures(&data.captions) + "</section>\n"
 }
 
 fn speed(data: &ReportData) -> String {

@@ -4,21 +4,18 @@ use super::Run;
 use crate::Result;
 use crate::data::emoji::{EmojiSet, Split};
 use crate::data::source::samples;
-use crate::data::{Ledger, Position, Sample, Stream};
+use crate::data::{Ledger, Position, Sample, Stream, spread};
 use crate::evaluate::{
     Captioned, Classifier, EMOJI_SETS, EvalSet, Evaluator, PixelFloor, QuestionFloor, TestSet, caption_row, captions,
     seen,
 };
-use crate::report::{self, CaptionExample, Hit, Item, QueryExample};
+use crate::report::{self, CaptionExample, QueryExample};
 use crate::signal::Stop;
 use crate::task::Task;
 use std::sync::Arc;
 
 /// Pairs of the training data that are looked at where nothing is held out.
 pub(crate) const TRAINING_PAIRS: usize = 256;
-/// Queries of each kind shown, and results of each.
-const QUERIES: usize = 3;
-const HITS: usize = 5;
 
 /// The tables and examples of an evaluation, to go into the report.
 #[derive(Debug, Default)]
@@ -81,7 +78,7 @@ impl Run {
                 found.push(match &set.bundled {
                     Some(_) => (set.name.clone(), set.zero_shot(&images, names, width).top1),
                     None => {
-                        let row = set.retrieval(&images, &of_samples(set, names, width), width);
+                        let row = set.retrieval(&images, &set.text_features(names, width), width);
                         (format!("retrieval of {}", set.name), row.image_to_text.at_1)
                     }
                 });
@@ -220,7 +217,7 @@ impl Run {
             let generated = captions(evaluator, &set.samples)?;
             findings.caption_scores.push(caption_row(set, &generated)?);
             let size = evaluator.model.config().vision.image_size;
-            for index in spread(set.samples.len(), shown) {
+            for index in spread(set.samples.len(), shown.min(set.samples.len())) {
                 let Captioned { text, right } = &generated[index];
                 findings.captions.push(CaptionExample {
                     picture: set.picture(index, size)?,
@@ -243,7 +240,7 @@ impl Run {
         findings: &mut Findings,
     ) -> Result<()> {
         let width = evaluator.width();
-        let (images, texts) = (evaluator.image_features(&set.samples)?, of_samples(set, names, width));
+        let (images, texts) = (evaluator.image_features(&set.samples)?, set.text_features(names, width));
         let floor = PixelFloor::of(set.bundled.as_ref());
         // With a name for every picture of its own this would be retrieval.
         if names.len() != images.len() {
@@ -253,41 +250,9 @@ impl Run {
         let row = set.retrieval(&images, &texts, width);
         findings.retrieval.push(report::RetrievalRow { floor: floor.map(|floor| floor.retrieval), ..row });
         if findings.queries.is_empty() {
-            findings.queries = self.queries(set, &images, &texts, width)?;
+            let size = evaluator.model.config().vision.image_size;
+            findings.queries = set.query_examples(&images, &texts, width, size)?;
         }
         Ok(())
     }
-
-    /// Some texts with the images found for them, and some images with the texts.
-    fn queries(&self, set: &TestSet, images: &[f32], texts: &[f32], width: usize) -> Result<Vec<QueryExample>> {
-        let size = self.state.model.config().vision.image_size;
-        let caption = |index: usize| set.samples[index].captions.first().cloned().unwrap_or_default();
-        let shown = |index: usize| -> Result<Item> { Ok(Item::Picture(set.picture(index, size)?, caption(index))) };
-        let mut queries = Vec::new();
-        for (number, index) in spread(set.samples.len(), 2 * QUERIES).enumerate() {
-            let by_text = number % 2 == 0;
-            let (from, to) = if by_text { (texts, images) } else { (images, texts) };
-            let query = &from[index * width..(index + 1) * width];
-            let mut best = Vec::new();
-            for (item, score) in model::encoder::nearest(query, to, width, HITS).into_iter().flatten() {
-                let right = set.classes[item] == set.classes[index];
-                let item = if by_text { shown(item)? } else { Item::Text(caption(item)) };
-                best.push(Hit { item, score: f64::from(score), right });
-            }
-            let query = if by_text { Item::Text(caption(index)) } else { shown(index)? };
-            queries.push(QueryExample { query, hits: best });
-        }
-        Ok(queries)
-    }
-}
-
-/// The features of every sample's text: those of the name of its class.
-fn of_samples(set: &TestSet, names: &[f32], width: usize) -> Vec<f32> {
-    set.classes.iter().flat_map(|&class| &names[class * width..(class + 1) * width]).copied().collect()
-}
-
-/// `count` indices spread evenly over `length`.
-fn spread(length: usize, count: usize) -> impl Iterator<Item = usize> {
-    let count = count.min(length);
-    (0..count).map(move |index| (2 * index + 1) * length / (2 * count.max(1)))
 }

@@ -1,0 +1,249 @@
+//! What the suite measures: commands of this program, the set that each needs, and how its figures become rows.
+
+use super::row::{self, Figures, Row};
+use super::sets::Sets;
+use crate::data::emoji::{Split, Vendor};
+use clap::ValueEnum;
+use std::path::{Path, PathBuf};
+
+/// The parts of the page, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    /// Zero-shot classification
+    ZeroShot,
+    /// Cross-modal retrieval
+    Retrieval,
+    /// Captions
+    Captions,
+    /// Classifiers on the frozen image encoder
+    Probe,
+    /// Fine-tuning of the whole encoder
+    Finetune,
+    /// Clips
+    Video,
+    /// Questions, statements, pairs of images
+    Understanding,
+    /// The same towers trained with other losses, given by --beside
+    Paradigms,
+}
+
+impl Section {
+    /// Its heading, and what it is about.
+    pub fn heading(self) -> (&'static str, &'static str) {
+        match self {
+            Section::ZeroShot => (
+                "Zero-shot classification",
+                "The class whose name is nearest to the picture among the names of all classes. No training.",
+            ),
+            Section::Retrieval => {
+                ("Retrieval", "How often the first result is the right one, among the whole set. No training.")
+            }
+            Section::Captions => ("Captions", "Written by the decoder from the picture alone. No training."),
+            Section::Probe => (
+                "Frozen features",
+                "The image encoder is frozen; an attentional pooler and a softmax layer learn on what it gives.",
+            ),
+            Section::Finetune => {
+                ("Fine-tuning", "The same head, and the whole encoder with it, at twice the resolution.")
+            }
+            Section::Video => (
+                "Clips",
+                "Frames are encoded one by one. Without training their mean is compared with names; with training one query \
+                 reads the rows of all frames, which the encoder, still frozen, gave.",
+            ),
+            Section::Understanding => (
+                "Image and text together",
+                "A pooler over the decoder's rows answers questions and judges statements. Its control was trained the same way \
+                 without seeing an image.",
+            ),
+            Section::Paradigms => (
+                "The same towers, trained with other losses",
+                "Same data, same steps: a classifier's loss alone, the contrastive loss alone, the captioning loss alone.",
+            ),
+        }
+    }
+}
+
+/// A command that is run once, and keeps its figures in a file.
+pub struct Measurement {
+    /// Names its file, and its run folder if it trains the model.
+    pub stem: String,
+    /// Where its rows stand.
+    pub section: Section,
+    /// What follows `coca`, without where its figures go.
+    pub words: Vec<String>,
+    /// Whether it is a run with a report, or writes its figures with `--json`.
+    pub trains: bool,
+    /// The rows of its figures.
+    pub rows: Rows,
+}
+
+/// What is planned, and the sets that are not there for more.
+#[derive(Default)]
+pub struct Plan {
+    /// In the order of the page.
+    pub measurements: Vec<Measurement>,
+    /// Names of sets.
+    pub missing: Vec<&'static str>,
+}
+
+/// The rows of figures.
+pub type Rows = fn(&Figures<'_>) -> Vec<Row>;
+
+/// Everything that can be measured of a model.
+pub struct Planner<'a> {
+    /// Its folder.
+    pub model: &'a Path,
+    /// Side of its pictures.
+    pub image_size: usize,
+    /// Where larger sets are.
+    pub sets: &'a Sets,
+    /// Steps of each training.
+    pub steps: u64,
+    /// Names and folders of the models to compare with.
+    pub beside: &'a [(String, PathBuf)],
+    /// What is measured.
+    pub sections: &'a [Section],
+}
+
+impl Planner<'_> {
+    /// The plan.
+    pub fn plan(&self) -> Plan {
+        let mut plan = Plan::default();
+        for &section in self.sections {
+            self.section(section, &mut plan);
+        }
+        plan.missing.sort_unstable();
+        plan.missing.dedup();
+        plan
+    }
+
+    fn section(&self, section: Section, plan: &mut Plan) {
+        let styles = [Vendor::NotoV1, Vendor::Fxemoji, Vendor::EmojioneMonotone].map(Split::Style);
+        let emoji = |split: &Split| format!("emoji:{}", split.name());
+        let styles: Vec<String> = styles.iter().map(emoji).collect();
+        let mut all = styles.clone();
+        all.push(emoji(&Split::Fresh));
+        let mut add_of =
+            |model: &Path, stem: &str, command: &str, lists: &[(&str, &[String])], trains: bool, rows: Rows| {
+                let mut words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+                words.extend(["--model".to_owned(), model.display().to_string()]);
+                for (flag, values) in lists {
+                    values.iter().for_each(|value| words.extend([format!("--{flag}"), value.clone()]));
+                }
+                if trains {
+                    words.extend(["--steps".to_owned(), self.steps.to_string()]);
+                }
+                plan.measurements.push(Measurement { stem: stem.to_owned(), section, words, trains, rows });
+            };
+        if section == Section::Paradigms {
+            let set = [emoji(&Split::Style(Vendor::NotoV1))];
+            let (learnt, labels) = (["emoji".to_owned()], ["group".to_owned()]);
+            let this = ("this model".to_owned(), self.model.to_owned());
+            for (name, folder) in std::iter::once(&this).filter(|_| !self.beside.is_empty()).chain(self.beside) {
+                let stem = |what: &str| format!("beside/{}/{what}", name.replace([' ', '/'], "-"));
+                let data: [(&str, &[String]); 1] = [("data", &set)];
+                add_of(folder, &stem("zero-shot"), "eval zero-shot", &data, false, row::beside_zero_shot);
+                add_of(folder, &stem("captions"), "eval caption", &data, false, row::beside_captions);
+                let lists: [(&str, &[String]); 3] = [("data", &learnt), ("test", &set), ("labels", &labels)];
+                add_of(folder, &stem("probe"), "probe", &lists, false, row::beside_probe);
+            }
+            return;
+        }
+        let mut add = |stem: &str, command: &str, lists: &[(&str, &[String])], trains: bool, rows: Rows| {
+            add_of(self.model, stem, command, lists, trains, rows);
+        };
+        // A set's split as a list of one name, if the set is there.
+        let mut missing = Vec::new();
+        let mut find = |set: &'static str, split: &str| -> Option<Vec<String>> {
+            let found = self.sets.shards(set, split);
+            if found.is_none() {
+                missing.push(set);
+            }
+            found.map(|name| vec![name])
+        };
+        let twice = [(2 * self.image_size).to_string()];
+        match section {
+            Section::ZeroShot => {
+                add("zero-shot-emoji", "eval zero-shot", &[("data", &all)], false, row::zero_shot);
+                for (set, split) in [("tuxstamps", "all"), ("fashion-mnist", "test")] {
+                    if let Some(data) = find(set, split) {
+                        add(&format!("zero-shot-{set}"), "eval zero-shot", &[("data", &data)], false, row::zero_shot);
+                    }
+                }
+            }
+            Section::Retrieval => {
+                add("retrieval-emoji", "eval retrieval", &[("data", &all)], false, row::retrieval);
+                for (set, split) in [("openclipart", "test"), ("icons", "test"), ("tuxstamps", "all")] {
+                    if let Some(data) = find(set, split) {
+                        add(&format!("retrieval-{set}"), "eval retrieval", &[("data", &data)], false, row::retrieval);
+                    }
+                }
+            }
+            Section::Captions => {
+                add("captions-emoji", "eval caption", &[("data", &all)], false, row::captions);
+                for (set, split) in [("openclipart", "test"), ("tuxstamps", "all")] {
+                    if let Some(data) = find(set, split) {
+                        add(&format!("captions-{set}"), "eval caption", &[("data", &data)], false, row::captions);
+                    }
+                }
+            }
+            Section::Probe => {
+                let learnt = ["emoji".to_owned()];
+                for labels in ["group", "subgroup"] {
+                    let lists: [(&str, &[String]); 3] =
+                        [("data", &learnt), ("test", &styles), ("labels", &[labels.to_owned()])];
+                    add(&format!("probe-{labels}"), "probe", &lists, false, row::probe);
+                }
+                if let (Some(data), Some(test)) = (find("fashion-mnist", "train"), find("fashion-mnist", "test")) {
+                    add("probe-fashion-mnist", "probe", &[("data", &data), ("test", &test)], false, row::probe);
+                }
+            }
+            Section::Finetune => {
+                let learnt = [emoji(&Split::Train)];
+                for labels in ["group", "subgroup"] {
+                    let lists: [(&str, &[String]); 4] = [
+                        ("data", &learnt),
+                        ("test", &styles),
+                        ("labels", &[labels.to_owned()]),
+                        ("image-size", &twice),
+                    ];
+                    add(&format!("finetune-{labels}"), "finetune --task classes", &lists, true, row::classes);
+                }
+                if let (Some(data), Some(test)) = (find("fashion-mnist", "train"), find("fashion-mnist", "test")) {
+                    let lists: [(&str, &[String]); 3] = [("data", &data), ("test", &test), ("image-size", &twice)];
+                    add("finetune-fashion-mnist", "finetune --task classes", &lists, true, row::classes);
+                }
+            }
+            Section::Video => {
+                if let Some(data) = find("animated-emoji", "test") {
+                    add("video-emoji", "eval zero-shot --video", &[("data", &data)], false, row::zero_shot);
+                    add("video-retrieval-emoji", "eval retrieval --video", &[("data", &data)], false, row::retrieval);
+                }
+                if let (Some(data), Some(test)) = (find("scenes", "motion-train"), find("scenes", "motion-test")) {
+                    let lists: [(&str, &[String]); 2] = [("data", &data), ("test", &test)];
+                    add("video-motion", "probe --video --frames 8 --time-embedding", &lists, false, row::video);
+                }
+            }
+            Section::Understanding => {
+                for (task, kind, split) in
+                    [("vqa", "questions", ""), ("entailment", "statements", ""), ("pair", "pairs", "pairs-")]
+                {
+                    let part = |name: &str| Some(format!("scene-{kind}:{}", self.sets.shards("scenes", name)?));
+                    let (Some(data), Some(test)) = (part(&format!("{split}train")), part(&format!("{split}test")))
+                    else {
+                        missing.push("scenes");
+                        continue;
+                    };
+                    let lists: [(&str, &[String]); 2] = [("data", &[data]), ("test", &[test])];
+                    // The control first: the row of the other one refers to it.
+                    let command = format!("finetune --task {task}");
+                    add(&format!("{task}-blank"), &format!("{command} --blank-images"), &lists, true, row::none);
+                    add(task, &command, &lists, true, row::understanding);
+                }
+            }
+            Section::Paradigms => unreachable!("returned above"),
+        }
+        plan.missing.extend(missing);
+    }
+}
