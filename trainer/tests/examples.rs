@@ -185,6 +185,10 @@ fn every_example_of_the_help_runs() {
             // On any port, until it says where.
             let said = folder.served(&format!("{} --port 0", line.replace("--port 9000", "")));
             assert!(said.contains("open http://127.0.0.1:"), "{line}: {said}");
+        } else if line.starts_with("coca suite") {
+            // Everything would take long.
+            let output = succeed(&format!("{line} --only zero-shot"));
+            assert!(output.contains("emoji:noto-v1") && output.contains("suite.html"), "{output}");
         } else if line.starts_with("coca train") {
             succeed(&format!("{line}{TINY}"));
         } else if cfg!(target_arch = "x86_64") || !line.contains("COCA_ISA=avx2") {

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 /// Arguments of `coca suite`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  coca suite --model runs/emoji/model --out runs/suite --only zero-shot --only retrieval
-  coca suite --model runs/coca --sets data --beside dual-encoder=runs/dual \\
-      --beside encoder-decoder=runs/captioner --out runs/suite
+  coca suite --model runs/emoji/model
+  coca suite --model runs/emoji/model --sets data --steps 2000 --out runs/suite-2000 \\
+      --beside dual-encoder=runs/b32
 
 Each row comes from a command of this program, which the page shows. Larger sets are used where
 `coca data fetch SET --out SETS/SET` and `coca data make scenes --out SETS/scenes` have put them;

@@ -6,6 +6,8 @@ mod page;
 mod plan;
 mod row;
 mod sets;
+#[cfg(test)]
+mod tests;
 
 pub use plan::Section;
 
