@@ -60,7 +60,7 @@ fn table(section: Section, measured: &[Measured]) -> String {
     let (title, about) = section.heading();
     let commands: String = measured.iter().map(|measured| format!("{}\n", escape(&measured.command))).collect();
     format!(
-        "<section>\n<h2>{title}</h2>\n<p class=\"about\">{about}</p>\n<div class=\"card table\" tabindex=\"0\"><table>\n<thead>\
+        "<section>\n<h2>{title}</h2>\n<p class=\"about\">{about}</p>\n<div class=\"card table suite\" tabindex=\"0\"><table>\n<thead>\
          <tr><th>Set</th><th>Samples</th><th>Measure</th><th>CoCa</th><th class=\"bar\"></th><th>Control</th><th>Beside</th></tr>\
          </thead>\n<tbody>\n{body}</tbody></table></div>\n<p class=\"legend\">Bar: CoCa. <span class=\"floor\"></span> its \
          control.</p>\n<details class=\"card\"><summary>Commands</summary>\n<pre>{commands}</pre></details>\n</section>\n"
@@ -81,8 +81,13 @@ fn row(row: &Row) -> String {
         Some(above) => marked(above, &percent(row.value)),
         None => percent(row.value),
     };
+    // Scores of captions are no shares.
+    let shown = |name: &str, value: f64| match name {
+        "BLEU-4" | "ROUGE-L" | "CIDEr-D" => format!("{value:.3}"),
+        _ => percent(value),
+    };
     let beside: Vec<String> =
-        row.beside.iter().map(|(name, value)| format!("{} {}", escape(name), percent(*value))).collect();
+        row.beside.iter().map(|(name, value)| format!("{}\u{a0}{}", escape(name), shown(name, *value))).collect();
     format!(
         "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"strong\">{value}</td>\
          <td class=\"bar\"><div class=\"track\"><i style=\"width:{:.2}%\"></i>{mark}</div></td><td>{control}</td>\
@@ -91,7 +96,7 @@ fn row(row: &Row) -> String {
         grouped(row.count),
         escape(&row.measure),
         share(row.value),
-        beside.join("<br>")
+        beside.join(" · ")
     )
 }
 

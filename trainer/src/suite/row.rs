@@ -53,9 +53,19 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
+/// What a set is called: of shards their folder and split, whatever the folder of sets and their number.
+fn called(set: &str) -> String {
+    let Some(path) = set.strip_suffix(".tar") else { return set.to_owned() };
+    let (kind, path) = path.rsplit_once(':').map_or(("", path), |(kind, path)| (kind, path));
+    let mut parts = path.rsplit('/');
+    let (shard, folder) = (parts.next().unwrap_or(path), parts.next().unwrap_or_default());
+    let split = shard.rsplit_once('-').map_or(shard, |(split, _)| split);
+    format!("{kind}{}{folder}/{split}", if kind.is_empty() { "" } else { " of " })
+}
+
 /// A row without anything beside.
 fn row(set: &Value, samples: &Value, measure: &str, value: &Value, control: Option<(String, f64)>) -> Row {
-    let (set, measure) = (text(set), measure.to_owned());
+    let (set, measure) = (called(&text(set)), measure.to_owned());
     Row { set, count: count(samples), measure, value: number(value), control, beside: Vec::new() }
 }
 

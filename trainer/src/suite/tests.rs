@@ -18,12 +18,14 @@ fn no_others(_: &str) -> Option<Value> {
 fn rows_are_held_against_pixels_or_chance() {
     let own = json!({"sets": [
         {"set": "a", "count": 10, "classes": 4, "top1": 0.5, "top5": 0.9, "floor": [0.6, 0.8]},
-        {"set": "b", "count": 10, "classes": 4, "top1": 0.5, "top5": 0.9, "floor": null},
+        {"set": "scene-pairs:/x/scenes/pairs-test-{00000..00002}.tar", "count": 10, "classes": 4, "top1": 0.5, "top5": 0.9},
+        {"set": "sets/icons/test-00000.tar", "count": 10, "classes": 4, "top1": 0.5, "top5": 0.9},
     ]});
     let rows = figures(own, "", &no_others, row::zero_shot);
     assert_eq!(rows[0].control, Some(("pixels alone".to_owned(), 0.6)));
     assert_eq!(rows[1].control, Some(("chance".to_owned(), 0.25)));
-    assert_eq!(rows.iter().map(Row::is_above).collect::<Vec<_>>(), [Some(false), Some(true)]);
+    assert_eq!(rows.iter().map(Row::is_above).collect::<Vec<_>>(), [Some(false), Some(true), Some(true)]);
+    assert_eq!((rows[1].set.as_str(), rows[2].set.as_str()), ("scene-pairs of scenes/pairs-test", "icons/test"));
     assert_eq!((rows[0].set.as_str(), rows[0].count, rows[0].value), ("a", 10, 0.5));
 
     let recall = |first: f64| json!({"at_1": first, "at_5": 0.5, "at_10": 0.75});

@@ -13,6 +13,9 @@ use std::collections::HashMap;
 /// Where the pictures lie, and where the drawings with the metadata do.
 const FOLDERS: [&str; 2] = ["usr/share/openclipart/png/", "usr/share/openclipart/svg/"];
 
+/// Most drawings that may share a first text: what more of them have is the name of a series, and says nothing of one.
+const MOST_ALIKE: usize = 8;
+
 /// Writes the splits `train` and `test`: a title where there is one, else the keywords.
 pub fn write(png: &Package, svg: &Package, tools: &Tools, shards: &mut ShardWriter) -> Result<()> {
     let mut texts: HashMap<String, Vec<String>> = HashMap::new();
@@ -22,7 +25,11 @@ pub fn write(png: &Package, svg: &Package, tools: &Tools, shards: &mut ShardWrit
         texts.insert(stem, captions(&String::from_utf8_lossy(&content)));
         Ok(())
     })?;
-    let (mut without, mut unread) = (0u64, 0u64);
+    let mut alike: HashMap<String, usize> = HashMap::new();
+    for text in texts.values().filter_map(|texts| texts.first()) {
+        *alike.entry(text.clone()).or_default() += 1;
+    }
+    let (mut without, mut series, mut unread) = (0u64, 0u64, 0u64);
     let wanted = |name: &str| name.starts_with(FOLDERS[0]) && name.ends_with(".png");
     for_each_file(png, tools, wanted, |name, content| {
         let stem = name[FOLDERS[0].len()..].trim_end_matches(".png");
@@ -30,6 +37,10 @@ pub fn write(png: &Package, svg: &Package, tools: &Tools, shards: &mut ShardWrit
             without += 1;
             return Ok(());
         };
+        if alike[&texts[0]] > MOST_ALIKE {
+            series += 1;
+            return Ok(());
+        }
         let Ok(image) = picture::shrink(&content) else {
             unread += 1;
             return Ok(());
@@ -37,7 +48,9 @@ pub fn write(png: &Package, svg: &Package, tools: &Tools, shards: &mut ShardWrit
         let json = json!({"captions": texts, "folder": stem.rsplit_once('/').map_or("", |(folder, _)| folder)});
         shards.add(split_of(&texts[0]), &key(stem), &[("png", &image), ("json", json.to_string().as_bytes())])
     })?;
-    tools.say(&format!("left out: {without} without title and keywords, {unread} damaged or too large"));
+    tools.say(&format!(
+        "left out: {without} without title and keywords, {series} named as more than {MOST_ALIKE} are, {unread} damaged or too large"
+    ));
     Ok(())
 }
 

@@ -151,13 +151,19 @@ fn a_set_of_two_packages_goes_on_with_the_second() {
     let machine = Machine::new("fetch-two");
     let picture = crate::png_file::encode_rgb(2, 1, &[255, 0, 0, 0, 0, 255]).unwrap();
     let metadata = b"<svg><metadata><cc:Work><dc:title>A red thing</dc:title></cc:Work></metadata></svg>";
-    let files: [(&str, &[u8]); 5] = [
+    let series = b"<svg><metadata><cc:Work><dc:title>A long series</dc:title></cc:Work></metadata></svg>";
+    // One more than may share a title.
+    let names: Vec<[String; 2]> = (0..9)
+        .map(|number| ["png", "svg"].map(|kind| format!("./usr/share/openclipart/{kind}/s/{number}.{kind}")))
+        .collect();
+    let mut files: Vec<(&str, &[u8])> = vec![
         ("./usr/share/openclipart/png/a/b.c.png", &picture),
         ("./usr/share/openclipart/png/a/damaged.png", &picture[..20]),
         ("./usr/share/openclipart/png/a/untold.png", &picture),
         ("./usr/share/openclipart/svg/a/b.c.svg", metadata),
         ("./usr/share/openclipart/svg/a/damaged.svg", metadata),
     ];
+    files.extend(names.iter().flat_map(|[png, svg]| [(png.as_str(), &picture[..]), (svg.as_str(), &series[..])]));
     // Both packages are the same file; the second download fails once.
     let package = tar(&files);
     machine.debian(&package, &package);
