@@ -7,7 +7,7 @@ use engine::{
     Checkpointing, Compile, Cost, DType, Error, Meta, Observer, Program, Queue, Result, Tape, Tensor, Workspace,
 };
 use kernels::contrastive::contrastive;
-use kernels::linear_cross_entropy::{CrossEntropy, linear_cross_entropy};
+use kernels::linear_cross_entropy::CrossEntropy;
 
 /// Sizes and choices of a planned step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,8 +68,7 @@ pub struct TrainStep {
 impl TrainStep {
     /// Records, plans and compiles the step.
     pub fn new(model: &Coca, plan: StepPlan, workspace: &Workspace) -> Result<TrainStep> {
-        let config = model.config();
-        let size = config.vision.image_size;
+        let size = model.config().vision.image_size;
         let mut tape = Tape::record();
         let images = tape.input("images", Meta::new([plan.batch, size, size, 3], DType::U8))?;
         let texts = TextInputs::declare(&mut tape, plan.batch, plan.text_rows, plan.decoder_rows)?;
@@ -81,11 +80,7 @@ impl TrainStep {
             false => None,
             true => {
                 let hidden = layers.decode(rows, image.tokens, &texts)?;
-                let head = layers.matrix("text_decoder.text_projection")?;
-                let ignore = config.text.pad_id as i32;
-                Some(layers.in_span("decoder.loss", |layers| {
-                    linear_cross_entropy(layers.tape, hidden, head, texts.labels, ignore)
-                })?)
+                Some(layers.caption_loss(hidden, &texts)?)
             }
         };
         let mut seeds = Vec::new();

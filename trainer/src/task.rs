@@ -87,10 +87,7 @@ impl Task {
 
     /// The head of a model for it.
     pub fn head(&self, model: &CocaConfig) -> HeadConfig {
-        match self.reads() {
-            Reads::Images => HeadConfig::of_images(model, self.classes.count()),
-            Reads::Texts => HeadConfig::of_texts(model, self.images, self.classes.count()),
-        }
+        self.reads().head(model, self.images, self.classes.count())
     }
 
     /// The label of a sample of the training data, and its class: -1 if it is none of the classes.

@@ -3,6 +3,7 @@
 use super::{Layers, TextInputs};
 use engine::{Result, Tensor};
 use kernels::attention::{Mask, Rows};
+use kernels::linear_cross_entropy::{CrossEntropy, linear_cross_entropy};
 use kernels::rows::take_rows;
 
 impl Layers<'_> {
@@ -27,6 +28,16 @@ impl Layers<'_> {
                 })?;
             }
             layers.layer_norm(x, "text_decoder.ln_final")
+        })
+    }
+
+    /// The caption loss of hidden rows `[D, width]` that [`Layers::decode`] gave: the mean over the tokens that count.
+    #[track_caller]
+    pub fn caption_loss(&mut self, hidden: Tensor, inputs: &TextInputs) -> Result<CrossEntropy> {
+        let projection = self.matrix("text_decoder.text_projection")?;
+        let ignore = self.config.text.pad_id as i32;
+        self.in_span("decoder.loss", |layers| {
+            linear_cross_entropy(layers.tape, hidden, projection, inputs.labels, ignore)
         })
     }
 }

@@ -13,6 +13,7 @@ pub use step::{TaskLosses, TaskStep};
 pub use texts::TaskTexts;
 
 use crate::Coca;
+use crate::config::CocaConfig;
 use crate::heads::HeadConfig;
 use crate::network::TextInputs;
 use crate::packing::PackedText;
@@ -52,32 +53,40 @@ pub struct TaskPlan {
     pub guard_bytes: usize,
 }
 
+impl Reads {
+    /// The head of `classes` that reads this of a model, of samples of `images` images.
+    pub fn head(self, model: &CocaConfig, images: usize, classes: usize) -> HeadConfig {
+        match self {
+            Reads::Images => HeadConfig::of_images(model, classes),
+            Reads::Texts => HeadConfig::of_texts(model, images, classes),
+        }
+    }
+}
+
 impl TaskPlan {
     /// The plan of one pass without gradients, with room for the longest texts.
     pub fn of_logits(model: &Coca, reads: Reads, samples: usize, images: usize) -> TaskPlan {
-        let (text_rows, decoder_rows) = match reads {
-            Reads::Images => (0, 0),
-            Reads::Texts => PackedText::capacity(samples * images, &model.config().text),
-        };
-        TaskPlan {
+        let plan = TaskPlan {
             samples,
             images,
             reads,
-            text_rows,
-            decoder_rows,
+            text_rows: 0,
+            decoder_rows: 0,
             label_smoothing: 0.0,
             caption: false,
             checkpointing: Checkpointing::None,
             guard_bytes: 0,
-        }
+        };
+        plan.with_longest_texts(model)
     }
 
-    /// The head of `classes` that reads this of a model.
-    pub fn head(&self, model: &crate::config::CocaConfig, classes: usize) -> HeadConfig {
-        match self.reads {
-            Reads::Images => HeadConfig::of_images(model, classes),
-            Reads::Texts => HeadConfig::of_texts(model, self.images, classes),
-        }
+    /// The same with room for the longest texts, if there are texts.
+    pub fn with_longest_texts(self, model: &Coca) -> TaskPlan {
+        let (text_rows, decoder_rows) = match self.reads {
+            Reads::Images => (0, 0),
+            Reads::Texts => PackedText::capacity(self.samples * self.images, &model.config().text),
+        };
+        TaskPlan { text_rows, decoder_rows, ..self }
     }
 
     /// True if a batch of texts fits.
@@ -120,7 +129,7 @@ impl Pass {
         let TaskPlan { samples, images: per_sample, reads, text_rows, decoder_rows, .. } = *plan;
         let (config, count) = (model.config(), samples * per_sample);
         let classes = model.head().map_or(0, |head| head.classes);
-        if model.head() != Some(&plan.head(config, classes)) {
+        if model.head() != Some(&reads.head(config, per_sample, classes)) {
             return Err(Error::invalid(format!(
                 "{per_sample} images a sample and a head on {reads:?} do not fit the model's head: {:?}",
                 model.head()

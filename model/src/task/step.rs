@@ -4,7 +4,6 @@ use super::{Pass, TaskPlan, TaskTexts};
 use crate::Coca;
 use engine::{Compile, Cost, DType, Error, Meta, Observer, Program, Queue, Result, Tape, Tensor, Workspace};
 use kernels::cross_entropy::cross_entropy;
-use kernels::linear_cross_entropy::linear_cross_entropy;
 
 /// Losses of a step, unweighted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -45,15 +44,10 @@ impl TaskStep {
             (false, _) => None,
             (true, None) => return Err(Error::invalid("a task without texts has no caption loss")),
             (true, Some(texts)) => {
-                let mut layers = model.layers(&mut tape);
-                let projection = layers.matrix("text_decoder.text_projection")?;
-                let ignore = model.config().text.pad_id as i32;
-                let loss = layers.in_span("decoder.loss", |layers| {
-                    linear_cross_entropy(layers.tape, texts.hidden, projection, texts.inputs.labels, ignore)
-                })?;
-                let weight = tape.input("caption weight", scalar)?;
-                seeds.push((loss.loss, weight));
-                Some((loss.loss, weight))
+                let loss = model.layers(&mut tape).caption_loss(texts.hidden, &texts.inputs)?.loss;
+                let seed = (loss, tape.input("caption weight", scalar)?);
+                seeds.push(seed);
+                Some(seed)
             }
         };
         for &(loss, _) in &seeds {

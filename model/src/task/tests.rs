@@ -40,7 +40,7 @@ fn plan(reads: Reads, images: usize, caption: bool) -> TaskPlan {
 
 fn model(plan: &TaskPlan, pooler: Pooler) -> Coca {
     let config = config(pooler);
-    let head = plan.head(&config, CLASSES);
+    let head = plan.reads.head(&config, plan.images, CLASSES);
     let model = Coca::with_head(config, Some(head), DType::F32, true).unwrap();
     model.initialize(7).unwrap();
     model

@@ -9,6 +9,11 @@ use crate::report::{Hit, Item, QueryExample};
 const QUERIES: usize = 3;
 const HITS: usize = 5;
 
+/// At most `most` indices spread evenly over `count`.
+pub fn evenly(count: usize, most: usize) -> Vec<usize> {
+    spread(count, most.min(count))
+}
+
 impl TestSet {
     /// The features `[samples, width]` of every sample's text: those of the name of its class, of `names` `[classes, width]`.
     pub fn text_features(&self, names: &[f32], width: usize) -> Vec<f32> {
@@ -30,7 +35,7 @@ impl TestSet {
         let caption = |index: usize| self.samples[index].captions.first().cloned().unwrap_or_default();
         let shown = |index: usize| -> Result<Item> { Ok(Item::Picture(self.picture(index, size)?, caption(index))) };
         let mut queries = Vec::new();
-        for (number, index) in spread(self.samples.len(), self.samples.len().min(2 * QUERIES)).into_iter().enumerate() {
+        for (number, index) in evenly(self.samples.len(), 2 * QUERIES).into_iter().enumerate() {
             let by_text = number % 2 == 0;
             let (from, to) = if by_text { (texts, images) } else { (images, texts) };
             let query = &from[index * width..(index + 1) * width];

@@ -22,6 +22,7 @@ pub use classify::{Classifier, class_table};
 use command::Figures;
 pub use command::{caption, evaluate};
 pub use eval_set::{EvalSet, pixels};
+pub use examples::evenly;
 pub use mean::unit_means;
 pub use question_floor::QuestionFloor;
 pub use ranking::{ranks, recall, share_within};

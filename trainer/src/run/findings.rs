@@ -4,10 +4,10 @@ use super::Run;
 use crate::Result;
 use crate::data::emoji::{EmojiSet, Split};
 use crate::data::source::samples;
-use crate::data::{Ledger, Position, Sample, Stream, spread};
+use crate::data::{Ledger, Position, Sample, Stream};
 use crate::evaluate::{
     Captioned, Classifier, EMOJI_SETS, EvalSet, Evaluator, PixelFloor, QuestionFloor, TestSet, caption_row, captions,
-    seen,
+    evenly, seen,
 };
 use crate::report::{self, CaptionExample, QueryExample};
 use crate::signal::Stop;
@@ -217,7 +217,7 @@ impl Run {
             let generated = captions(evaluator, &set.samples)?;
             findings.caption_scores.push(caption_row(set, &generated)?);
             let size = evaluator.model.config().vision.image_size;
-            for index in spread(set.samples.len(), shown.min(set.samples.len())) {
+            for index in evenly(set.samples.len(), shown) {
                 let Captioned { text, right } = &generated[index];
                 findings.captions.push(CaptionExample {
                     picture: set.picture(index, size)?,

@@ -2,8 +2,7 @@
 
 use crate::Result;
 use crate::data::emoji::{EmojiSet, Split, Vendor};
-use crate::data::spread;
-use crate::evaluate::{Evaluator, TestSet, captions};
+use crate::evaluate::{Evaluator, TestSet, captions, evenly};
 use crate::model_folder::ModelFolder;
 use crate::report::{CaptionExample, Picture, QueryExample};
 use engine::Workspace;
@@ -70,7 +69,7 @@ pub fn examples(folder: &ModelFolder) -> Result<Examples> {
     let is_right = |sample: usize| found[sample].first().is_some_and(|&(name, _)| name == set.classes[sample]);
     for right in [true, false] {
         let samples: Vec<usize> = (0..set.samples.len()).filter(|&sample| is_right(sample) == right).collect();
-        for place in spread(samples.len(), samples.len().min(SHOWN / 2)) {
+        for place in evenly(samples.len(), SHOWN / 2) {
             let sample = samples[place];
             let encoded = encoder.encoded(queue, &set.samples[sample].image)?;
             looks.push(Look {
@@ -82,7 +81,7 @@ pub fn examples(folder: &ModelFolder) -> Result<Examples> {
             });
         }
     }
-    let shown: Vec<usize> = spread(set.samples.len(), SHOWN.min(set.samples.len()));
+    let shown = evenly(set.samples.len(), SHOWN);
     let samples: Vec<_> = shown.iter().map(|&sample| set.samples[sample].clone()).collect();
     let captions = captions(&evaluator, &samples)?;
     let captions = shown.iter().zip(captions).map(|(&sample, caption)| {

@@ -20,7 +20,7 @@ use engine::DType;
 use model::weights::write_atomically;
 use plan::{Measurement, Planner};
 use row::{Figures, Row};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use sets::Sets;
 use std::io::Write;
@@ -44,10 +44,9 @@ struct Findings {
 /// The rows of one command.
 #[derive(Debug, Serialize)]
 struct Measured {
-    #[serde(skip)]
+    /// Written by its heading.
+    #[serde(rename = "task", serialize_with = "heading")]
     section: Section,
-    /// Name of the section.
-    task: String,
     /// The command that makes them.
     command: String,
     rows: Vec<Row>,
@@ -89,8 +88,7 @@ pub fn suite(args: &SuiteArgs) -> Result<String> {
         let own = read(&measurement.stem)
             .ok_or_else(|| Error::invalid(format!("{}: no figures; start anew with --again", figures.display())))?;
         let rows = (measurement.rows)(&Figures { own: &own, stem: &measurement.stem, others: &read });
-        let task = measurement.section.heading().0.to_owned();
-        measured.push(Measured { section: measurement.section, task, command, rows });
+        measured.push(Measured { section: measurement.section, command, rows });
     }
     let findings = Findings {
         model: args.model.clone(),
@@ -107,6 +105,10 @@ pub fn suite(args: &SuiteArgs) -> Result<String> {
     let missing: String =
         findings.missing.iter().map(|command| format!("not measured, its set is not here: {command}\n")).collect();
     Ok(format!("{}{missing}page written to {}\n", text(&findings.measured), page.display()))
+}
+
+fn heading<S: Serializer>(section: &Section, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(section.heading().0)
 }
 
 /// Where the figures of a measurement lie.
@@ -147,7 +149,7 @@ fn text(measured: &[Measured]) -> String {
             let above = row.is_above().map_or("", |above| if above { "yes" } else { "no" });
             let (count, value) = (row.count.to_string(), percent(row.value));
             vec![
-                measured.task.clone(),
+                measured.section.heading().0.to_owned(),
                 row.set.clone(),
                 count,
                 row.measure.clone(),

@@ -164,27 +164,22 @@ impl Planner<'_> {
         };
         let twice = [(2 * self.image_size).to_string()];
         match section {
-            Section::ZeroShot => {
-                add("zero-shot-emoji", "eval zero-shot", &[("data", &all)], false, row::zero_shot);
-                for (set, split) in [("tuxstamps", "all"), ("fashion-mnist", "test")] {
-                    if let Some(data) = find(set, split) {
-                        add(&format!("zero-shot-{set}"), "eval zero-shot", &[("data", &data)], false, row::zero_shot);
+            Section::ZeroShot | Section::Retrieval | Section::Captions => {
+                let (name, command, rows, larger): (_, _, Rows, &[(&'static str, &str)]) = match section {
+                    Section::ZeroShot => {
+                        let larger = &[("tuxstamps", "all"), ("fashion-mnist", "test")];
+                        ("zero-shot", "eval zero-shot", row::zero_shot, larger)
                     }
-                }
-            }
-            Section::Retrieval => {
-                add("retrieval-emoji", "eval retrieval", &[("data", &all)], false, row::retrieval);
-                for (set, split) in [("openclipart", "test"), ("icons", "test"), ("tuxstamps", "all")] {
-                    if let Some(data) = find(set, split) {
-                        add(&format!("retrieval-{set}"), "eval retrieval", &[("data", &data)], false, row::retrieval);
+                    Section::Retrieval => {
+                        let larger = &[("openclipart", "test"), ("icons", "test"), ("tuxstamps", "all")];
+                        ("retrieval", "eval retrieval", row::retrieval, larger)
                     }
-                }
-            }
-            Section::Captions => {
-                add("captions-emoji", "eval caption", &[("data", &all)], false, row::captions);
-                for (set, split) in [("openclipart", "test"), ("tuxstamps", "all")] {
+                    _ => ("captions", "eval caption", row::captions, &[("openclipart", "test"), ("tuxstamps", "all")]),
+                };
+                add(&format!("{name}-emoji"), command, &[("data", &all)], false, rows);
+                for &(set, split) in larger {
                     if let Some(data) = find(set, split) {
-                        add(&format!("captions-{set}"), "eval caption", &[("data", &data)], false, row::captions);
+                        add(&format!("{name}-{set}"), command, &[("data", &data)], false, rows);
                     }
                 }
             }

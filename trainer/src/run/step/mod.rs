@@ -111,6 +111,18 @@ pub fn with_room(needed: (usize, usize), batch: usize, text: &TextConfig) -> (us
     (room(needed.0, most.0), room(needed.1, most.1))
 }
 
+/// Rows of the text tower and of the decoder for a plan that has had `planned`, so that each of these batches of texts fits.
+fn grown<'a>(
+    planned: (usize, usize),
+    batches: impl Iterator<Item = &'a PackedText>,
+    batch: usize,
+    text: &TextConfig,
+) -> (usize, usize) {
+    let largest = |most: (usize, usize), rows: (usize, usize)| (most.0.max(rows.0), most.1.max(rows.1));
+    let needed = batches.map(|texts| (texts.rows(), texts.decoder_rows.len())).fold((0, 0), largest);
+    largest(planned, with_room(needed, batch, text))
+}
+
 /// The check that a configuration asks for.
 pub fn check(config: &Config) -> Result<Option<Check>> {
     match config.compute.check {

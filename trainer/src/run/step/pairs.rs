@@ -1,7 +1,7 @@
 //! The gradient of pairs under the two losses: one pass over a batch, or several passes whose contrastive loss is still taken
 //! over all pairs (features first, then their gradients, then every pass again with those given).
 
-use super::{Gradient, Observers, checkpointing, counted, guard_bytes, shares, weight, with_room};
+use super::{Gradient, Observers, checkpointing, counted, grown, guard_bytes, shares, weight};
 use crate::config::Config;
 use crate::data::Batch;
 use crate::{Error, Result};
@@ -128,16 +128,11 @@ impl PairStepper {
 
     /// Makes or remakes the plan so that these texts fit, with room for longer ones.
     fn fit(&mut self, model: &Coca, packed: &[PackedText]) -> Result<()> {
-        if let (Some(pass), true) = (&self.pass, packed.iter().all(|texts| texts.texts() == self.plan.batch))
-            && packed.iter().all(|texts| pass.fits(texts))
-        {
+        if self.pass.as_ref().is_some_and(|pass| packed.iter().all(|texts| pass.fits(texts))) {
             return Ok(());
         }
-        let largest = |rows: fn(&PackedText) -> usize| packed.iter().map(rows).max().unwrap_or(0);
-        let needed = (largest(PackedText::rows), largest(|texts| texts.decoder_rows.len()));
-        let (text_rows, decoder_rows) = with_room(needed, self.plan.batch, &model.config().text);
-        self.plan.text_rows = self.plan.text_rows.max(text_rows);
-        self.plan.decoder_rows = self.plan.decoder_rows.max(decoder_rows);
+        let (batch, planned) = (self.plan.batch, (self.plan.text_rows, self.plan.decoder_rows));
+        (self.plan.text_rows, self.plan.decoder_rows) = grown(planned, packed.iter(), batch, &model.config().text);
         self.pass = None; // free the old one first
         self.pass = Some(TrainStep::new(model, self.plan, &self.workspace)?);
         Ok(())

@@ -1,7 +1,7 @@
 //! The gradient of a task's samples under the loss of their classes and, where question and answer are to be written too, the
 //! caption loss. Several passes give the gradient of one over all their samples.
 
-use super::{Gradient, Observers, checkpointing, counted, guard_bytes, shares, weight, with_room};
+use super::{Gradient, Observers, checkpointing, counted, grown, guard_bytes, shares, weight};
 use crate::Result;
 use crate::config::{Config, TaskKind};
 use crate::data::Batch;
@@ -9,7 +9,6 @@ use crate::task::{Task, blank};
 use engine::{Program, Queue, Workspace};
 use model::Coca;
 use model::config::TextConfig;
-use model::packing::PackedText;
 use model::task::{Reads, TaskPlan, TaskStep, TaskTexts};
 
 /// Plans and runs the passes of a step.
@@ -66,11 +65,7 @@ impl SampleStepper {
 
     /// See [`Stepper::unreached`](super::Stepper::unreached).
     pub fn unreached(&self, model: &Coca) -> Result<Vec<String>> {
-        let (text_rows, decoder_rows) = match self.plan.reads {
-            Reads::Images => (0, 0),
-            Reads::Texts => PackedText::capacity(self.plan.samples * self.plan.images, &model.config().text),
-        };
-        let pass = TaskStep::new(model, TaskPlan { text_rows, decoder_rows, ..self.plan }, &Workspace::new())?;
+        let pass = TaskStep::new(model, self.plan.with_longest_texts(model), &Workspace::new())?;
         Ok(pass.unreached().to_vec())
     }
 
@@ -120,13 +115,9 @@ impl SampleStepper {
         if self.pass.is_some() && texts.iter().all(|texts| self.plan.fits(texts.as_ref())) {
             return Ok(());
         }
-        let largest =
-            |rows: fn(&PackedText) -> usize| texts.iter().flatten().map(|texts| rows(&texts.packed)).max().unwrap_or(0);
-        let needed = (largest(PackedText::rows), largest(|texts| texts.decoder_rows.len()));
-        let count = self.plan.samples * self.plan.images;
-        let (text_rows, decoder_rows) = with_room(needed, count, &model.config().text);
-        self.plan.text_rows = self.plan.text_rows.max(text_rows);
-        self.plan.decoder_rows = self.plan.decoder_rows.max(decoder_rows);
+        let (count, planned) = (self.plan.samples * self.plan.images, (self.plan.text_rows, self.plan.decoder_rows));
+        let packed = texts.iter().flatten().map(|texts| &texts.packed);
+        (self.plan.text_rows, self.plan.decoder_rows) = grown(planned, packed, count, &model.config().text);
         self.pass = None; // free the old one first
         self.pass = Some(TaskStep::new(model, self.plan, &self.workspace)?);
         Ok(())
