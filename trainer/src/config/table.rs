@@ -178,6 +178,11 @@ sections! {
         scale_max: f64 = 1.0,
         /// A crop's aspect ratio lies between 1 / ratio and ratio.
         ratio: f64 = 4.0 / 3.0,
+        /// Share of the images from files whose brightness, contrast, saturation and hue are changed. The bundled drawings have
+        /// shares of their own.
+        jittered: f64 = 0.0,
+        /// Share of the images from files that turn grey.
+        grey: f64 = 0.0,
         /// Share of the captions of samples with keywords that have some of them behind the name. Below one half, so that the
         /// likeliest caption ends after the name.
         keywords: f64 = 0.2,

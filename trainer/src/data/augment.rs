@@ -1,6 +1,7 @@
 //! From a sample as stored to what the model is trained on: square RGB bytes and one caption, both by chance in
 //! training and by rule in evaluation.
 
+use super::colours::Colours;
 use super::drawing::random_view;
 use super::{Fault, FaultKind, Raw, RawImage, clips};
 use crate::config::{AugmentKind, Augmentation, Config, Data};
@@ -88,12 +89,14 @@ impl Augmenter {
 
     /// The model's input from a decoded file.
     fn picture(&self, key: &str, image: &Image, random: &mut Philox) -> Result<Vec<u8>, Fault> {
-        let Some(Augmentation { scale_min, scale_max, ratio, .. }) = self.random else {
+        let Some(Augmentation { scale_min, scale_max, ratio, jittered, grey, .. }) = self.random else {
             return self.evaluate(key, image);
         };
         let (sides, scale) = ((image.width, image.height), (scale_min, scale_max));
         let part = preprocess::random_crop(sides, scale, ratio, &mut || random.uniform());
-        Ok(preprocess::resize(image, self.size, self.size, Some(part)).to_rgb())
+        let mut pixels = preprocess::resize(image, self.size, self.size, Some(part)).to_rgb();
+        Colours::random(jittered, grey, random).change(&mut pixels);
+        Ok(pixels)
     }
 
     /// The evaluation preprocessing of a picture that does not blow up: a line of pixels, resized by its short side,

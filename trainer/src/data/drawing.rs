@@ -2,6 +2,7 @@
 //! random ground. Most views keep the white ground; `benches/NOTES.md` has what stronger and weaker views gave. No mirror
 //! images, since arrows and letters have a direction.
 
+use super::colours::{Colours, between};
 use crate::config::Augmentation;
 use engine::rng::Philox;
 
@@ -11,10 +12,6 @@ const ROTATION: f64 = 8.0 / 180.0 * std::f64::consts::PI;
 const SHIFT: f64 = 0.05;
 /// Share of views with changed colours.
 const JITTERED: f64 = 0.8;
-/// Largest relative change of brightness, contrast and saturation.
-const JITTER: f64 = 0.4;
-/// Largest change of hue either way, in radians: 18 degrees, so that a red heart stays red.
-const HUE: f64 = 0.1 * std::f64::consts::PI;
 /// Share of grey views.
 const GREY: f64 = 0.3;
 /// Share of white grounds; of the others half are light, half of any colour.
@@ -26,14 +23,6 @@ const MOST_SAMPLES: usize = 4;
 
 /// A pixel: red, green, blue (0 to 255, times its cover) and cover (0 to 1).
 type Pixel = [f32; 4];
-
-/// An affine map of colours, in rows: `out = rows[..][..3] · in + rows[..][3]`.
-type Colours = [[f32; 4]; 3];
-
-/// Uniform in `from..to`.
-fn between(random: &mut Philox, from: f64, to: f64) -> f64 {
-    from + (to - from) * random.uniform()
-}
 
 /// A random view, u8 `[size, size, 3]`, of a drawing on white `[side, side, 3]` with its mask of ground `[side, side]`.
 /// The window keeps an area share between `scale_min` and `scale_max` of `augmentation`, or as often the inverse of it,
@@ -52,7 +41,7 @@ pub(super) fn random_view(
     let window = [(area * aspect).sqrt(), (area / aspect).sqrt()];
     let centre = window.map(|side| 0.5 + between(random, -1.0, 1.0) * ((1.0 - side).abs() / 2.0 + SHIFT));
     let (sine, cosine) = between(random, -ROTATION, ROTATION).sin_cos();
-    let colours = random_colours(random);
+    let colours = Colours::random(JITTERED, GREY, random);
     let ground = random_ground(random);
 
     let padded = premultiply(side, rgb, transparent, &colours);
@@ -96,9 +85,7 @@ fn premultiply(side: usize, rgb: &[u8], transparent: &[bool], colours: &Colours)
         for (pixel, (rgb, _)) in
             row[1..].iter_mut().zip(rgb.chunks_exact(3).zip(transparent)).filter(|(_, (_, ground))| !**ground)
         {
-            let rgb = [f32::from(rgb[0]), f32::from(rgb[1]), f32::from(rgb[2])];
-            let [red, green, blue] =
-                colours.map(|[r, g, b, add]| (r * rgb[0] + g * rgb[1] + b * rgb[2] + add).clamp(0.0, 255.0));
+            let [red, green, blue] = colours.of([f32::from(rgb[0]), f32::from(rgb[1]), f32::from(rgb[2])]);
             *pixel = [red, green, blue, 1.0];
         }
     }
@@ -122,28 +109,6 @@ fn mix(a: &Pixel, b: &Pixel, share: f32) -> Pixel {
     [0, 1, 2, 3].map(|channel| a[channel] + share * (b[channel] - a[channel]))
 }
 
-/// Hue, saturation, contrast and brightness in one map; luma by Rec. 601.
-fn random_colours(random: &mut Philox) -> Colours {
-    let jittered = random.uniform() < JITTERED;
-    let mut factor = || if jittered { between(random, 1.0 - JITTER, 1.0 + JITTER) } else { 1.0 };
-    let (brightness, contrast, saturation) = (factor(), factor(), factor());
-    let hue = if jittered { between(random, -HUE, HUE) } else { 0.0 };
-    let saturation = if random.uniform() < GREY { 0.0 } else { saturation };
-    // A rotation about the axis of greys.
-    let (sine, cosine) = hue.sin_cos();
-    let (third, part) = ((1.0 - cosine) / 3.0, sine / 3f64.sqrt());
-    let (a, b, c) = (cosine + third, third - part, third + part);
-    let rotation = [[a, b, c], [c, a, b], [b, c, a]];
-    let luma = [0, 1, 2].map(|column| {
-        [0.299, 0.587, 0.114].iter().zip(&rotation).map(|(weight, row)| weight * row[column]).sum::<f64>()
-    });
-    rotation.map(|row| {
-        let mixed = |column: usize| saturation * row[column] + (1.0 - saturation) * luma[column];
-        let scaled = |column| (brightness * contrast * mixed(column)) as f32;
-        [scaled(0), scaled(1), scaled(2), (brightness * (1.0 - contrast) * 128.0) as f32]
-    })
-}
-
 fn random_ground(random: &mut Philox) -> [f32; 3] {
     if random.uniform() < WHITE {
         return [255.0; 3];
@@ -157,8 +122,15 @@ mod tests {
     use super::*;
     use crate::config::AugmentKind;
 
-    const KEEP: Augmentation =
-        Augmentation { kind: AugmentKind::Crop, scale_min: 0.8, scale_max: 1.0, ratio: 1.2, keywords: 0.2 };
+    const KEEP: Augmentation = Augmentation {
+        kind: AugmentKind::Crop,
+        scale_min: 0.8,
+        scale_max: 1.0,
+        ratio: 1.2,
+        jittered: 0.0,
+        grey: 0.0,
+        keywords: 0.2,
+    };
 
     /// A red square on a transparent ground.
     fn square(side: usize) -> (Vec<u8>, Vec<bool>) {
@@ -196,8 +168,7 @@ mod tests {
     #[test]
     fn the_identity_gives_the_drawing_back() {
         let (rgb, transparent) = square(16);
-        let identity = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]];
-        let padded = premultiply(16, &rgb, &transparent, &identity);
+        let padded = premultiply(16, &rgb, &transparent, &Colours::IDENTITY);
         for at in 0..256 {
             let [r, g, b, cover] = bilinear(&padded, 18, [(at % 16 + 1) as f32, (at / 16 + 1) as f32]);
             let on_white = [r, g, b].map(|value| (value + 255.0 * (1.0 - cover)) as u8);

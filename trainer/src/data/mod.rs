@@ -3,6 +3,7 @@
 mod augment;
 pub mod benchmark;
 pub mod clips;
+mod colours;
 mod drawing;
 pub mod emoji;
 mod fault;

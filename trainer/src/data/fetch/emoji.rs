@@ -116,13 +116,17 @@ struct Licence {
     title: String,
 }
 
-/// Writes the splits `train` and `test`: of each set the first icon of every phrase. A phrase is in one split only.
+/// Writes the splits `train` and `test`: of each set the first icon of every phrase. A phrase is in one split only. Sets of
+/// emoji are left out: `emoji-all` has them, split by style.
 pub fn write_icons(package: &Package, tools: &Tools, shards: &mut ShardWriter) -> Result<()> {
     let mut left_out = 0u64;
     let wanted = |name: &str| name.starts_with("package/json/") && name.ends_with(".json");
     for_each_file(package, tools, wanted, |name, content| {
         let wrong = |error: &dyn std::fmt::Display| Error::invalid(format!("{name}: {error}"));
         let set: Described = serde_json::from_slice(&content).map_err(|error| wrong(&error))?;
+        if VENDORS.contains(&format!("@iconify-json/{}", set.prefix).as_str()) {
+            return Ok(());
+        }
         let icons = Icons::parse(&content).map_err(|error| wrong(&error))?;
         let mut phrases = HashSet::new();
         let named = icons.names().into_iter().map(|icon| (icon, phrase(icon)));
@@ -187,11 +191,15 @@ mod tests {
         let set = br#"{"prefix": "p", "info": {"name": "P", "license": {"title": "MIT"}}, "icons": {
             "cat": {"body": "<path d='M0 0h16v16z'/>"}, "cat-bold": {"body": "<path d='M0 0h16v16z'/>"},
             "void": {"body": ""}}}"#;
-        let package = package(&folder, "@iconify/json", &[("package/json/p.json", set), ("package/other.json", b"{")]);
+        let emoji = br#"{"prefix": "noto-v1", "info": {"name": "N", "license": {"title": "MIT"}}, "icons": {
+            "dog": {"body": "<path d='M0 0h16v16z'/>"}}}"#;
+        let members: [(&str, &[u8]); 3] =
+            [("package/json/p.json", set), ("package/json/noto-v1.json", emoji), ("package/other.json", b"{")];
+        let package = package(&folder, "@iconify/json", &members);
         let mut shards = ShardWriter::create(&folder, "icons", "", Vec::new(), Limits::default()).unwrap();
         write_icons(&package, &Tools::on_path(""), &mut shards).unwrap();
         let index = shards.finish().unwrap();
-        assert_eq!(index.splits[split_of("cat")].samples, 1);
+        assert_eq!(index.splits.values().map(|split| split.samples).collect::<Vec<_>>(), [1]);
         let shard = fs::read(folder.join(format!("{}-00000.tar", split_of("cat")))).unwrap();
         let json = br#"{"caption":"cat","licence":"MIT","set":"P"}"#;
         assert!(shard.windows(json.len()).any(|window| window == json));
