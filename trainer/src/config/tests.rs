@@ -55,6 +55,7 @@ fn every_key_is_documented_and_written() {
 fn the_shipped_files_load() {
     Config::load(None, &[]).unwrap();
     parse(include_str!("../../configs/coca_vit_b32.toml"), &[]).unwrap();
+    parse(include_str!("../../configs/larger.toml"), &[]).unwrap();
 }
 
 #[test]

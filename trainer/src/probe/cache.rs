@@ -1,10 +1,11 @@
 //! What the frozen image encoder makes of a set, on disk: computed once, read a batch at a time.
 //!
 //! A file holds a record for each sample (the encoder's output rows of all its images in the storage type of the activations,
-//! then the unit feature in f32, the mean of theirs), a trailer in JSON, the trailer's length in eight bytes and [`MAGIC`]. It is written whole or not at all,
+//! then the unit feature in f32, the mean of theirs, then thumbnails of the images), a trailer in JSON, the trailer's length in eight bytes and [`MAGIC`]. It is written whole or not at all,
 //! and used again only if it was made by the same program from the same weights and samples and its records have their
 //! checksum. Images are preprocessed as for evaluation: cached features know no augmentation.
 
+use super::thumbnail::{self, thumbnail};
 use crate::classes::Listed;
 use crate::data::{Fingerprint, Labelled};
 use crate::evaluate::{EvalSet, pixels, unit_means};
@@ -53,6 +54,8 @@ struct Trailer {
     width: usize,
     /// Width of the features.
     features: usize,
+    /// Bytes of the thumbnails of all images of a sample.
+    thumbnails: usize,
     /// CRC-32 of the records.
     crc32: u32,
     samples: Vec<Listed>,
@@ -67,7 +70,7 @@ impl Trailer {
     }
 
     fn record_bytes(&self) -> usize {
-        self.token_bytes() + 4 * self.features
+        self.token_bytes() + 4 * self.features + self.thumbnails
     }
 }
 
@@ -158,12 +161,29 @@ impl Features {
     /// The file cannot be read.
     pub fn features(&self) -> Result<Vec<f32>> {
         let (trailer, mut values) = (&self.trailer, Vec::new());
-        let mut bytes = vec![0; 4 * trailer.features];
-        for sample in 0..trailer.samples.len() {
-            self.read(&mut bytes, sample * trailer.record_bytes() + trailer.token_bytes())?;
-            widen(DType::F32, &bytes, &mut values);
-        }
+        self.each(trailer.token_bytes(), 4 * trailer.features, |bytes| widen(DType::F32, bytes, &mut values))?;
         Ok(values)
+    }
+
+    /// Pixels alone: the thumbnails of all samples as unit vectors around their mean, and the width of one.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn thumbnails(&self) -> Result<(Vec<f32>, usize)> {
+        let (trailer, mut values) = (&self.trailer, Vec::new());
+        let starts_at = trailer.token_bytes() + 4 * trailer.features;
+        self.each(starts_at, trailer.thumbnails, |bytes| values.extend(thumbnail::unit(bytes)))?;
+        Ok((values, trailer.thumbnails))
+    }
+
+    /// Gives `length` bytes of every record, from `starts_at` on, in order.
+    fn each(&self, starts_at: usize, length: usize, mut take: impl FnMut(&[u8])) -> Result<()> {
+        let mut bytes = vec![0; length];
+        for sample in 0..self.trailer.samples.len() {
+            self.read(&mut bytes, sample * self.trailer.record_bytes() + starts_at)?;
+            take(&bytes);
+        }
+        Ok(())
     }
 
     fn read(&self, bytes: &mut [u8], offset: usize) -> Result<()> {
@@ -221,13 +241,18 @@ fn write(path: &Path, identity: Identity, set: &mut EvalSet, model: &Coca, queue
     let written = write_atomically(path, |file| {
         let each = |batch: Vec<Labelled>| {
             let (listed, batch): (Vec<_>, Vec<_>) = batch.into_iter().map(listed).unzip();
-            let (tokens, features) = encoder.encoded_and_features(queue, &pixels(&batch))?;
+            let pixels = pixels(&batch);
+            let (tokens, features) = encoder.encoded_and_features(queue, &pixels)?;
             let features = unit_means(features, images, config.embed_dim);
             let (tokens_each, features_each) = (tokens.len() / batch.len(), features.len() / batch.len());
+            let side = config.vision.image_size;
             let mut bytes = Vec::new();
-            for (tokens, features) in tokens.chunks(tokens_each).zip(features.chunks(features_each)) {
+            for ((tokens, features), pixels) in (tokens.chunks(tokens_each).zip(features.chunks(features_each)))
+                .zip(pixels.chunks(pixels.len() / batch.len()))
+            {
                 narrow(dtype, tokens, &mut bytes);
                 narrow(DType::F32, features, &mut bytes);
+                pixels.chunks(side * side * 3).for_each(|image| bytes.extend(thumbnail(image, side)));
             }
             checksum.update(&bytes);
             samples.extend(listed);
@@ -239,6 +264,7 @@ fn write(path: &Path, identity: Identity, set: &mut EvalSet, model: &Coca, queue
                 rows: images * config.vision.rows(),
                 width: config.vision.width,
                 features: config.embed_dim,
+                thumbnails: images * thumbnail::bytes(config.vision.image_size),
                 crc32: checksum.finalize(),
                 samples,
                 skipped: set.skipped(),

@@ -8,6 +8,7 @@ mod pooler;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod thumbnail;
 
 use crate::classes::{Classes, Labelling};
 use crate::cli::{PoolerArgs, ProbeArgs, ProbeKind};
@@ -77,6 +78,7 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
         .collect::<Result<Vec<_>>>()?;
 
     let unit = training.features()?;
+    let (thumbnails, pixels) = training.thumbnails()?;
     let includes = |kind| args.kind.includes(kind);
     let recipe = recipe(&args.pooler, args.seed, targets.len());
     let time = if args.time_embedding { Some(Time::like(training)?) } else { None };
@@ -123,6 +125,8 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
             let width = model.config().embed_dim;
             add("nearest neighbours", queue.enter(|| neighbours::votes(&queries, &unit, width, &targets, count)));
         }
+        let (asked, _) = features.thumbnails()?;
+        add("pixels alone", queue.enter(|| neighbours::votes(&asked, &thumbnails, pixels, &targets, count)));
         scores.extend([Score::of_majority(&classes, &right), Score::of_chance(count)]);
         let (skipped, left_out) = (features.skipped().0.clone(), found.len() - right.len());
         figures.push(SetFigures { set: set.name.clone(), count: right.len(), left_out, skipped, scores });

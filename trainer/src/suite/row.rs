@@ -122,11 +122,18 @@ fn scores(set: &Value) -> impl Fn(&str) -> Option<f64> {
     move |name| list(set, "scores").find(|score| text(&score["probe"]).trim() == name)?["top1"].as_f64()
 }
 
+/// The better of the controls that know no model.
+fn no_model(score: &dyn Fn(&str) -> Option<f64>) -> Option<(String, f64)> {
+    let controls = ["majority class", "pixels alone"].into_iter();
+    let controls = controls.filter_map(|name| Some((name.to_owned(), score(name)?)));
+    controls.max_by(|a, b| a.1.total_cmp(&b.1))
+}
+
 /// `coca probe`.
 pub fn probe(figures: &Figures<'_>) -> Vec<Row> {
     let row = |set: &Value| {
         let score = scores(set);
-        let control = score("majority class").map(|value| ("majority class".to_owned(), value));
+        let control = no_model(&score);
         let beside = ["linear", "nearest neighbours"].into_iter();
         let beside = beside.filter_map(|name| Some((name.to_owned(), score(name)?))).collect();
         let value = score("attentional pooler").unwrap_or(f64::NAN);
@@ -136,12 +143,12 @@ pub fn probe(figures: &Figures<'_>) -> Vec<Row> {
     list(figures.own, "sets").map(row).collect()
 }
 
-/// `coca probe --video`: against the better of its two controls.
+/// `coca probe --video`: against the best of its controls.
 pub fn video(figures: &Figures<'_>) -> Vec<Row> {
     let sets = list(figures.own, "sets");
     let with_controls = |(set, row): (&Value, Row)| {
         let score = scores(set);
-        let controls = ["single frame", "shuffled frames"];
+        let controls = ["single frame", "shuffled frames", "pixels alone"];
         let best = controls.into_iter().filter_map(|name| Some((name.to_owned(), score(name)?)));
         let control = best.max_by(|a, b| a.1.total_cmp(&b.1));
         let beside = controls.into_iter().chain(["majority class"]);
@@ -151,10 +158,16 @@ pub fn video(figures: &Figures<'_>) -> Vec<Row> {
     sets.zip(probe(figures)).map(with_controls).collect()
 }
 
-/// The report of a run that ends with classes of its test sets.
+/// The report of a run that ends with classes of its test sets. The probe of the same classes says what pixels alone reach.
 pub fn classes(figures: &Figures<'_>) -> Vec<Row> {
+    let probed = figures.stem.strip_prefix("finetune-").map(|classes| format!("probe-{classes}"));
+    let probed = probed.and_then(|stem| (figures.others)(&stem)).unwrap_or_default();
     let row = |set: &Value| {
-        let control = set["majority"].as_f64().map(|value| ("majority class".to_owned(), value));
+        let probe = list(&probed, "sets").find(|other| other["set"] == set["set"]);
+        let control = match probe {
+            Some(probe) => no_model(&scores(probe)),
+            None => set["majority"].as_f64().map(|value| ("majority class".to_owned(), value)),
+        };
         let measure = format!("top-1 of {}", count(&set["classes"]));
         Row {
             beside: vec![("top-5".into(), number(&set["top5"]))],

@@ -50,7 +50,7 @@ fn captions_are_held_against_the_nearest_drawing() {
 }
 
 #[test]
-fn clips_are_held_against_the_better_control_and_texts_against_blank_images() {
+fn rows_are_held_against_their_best_control() {
     let score = |probe: &str, top1: f64| json!({"probe": probe, "top1": top1});
     let scores = [
         score("attentional pooler", 0.6),
@@ -62,6 +62,17 @@ fn clips_are_held_against_the_better_control_and_texts_against_blank_images() {
     let rows = figures(own, "", &no_others, row::video);
     assert_eq!((rows[0].value, rows[0].control.clone()), (0.6, Some(("shuffled frames".to_owned(), 0.3))));
     assert_eq!(rows[0].measure, "top-1 of 2");
+
+    // Without a model: the better of the majority and pixels, for a probe and for fine-tuning on the same classes.
+    let scores = [score("attentional pooler", 0.6), score("pixels alone", 0.5), score("majority class", 0.4)];
+    let own = json!({"classes": ["x", "y"], "sets": [{"set": "s", "count": 5, "scores": scores}]});
+    let pixels = Some(("pixels alone".to_owned(), 0.5));
+    assert_eq!(figures(own.clone(), "probe-group", &no_others, row::probe)[0].control, pixels);
+    let others = |stem: &str| (stem == "probe-group").then(|| own.clone());
+    let tuned = json!({"classes": [{"set": "s", "count": 8, "classes": 3, "top1": 0.7, "top5": 1.0, "majority": 0.4}]});
+    assert_eq!(figures(tuned.clone(), "finetune-group", &others, row::classes)[0].control, pixels);
+    let majority = Some(("majority class".to_owned(), 0.4));
+    assert_eq!(figures(tuned, "finetune-subgroup", &others, row::classes)[0].control, majority);
 
     let run = |top1: f64| json!({"classes": [{"set": "s", "count": 8, "classes": 3, "top1": top1, "top5": 1.0, "majority": 0.4, "floor": 0.45}]});
     let others = |stem: &str| (stem == "vqa-blank").then(|| run(0.5));
