@@ -1,0 +1,1 @@
+//! Bank conflicts of shared memory and sectors of global memory, as counts.

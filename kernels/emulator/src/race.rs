@@ -1,0 +1,1 @@
+//! Races found with vector clocks, and the proxies of asynchronous copies.

@@ -1,0 +1,1 @@
+//! The matrix instructions: fragments, ldmatrix, mma.sync and wgmma.
