@@ -1,1 +1,0 @@
-//! Races found with vector clocks, and the proxies of asynchronous copies.

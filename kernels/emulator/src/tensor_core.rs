@@ -1,1 +1,0 @@
-//! The matrix instructions: fragments, ldmatrix, mma.sync and wgmma.

@@ -1,0 +1,134 @@
+//! `wgmma.mma_async.sync.aligned.m64nNk*.f32.*.*`, the part that one warp of a warpgroup does.
+use super::{Element, Major, MatrixDescriptor, Register, Shared, fragment};
+use crate::{Fault, FaultKind};
+
+/// One form of the instruction: D (64 x N) = A (64 x K) B (K x N) + D, where K is 32 bytes of elements. Warp `w` of the
+/// warpgroup owns rows 16 w to 16 w + 15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Wgmma {
+    /// Columns of B and D: a multiple of 8 up to 256.
+    pub n: u32,
+    /// Type of A and B.
+    pub element: Element,
+    /// Which dimension of A is contiguous in shared memory.
+    pub a_major: Major,
+    /// Which dimension of B is contiguous in shared memory.
+    pub b_major: Major,
+    /// Whether A is negated (imm-scale-a of -1).
+    pub negate_a: bool,
+    /// Whether B is negated (imm-scale-b of -1).
+    pub negate_b: bool,
+}
+
+/// Where A comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum OperandA<'a> {
+    /// From shared memory.
+    Shared(MatrixDescriptor),
+    /// From this warp's registers: 16 rows in the fragment of `mma.sync` m16n8k16 (or k8 for tf32).
+    Registers(&'a [Register; 4]),
+}
+
+impl Wgmma {
+    /// Checks what the assembler would check.
+    ///
+    /// # Errors
+    /// When `n` is not a multiple of 8 from 8 to 256, or a tf32 operand is not K-major.
+    pub fn validate(&self) -> Result<(), Fault> {
+        let fail = |message: String| Err(Fault::new(FaultKind::Unsupported, message));
+        if self.n == 0 || self.n > 256 || !self.n.is_multiple_of(8) {
+            return fail(format!("wgmma has 8 to 256 columns in steps of 8, not {}", self.n));
+        }
+        if self.element == Element::Tf32 && (self.a_major, self.b_major) != (Major::K, Major::K) {
+            return fail("wgmma reads tf32 operands K-major only".into());
+        }
+        Ok(())
+    }
+
+    /// Depth of one instruction: 16 for 2-byte elements, 8 for tf32.
+    pub fn k(&self) -> u32 {
+        32 / self.element.bytes()
+    }
+
+    /// Accumulator registers of a lane: N / 2.
+    pub fn d_registers(&self) -> usize {
+        self.n as usize / 2
+    }
+
+    /// Floating-point operations of a warp's part, two for each multiply-add.
+    pub fn flops(&self) -> u64 {
+        2 * 16 * u64::from(self.n * self.k())
+    }
+
+    /// Executes the part of warp `warp` (0 to 3 within the warpgroup) on its accumulators `d`. Without `accumulate` (the
+    /// predicate scale-d) the old values of `d` are not used. Adds the addresses of the 16-byte chunks that were read from
+    /// shared memory to `reads`: the warp's rows of A, and all of B.
+    ///
+    /// # Errors
+    /// When a descriptor leads outside of shared memory.
+    pub fn run(
+        &self,
+        warp: u32,
+        a: OperandA,
+        b: MatrixDescriptor,
+        accumulate: bool,
+        shared: Shared,
+        d: &mut [Register],
+        reads: &mut Vec<u32>,
+    ) -> Result<(), Fault> {
+        let (n, k) = (self.n as usize, self.k() as usize);
+        let mut a = match a {
+            OperandA::Registers(registers) => fragment::gather_a(self.element, registers, k),
+            OperandA::Shared(descriptor) => {
+                let mut matrix = vec![0.0; 16 * k];
+                let place = |m: u32, depth: u32| (m as usize - 16 * warp as usize) * k + depth as usize;
+                self.load(descriptor, self.a_major, 16 * warp..16 * warp + 16, shared, reads, &mut matrix, place)?;
+                matrix
+            }
+        };
+        let mut matrix = vec![0.0; k * n];
+        self.load(b, self.b_major, 0..self.n, shared, reads, &mut matrix, |column, depth| {
+            depth as usize * n + column as usize
+        })?;
+        if self.negate_a != self.negate_b {
+            a.iter_mut().for_each(|value| *value = -*value);
+        }
+        fragment::multiply_add(&a, &matrix, n, accumulate, d);
+        Ok(())
+    }
+
+    /// Reads elements (mn, k) for mn in `range` and every k into `matrix`, where `place` says.
+    fn load(
+        &self,
+        descriptor: MatrixDescriptor,
+        major: Major,
+        range: std::ops::Range<u32>,
+        shared: Shared,
+        reads: &mut Vec<u32>,
+        matrix: &mut [f32],
+        place: impl Fn(u32, u32) -> usize,
+    ) -> Result<(), Fault> {
+        let width = MatrixDescriptor::elements(self.element);
+        let (lines, chunks) = match major {
+            Major::K => (range, 0..self.k() / width),
+            Major::Mn => (0..self.k(), range.start / width..range.end / width),
+        };
+        let packed = 4 / self.element.bytes();
+        for line in lines {
+            for chunk in chunks.clone() {
+                let address = descriptor.chunk_address(major, line, chunk);
+                let bytes = shared.chunk(address)?;
+                reads.push(address);
+                for (i, word) in bytes.chunks_exact(4).enumerate() {
+                    let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+                    for (half, value) in self.element.decode(word).into_iter().take(packed as usize).enumerate() {
+                        let along = chunk * width + i as u32 * packed + half as u32;
+                        let (mn, depth) = if major == Major::K { (line, along) } else { (along, line) };
+                        matrix[place(mn, depth)] = value;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
