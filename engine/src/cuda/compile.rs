@@ -95,8 +95,10 @@ pub struct Compiled {
     pub ptx: Arc<[u8]>,
     /// Machine code made from that PTX.
     pub cubin: Arc<[u8]>,
-    /// The kernels by name.
-    pub kernels: BTreeMap<String, Usage>,
+    /// What each kernel uses, by its name; functions that were not inlined stand beside them under their mangled names.
+    pub functions: BTreeMap<String, Usage>,
+    /// Warnings of the compiler's front end.
+    pub warnings: Vec<String>,
 }
 
 impl Compiled {

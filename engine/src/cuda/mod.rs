@@ -6,11 +6,20 @@
 //! at hand, or into PTX for the emulator.
 
 mod arguments;
+mod cache;
 mod compile;
+mod compiler;
 mod driver;
+mod log;
+mod nvrtc;
+mod search;
 mod tensor_map;
+mod testing;
 
 pub use arguments::Arguments;
 pub use compile::{Architecture, Compiled, Source, Usage};
+pub use compiler::Compiler;
 pub use driver::{Driver, Event, Function, Graph, Image, ImageKind, Launch, Module, Pinned, Properties, Stream};
+pub use nvrtc::Nvrtc;
 pub use tensor_map::{Fill, Swizzle, TensorMap, TensorMapSpec};
+pub use testing::compiler_or_skip;
