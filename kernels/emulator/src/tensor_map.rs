@@ -146,6 +146,8 @@ pub struct Piece {
     pub shared: u32,
     /// Bytes, a multiple of the element size.
     pub bytes: u32,
+    /// Row of the box, all dimensions but the fastest counted as one.
+    pub row: u32,
 }
 
 /// The first bytes of an encoded map.
@@ -294,6 +296,7 @@ impl Descriptor {
                     .then(|| address.wrapping_add((first_byte + i64::from(chunk + cuts[part])) as u64)),
                 shared: target + cuts[part],
                 bytes: cuts[part + 1] - cuts[part],
+                row,
             })
         })
     }

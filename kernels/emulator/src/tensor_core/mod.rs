@@ -15,7 +15,7 @@ mod wgmma;
 pub use descriptor::{Major, MatrixDescriptor};
 pub use matrix::{ROW_BYTES, load_matrices, store_matrices};
 pub use mma::Mma;
-pub use wgmma::{OperandA, Wgmma};
+pub use wgmma::{ChunkRead, OperandA, Wgmma};
 
 use crate::{Fault, FaultKind};
 

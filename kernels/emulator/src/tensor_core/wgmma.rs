@@ -23,6 +23,17 @@ pub struct Wgmma {
     pub negate_b: bool,
 }
 
+/// A 16-byte chunk of an operand in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRead {
+    /// Where it lies, after the swizzle.
+    pub address: u32,
+    /// K-major: row of A or column of B. MN-major: position along K.
+    pub line: u32,
+    /// Chunk of the line.
+    pub chunk: u32,
+}
+
 /// Where A comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum OperandA<'a> {
@@ -103,6 +114,34 @@ impl Wgmma {
         Ok(())
     }
 
+    /// The chunks of operands A (none from registers) and B that the part of warp `warp` reads, in the order of reading.
+    pub fn chunks(&self, warp: u32, a: OperandA, b: MatrixDescriptor) -> [Vec<ChunkRead>; 2] {
+        let a = match a {
+            OperandA::Registers(_) => Vec::new(),
+            OperandA::Shared(descriptor) => {
+                self.operand_chunks(descriptor, self.a_major, 16 * warp..16 * warp + 16).collect()
+            }
+        };
+        [a, self.operand_chunks(b, self.b_major, 0..self.n).collect()]
+    }
+
+    fn operand_chunks(
+        &self,
+        descriptor: MatrixDescriptor,
+        major: Major,
+        range: Range<u32>,
+    ) -> impl Iterator<Item = ChunkRead> + use<> {
+        let width = 16 / self.element.bytes();
+        let (lines, chunks) = match major {
+            Major::K => (range, 0..self.k() / width),
+            Major::Mn => (0..self.k(), range.start / width..range.end / width),
+        };
+        lines.flat_map(move |line| {
+            let chunks = chunks.clone();
+            chunks.map(move |chunk| ChunkRead { address: descriptor.chunk_address(major, line, chunk), line, chunk })
+        })
+    }
+
     /// Reads elements (mn, k) for mn in `range` and every k, and gives each to `put`.
     fn load(
         &self,
@@ -114,22 +153,14 @@ impl Wgmma {
         mut put: impl FnMut(u32, u32, f64),
     ) -> Result<(), Fault> {
         let packed = 4 / self.element.bytes();
-        let width = 4 * packed;
-        let (lines, chunks) = match major {
-            Major::K => (range, 0..self.k() / width),
-            Major::Mn => (0..self.k(), range.start / width..range.end / width),
-        };
-        for line in lines {
-            for chunk in chunks.clone() {
-                let address = descriptor.chunk_address(major, line, chunk);
-                reads.push(address);
-                for (word, bytes) in (0..).zip(shared.chunk(address)?.as_chunks::<4>().0) {
-                    let values = self.element.decode(u32::from_le_bytes(*bytes));
-                    for (half, value) in (0..packed).zip(values) {
-                        let along = chunk * width + word * packed + half;
-                        let (mn, depth) = if major == Major::K { (line, along) } else { (along, line) };
-                        put(mn, depth, value);
-                    }
+        for ChunkRead { address, line, chunk } in self.operand_chunks(descriptor, major, range) {
+            reads.push(address);
+            for (word, bytes) in (0..).zip(shared.chunk(address)?.as_chunks::<4>().0) {
+                let values = self.element.decode(u32::from_le_bytes(*bytes));
+                for (half, value) in (0..packed).zip(values) {
+                    let along = (chunk * 4 + word) * packed + half;
+                    let (mn, depth) = if major == Major::K { (line, along) } else { (along, line) };
+                    put(mn, depth, value);
                 }
             }
         }
