@@ -20,6 +20,7 @@ pub mod race;
 mod report;
 pub mod tensor_core;
 pub mod tensor_map;
+pub mod tiles;
 
 pub use fault::{Fault, FaultKind, Place};
 pub use gpu::{Checks, Config, Gpu, Launch};

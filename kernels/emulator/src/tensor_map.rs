@@ -146,6 +146,8 @@ pub struct Piece {
     pub shared: u32,
     /// Bytes, a multiple of the element size.
     pub bytes: u32,
+    /// Row of the box, all dimensions but the fastest counted as one.
+    pub row: u32,
 }
 
 /// The first bytes of an encoded map.
@@ -294,6 +296,7 @@ impl Descriptor {
                     .then(|| address.wrapping_add((first_byte + i64::from(chunk + cuts[part])) as u64)),
                 shared: target + cuts[part],
                 bytes: cuts[part + 1] - cuts[part],
+                row,
             })
         })
     }
@@ -301,4 +304,162 @@ impl Descriptor {
 
 fn invalid(message: String) -> Fault {
     Fault::new(FaultKind::Descriptor, format!("tensor map: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map() -> Descriptor {
+        Descriptor {
+            address: 0x10000,
+            element: ElementType::Bf16,
+            rank: 3,
+            sizes: [100, 7, 3, 0, 0],
+            strides: [208, 208 * 7, 0, 0],
+            box_sizes: [32, 4, 2, 0, 0],
+            swizzle: Swizzle::B64,
+            fill: Fill::Nan,
+        }
+    }
+
+    /// Where each byte of the box comes from, by walking over its elements: the definition.
+    fn by_elements(map: &Descriptor, coordinates: &[i32], shared: u32) -> Vec<(u32, Option<u64>)> {
+        let bytes = map.element.bytes();
+        let count: u32 = map.box_sizes[..map.rank].iter().product();
+        let mut found = Vec::new();
+        for index in 0..count {
+            let mut rest = index;
+            let mut global = Some(map.address as i64);
+            for dimension in 0..map.rank {
+                let position = i64::from(coordinates[dimension]) + i64::from(rest % map.box_sizes[dimension]);
+                rest /= map.box_sizes[dimension];
+                let stride = if dimension == 0 { i64::from(bytes) } else { map.strides[dimension - 1] as i64 };
+                global = global.filter(|_| position >= 0 && position < map.sizes[dimension] as i64);
+                global = global.map(|address| address + position * stride);
+            }
+            for byte in 0..bytes {
+                let address = shared + index * bytes + byte;
+                // The swizzle, bit by bit.
+                let bits = match map.swizzle {
+                    Swizzle::None => 0,
+                    Swizzle::B32 => 1,
+                    Swizzle::B64 => 2,
+                    Swizzle::B128 => 3,
+                };
+                let flips: u32 = (0..bits).map(|bit| (address >> (7 + bit) & 1) << (4 + bit)).sum();
+                found.push((address ^ flips, global.map(|address| address as u64 + u64::from(byte))));
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    fn by_pieces(map: &Descriptor, coordinates: &[i32], shared: u32) -> Vec<(u32, Option<u64>)> {
+        let mut found = Vec::new();
+        for piece in map.pieces(coordinates, shared).unwrap() {
+            assert!(piece.bytes > 0 && piece.bytes <= 16 && piece.bytes.is_multiple_of(map.element.bytes()));
+            assert_eq!(piece.shared / 16, (piece.shared + piece.bytes - 1) / 16, "a piece stays within its chunk");
+            found.extend(
+                (0..piece.bytes).map(|byte| (piece.shared + byte, piece.global.map(|at| at + u64::from(byte)))),
+            );
+        }
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn pieces_are_the_elements_of_the_box() {
+        let origins =
+            [[0, 0, 0], [68, 3, 1], [69, 4, 2], [-5, -2, -1], [97, 6, 0], [-40, 0, 0], [100, 0, 0], [i32::MIN, 0, 9]];
+        for swizzle in Swizzle::ALL {
+            for (element, row) in
+                [(ElementType::U8, 16), (ElementType::Bf16, 16), (ElementType::Bf16, 8), (ElementType::F32, 8)]
+            {
+                let map = Descriptor { swizzle, element, box_sizes: [row, 4, 2, 0, 0], fill: Fill::Zero, ..map() };
+                map.validate().unwrap();
+                for origin in origins {
+                    for shared in [1024, 1024 + 128, 1024 + 640] {
+                        let found = by_pieces(&map, &origin, shared);
+                        assert_eq!(found.len() as u32, map.box_bytes());
+                        assert_eq!(found, by_elements(&map, &origin, shared), "{map:?} {origin:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_rank_is_walked() {
+        for rank in 1..=5 {
+            let mut sizes = [0; 5];
+            let mut box_sizes = [0; 5];
+            let mut strides = [0; 4];
+            for dimension in 0..rank {
+                sizes[dimension] = [20, 3, 4, 2, 3][dimension];
+                box_sizes[dimension] = [16, 2, 3, 2, 2][dimension];
+                if dimension > 0 {
+                    // The last repeats one slice.
+                    strides[dimension - 1] = [80, 240, 960, 0][dimension - 1];
+                }
+            }
+            let map = Descriptor {
+                rank,
+                sizes,
+                box_sizes,
+                strides,
+                element: ElementType::F32,
+                swizzle: Swizzle::None,
+                ..map()
+            };
+            let origin = &[8, 2, 0, 1, -1][..rank];
+            assert_eq!(by_pieces(&map, origin, 4096), by_elements(&map, origin, 4096), "rank {rank}");
+        }
+    }
+
+    #[test]
+    fn a_map_survives_encoding_and_others_are_refused() {
+        for swizzle in Swizzle::ALL {
+            for element in ElementType::ALL {
+                let bytes = element.bytes();
+                let map =
+                    Descriptor { swizzle, element, box_sizes: [16 / bytes, 256, 1, 0, 0], fill: Fill::Zero, ..map() };
+                let encoded = map.encode().unwrap();
+                assert_eq!(Descriptor::decode(&encoded).unwrap(), map);
+            }
+        }
+        assert!(Descriptor::decode(&[0; 128]).unwrap_err().message.contains("not a tensor map"));
+        let mut changed = map().encode().unwrap();
+        changed[17] = 99;
+        assert!(Descriptor::decode(&changed).unwrap_err().message.contains("was changed"));
+        let mut changed = map().encode().unwrap();
+        changed[8] = 1;
+        assert!(Descriptor::decode(&changed).unwrap_err().message.contains("not a multiple of 16"));
+    }
+
+    #[test]
+    fn every_broken_rule_is_named() {
+        let sound = map();
+        let row = |elements| [elements, 4, 2, 0, 0];
+        let broken = [
+            (Descriptor { rank: 0, ..sound }, "has 0"),
+            (Descriptor { rank: 6, ..sound }, "has 6"),
+            (Descriptor { address: 8, ..sound }, "the address 0x8"),
+            (Descriptor { address: 0, ..sound }, "the address 0x0"),
+            (Descriptor { sizes: [100, 0, 3, 0, 0], ..sound }, "not 0"),
+            (Descriptor { sizes: [(1 << 32) + 1, 1, 1, 0, 0], ..sound }, "not 4294967297"),
+            (Descriptor { strides: [200, 0, 0, 0], ..sound }, "200 bytes"),
+            (Descriptor { strides: [0, 1 << 40, 0, 0], ..sound }, "below 2^40"),
+            (Descriptor { box_sizes: [32, 257, 1, 0, 0], ..sound }, "not 257"),
+            (Descriptor { box_sizes: row(4), ..sound }, "is 8 bytes"),
+            (Descriptor { box_sizes: row(40), ..sound }, "80 bytes, a swizzle of 64"),
+            (Descriptor { element: ElementType::U16, ..sound }, "no NaN"),
+        ];
+        for (map, text) in broken {
+            let fault = map.encode().unwrap_err();
+            assert!(fault.kind == FaultKind::Descriptor && fault.message.contains(text), "{fault}");
+        }
+        assert!(sound.pieces(&[0, 0], 0).err().unwrap().message.contains("2 coordinates"));
+        assert!(sound.pieces(&[0, 0, 0], 64).err().unwrap().message.contains("128-byte aligned"));
+    }
 }

@@ -15,7 +15,6 @@
 //! swizzle exchanges chunks by the bits of the resulting address. This is why advancing along K within a swizzled row is
 //! plain addition to the start address. The base offset, for patterns that do not begin at a multiple of their period, is
 //! refused unless it is 0: no kernel of ours needs one, and what it does was never seen on a chip.
-use super::Element;
 use crate::tensor_map::Swizzle;
 use crate::{Fault, FaultKind};
 
@@ -90,10 +89,5 @@ impl MatrixDescriptor {
             }
         };
         self.swizzle.apply(self.start + offset)
-    }
-
-    /// Elements in a chunk, T.
-    pub(crate) fn elements(element: Element) -> u32 {
-        16 / element.bytes()
     }
 }

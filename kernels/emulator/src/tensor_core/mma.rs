@@ -1,5 +1,6 @@
 //! `mma.sync.aligned.m16n8k*.row.col.f32.*.*.f32`.
-use super::{Element, Register, fragment};
+use super::fragment::{self, Rows};
+use super::{Element, Register};
 use crate::{Fault, FaultKind};
 
 /// One shape of the instruction: D (16 x 8) = A (16 x K) B (K x 8) + C.
@@ -38,11 +39,9 @@ impl Mma {
 
     /// Executes the instruction; `a` and `b` hold as many registers as the shape says.
     pub fn run(&self, a: &[Register], b: &[Register], c: &[Register; 4]) -> [Register; 4] {
-        let k = self.k as usize;
-        let a = fragment::gather_a(self.element, a, k);
-        let b = fragment::gather_b(self.element, b, k);
+        let a = Rows::gather(self.element, a, self.k as usize);
         let mut d = *c;
-        fragment::multiply_add(&a, &b, 8, true, &mut d);
+        fragment::multiply_add(&a, &fragment::gather_columns(self.element, b), true, &mut d);
         d
     }
 }

@@ -8,12 +8,14 @@ mod descriptor;
 mod fragment;
 mod matrix;
 mod mma;
+#[cfg(test)]
+mod tests;
 mod wgmma;
 
 pub use descriptor::{Major, MatrixDescriptor};
 pub use matrix::{ROW_BYTES, load_matrices, store_matrices};
 pub use mma::Mma;
-pub use wgmma::{OperandA, Wgmma};
+pub use wgmma::{ChunkRead, OperandA, Wgmma};
 
 use crate::{Fault, FaultKind};
 
@@ -41,12 +43,13 @@ impl Element {
     }
 
     /// The values in a 32-bit word, the lower half first; tf32 has one.
-    pub(crate) fn decode(self, word: u32) -> [f32; 2] {
-        match self {
+    fn decode(self, word: u32) -> [f64; 2] {
+        let values = match self {
             Element::Bf16 => [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)],
             Element::F16 => [word as u16, (word >> 16) as u16].map(|bits| half::f16::from_bits(bits).to_f32()),
             Element::Tf32 => [f32::from_bits(word & 0xffff_e000), 0.0],
-        }
+        };
+        values.map(f64::from)
     }
 }
 

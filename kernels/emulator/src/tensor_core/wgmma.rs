@@ -1,5 +1,8 @@
 //! `wgmma.mma_async.sync.aligned.m64nNk*.f32.*.*`, the part that one warp of a warpgroup does.
-use super::{Element, Major, MatrixDescriptor, Register, Shared, fragment};
+use std::ops::Range;
+
+use super::fragment::{self, BLOCK, Columns, Rows};
+use super::{Element, Major, MatrixDescriptor, Register, Shared};
 use crate::{Fault, FaultKind};
 
 /// One form of the instruction: D (64 x N) = A (64 x K) B (K x N) + D, where K is 32 bytes of elements. Warp `w` of the
@@ -18,6 +21,17 @@ pub struct Wgmma {
     pub negate_a: bool,
     /// Whether B is negated (imm-scale-b of -1).
     pub negate_b: bool,
+}
+
+/// A 16-byte chunk of an operand in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRead {
+    /// Where it lies, after the swizzle.
+    pub address: u32,
+    /// K-major: row of A or column of B. MN-major: position along K.
+    pub line: u32,
+    /// Chunk of the line.
+    pub chunk: u32,
 }
 
 /// Where A comes from.
@@ -76,56 +90,77 @@ impl Wgmma {
         d: &mut [Register],
         reads: &mut Vec<u32>,
     ) -> Result<(), Fault> {
-        let (n, k) = (self.n as usize, self.k() as usize);
+        let k = self.k() as usize;
         let mut a = match a {
-            OperandA::Registers(registers) => fragment::gather_a(self.element, registers, k),
+            OperandA::Registers(registers) => Rows::gather(self.element, registers, k),
             OperandA::Shared(descriptor) => {
-                let mut matrix = vec![0.0; 16 * k];
-                let place = |m: u32, depth: u32| (m as usize - 16 * warp as usize) * k + depth as usize;
-                self.load(descriptor, self.a_major, 16 * warp..16 * warp + 16, shared, reads, &mut matrix, place)?;
-                matrix
+                let (mut rows, first) = (Rows::new(k), 16 * warp);
+                self.load(descriptor, self.a_major, first..first + 16, shared, reads, |m, depth, value| {
+                    rows.values[(m - first) as usize * k + depth as usize] = value;
+                })?;
+                rows
             }
         };
-        let mut matrix = vec![0.0; k * n];
-        self.load(b, self.b_major, 0..self.n, shared, reads, &mut matrix, |column, depth| {
-            depth as usize * n + column as usize
+        let mut b_blocks = vec![Columns::default(); self.n as usize / BLOCK];
+        self.load(b, self.b_major, 0..self.n, shared, reads, |column, depth, value| {
+            b_blocks[column as usize / BLOCK][depth as usize][column as usize % BLOCK] = value;
         })?;
         if self.negate_a != self.negate_b {
-            a.iter_mut().for_each(|value| *value = -*value);
+            a.values.iter_mut().for_each(|value| *value = -*value);
         }
-        fragment::multiply_add(&a, &matrix, n, accumulate, d);
+        for (b, d) in b_blocks.iter().zip(d.chunks_exact_mut(4)) {
+            fragment::multiply_add(&a, b, accumulate, d);
+        }
         Ok(())
     }
 
-    /// Reads elements (mn, k) for mn in `range` and every k into `matrix`, where `place` says.
-    fn load(
+    /// The chunks of operands A (none from registers) and B that the part of warp `warp` reads, in the order of reading.
+    pub fn chunks(&self, warp: u32, a: OperandA, b: MatrixDescriptor) -> [Vec<ChunkRead>; 2] {
+        let a = match a {
+            OperandA::Registers(_) => Vec::new(),
+            OperandA::Shared(descriptor) => {
+                self.operand_chunks(descriptor, self.a_major, 16 * warp..16 * warp + 16).collect()
+            }
+        };
+        [a, self.operand_chunks(b, self.b_major, 0..self.n).collect()]
+    }
+
+    fn operand_chunks(
         &self,
         descriptor: MatrixDescriptor,
         major: Major,
-        range: std::ops::Range<u32>,
-        shared: Shared,
-        reads: &mut Vec<u32>,
-        matrix: &mut [f32],
-        place: impl Fn(u32, u32) -> usize,
-    ) -> Result<(), Fault> {
-        let width = MatrixDescriptor::elements(self.element);
+        range: Range<u32>,
+    ) -> impl Iterator<Item = ChunkRead> + use<> {
+        let width = 16 / self.element.bytes();
         let (lines, chunks) = match major {
             Major::K => (range, 0..self.k() / width),
             Major::Mn => (0..self.k(), range.start / width..range.end / width),
         };
+        lines.flat_map(move |line| {
+            let chunks = chunks.clone();
+            chunks.map(move |chunk| ChunkRead { address: descriptor.chunk_address(major, line, chunk), line, chunk })
+        })
+    }
+
+    /// Reads elements (mn, k) for mn in `range` and every k, and gives each to `put`.
+    fn load(
+        &self,
+        descriptor: MatrixDescriptor,
+        major: Major,
+        range: Range<u32>,
+        shared: Shared,
+        reads: &mut Vec<u32>,
+        mut put: impl FnMut(u32, u32, f64),
+    ) -> Result<(), Fault> {
         let packed = 4 / self.element.bytes();
-        for line in lines {
-            for chunk in chunks.clone() {
-                let address = descriptor.chunk_address(major, line, chunk);
-                let bytes = shared.chunk(address)?;
-                reads.push(address);
-                for (i, word) in bytes.chunks_exact(4).enumerate() {
-                    let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-                    for (half, value) in self.element.decode(word).into_iter().take(packed as usize).enumerate() {
-                        let along = chunk * width + i as u32 * packed + half as u32;
-                        let (mn, depth) = if major == Major::K { (line, along) } else { (along, line) };
-                        matrix[place(mn, depth)] = value;
-                    }
+        for ChunkRead { address, line, chunk } in self.operand_chunks(descriptor, major, range) {
+            reads.push(address);
+            for (word, bytes) in (0..).zip(shared.chunk(address)?.as_chunks::<4>().0) {
+                let values = self.element.decode(u32::from_le_bytes(*bytes));
+                for (half, value) in (0..packed).zip(values) {
+                    let along = (chunk * 4 + word) * packed + half;
+                    let (mn, depth) = if major == Major::K { (line, along) } else { (along, line) };
+                    put(mn, depth, value);
                 }
             }
         }
