@@ -267,7 +267,7 @@ pub enum Op {
     /// Maps a shared address to a block of the cluster.
     MapShared { d: Reg, a: Reg, rank: Reg, wide: bool, generic: bool },
     /// The rank of the block that a shared address belongs to.
-    RankOf { d: Reg, a: Reg, wide: bool, generic: bool },
+    RankOf { d: Reg, a: Reg, wide: bool },
     /// `isspacep`.
     IsSpace { d: Reg, a: Reg, space: Space },
     /// `cvta`: between a space and generic addresses.
@@ -288,7 +288,7 @@ pub enum Op {
     ActiveMask { d: Reg },
     Elect { d: Reg, p: Reg, members: Reg },
     WarpBarrier { members: Reg },
-    Barrier { how: Barrier, id: Reg, count: Option<Reg>, p: Predicate, d: Reg },
+    Barrier { how: Barrier, id: Reg, count: Option<Reg>, p: Predicate, d: Option<Reg> },
     /// `barrier.cluster.arrive`; `relaxed` orders no memory.
     ClusterArrive { relaxed: bool },
     ClusterWait,

@@ -217,7 +217,7 @@ impl<'t> Builder<'t> {
             self.emit(Op::MapShared { d, a, rank, wide, generic });
         } else {
             let d = self.target(s, &s.operands[0], Class::Word)?;
-            self.emit(Op::RankOf { d, a, wide, generic });
+            self.emit(Op::RankOf { d, a, wide });
         }
         Ok(())
     }

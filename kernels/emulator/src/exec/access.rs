@@ -428,7 +428,7 @@ impl Machine<'_> {
                     warp.set_word(d, &value.map(|v| v as u32), mask);
                 }
             }
-            Op::RankOf { d, a, wide, .. } => {
+            Op::RankOf { d, a, wide } => {
                 let addresses = self.cluster_operand(warp, a, wide, mask)?;
                 let mut value = [0; 32];
                 for lane in lanes(mask) {

@@ -61,7 +61,7 @@ impl Machine<'_> {
                     let bound = self.bind(place, ticket.as_ref(), rank, barrier)?;
                     let bytes = match &from {
                         Remote::Linear { address, bytes } => {
-                            let piece = Piece { global: Some(*address), shared: to, bytes: *bytes };
+                            let piece = Piece { global: Some(*address), shared: to, bytes: *bytes, row: 0 };
                             self.load_piece(place, bound.as_ref(), rank, piece, 0)?;
                             *bytes
                         }
@@ -89,7 +89,7 @@ impl Machine<'_> {
             }
             Transfer::Store { from, to, reduction } => match &to {
                 Remote::Linear { address, bytes } => {
-                    let piece = Piece { global: Some(*address), shared: from, bytes: *bytes };
+                    let piece = Piece { global: Some(*address), shared: from, bytes: *bytes, row: 0 };
                     self.store_piece(place, ticket.as_ref(), piece, reduction)?;
                 }
                 Remote::Tensor { map, coordinates } => {
@@ -167,7 +167,7 @@ impl Machine<'_> {
         piece: Piece,
         fill: u8,
     ) -> Result<(), Fault> {
-        let Piece { global, shared, bytes } = piece;
+        let Piece { global, shared, bytes, .. } = piece;
         let mut data = vec![fill; bytes as usize];
         if let Some(address) = global {
             self.read_global(address, &mut data)?;
@@ -184,7 +184,7 @@ impl Machine<'_> {
         piece: Piece,
         reduction: Option<Reduction>,
     ) -> Result<(), Fault> {
-        let Piece { global: Some(address), shared, bytes } = piece else { return Ok(()) };
+        let Piece { global: Some(address), shared, bytes, .. } = piece else { return Ok(()) };
         let data = self.read_shared(place, shared, bytes)?;
         self.transfer(place, ticket, race::Space::Shared(place.block as u32), shared.into(), bytes, Access::Read)?;
         let range = self.memory.locate(address, bytes as usize)?;

@@ -140,7 +140,6 @@ table! {
         NegateF32 => a ^ 0x8000_0000,
         // The sign of a on the magnitude of b.
         CopySign => (a & 0x8000_0000) | (b & 0x7fff_ffff),
-        IsFinite => u32::from(f(a).is_finite()),
         DivF32 => canonical(f(a) / f(b)),
         ReciprocalF32 => canonical(1.0 / f(a)),
         SqrtF32 => canonical(f(a).sqrt()),
@@ -169,7 +168,7 @@ table! {
         Tf32Away => half::to_tf32(a, false),
         Tf32Nearest => half::to_tf32(a, true),
         F16ToF32 => canonical(half::from_half(a as u16)),
-        Bf16ToF32 => (a << 16),
+        Bf16ToF32 => a << 16,
         F32ToF16 => u32::from(half::to_half(f64::from(f(a)), false)),
         F32ToF16Zero => u32::from(half::to_half(f64::from(f(a)), true)),
         F32ToBf16 => u32::from(half::to_brain(f(a), false)),

@@ -126,11 +126,6 @@ impl Global {
         self.allocations[range.allocation].written.contains(range.at, bytes)
     }
 
-    /// Which bytes were written, and where a range begins among them.
-    pub fn written_bits(&self, range: Range) -> (&Bits, usize) {
-        (&self.allocations[range.allocation].written, range.at)
-    }
-
     /// Copies within global memory with the state of being written.
     pub fn copy(&mut self, to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
         let (to, from) = (self.locate(to, bytes)?, self.locate(from, bytes)?);
