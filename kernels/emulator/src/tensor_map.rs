@@ -101,7 +101,7 @@ impl ElementType {
 pub enum Fill {
     /// Zeros.
     Zero,
-    /// The NaN with all bits set.
+    /// A NaN, here the one with all bits set; which one the hardware writes is not documented.
     Nan,
 }
 
