@@ -105,4 +105,11 @@ impl Kernel {
     pub fn dynamic_shared(&self) -> u32 {
         (crate::decode::SHARED_BASE + self.shared_bytes).next_multiple_of(self.shared_align)
     }
+
+    /// File and line of the source that a line of the PTX came from.
+    pub fn source(&self, line: u32) -> Option<(String, u32)> {
+        let site = self.sites.iter().find(|site| site.line == line)?;
+        let location = site.location?;
+        Some((self.files.get(&location.file)?.clone(), location.line))
+    }
 }

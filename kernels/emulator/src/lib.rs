@@ -6,10 +6,16 @@
 //! schedules, and each of them can be run again. There is no model of time: counters say what a kernel asks of the machine.
 
 pub mod banks;
+mod decode;
+mod exec;
 mod fault;
 mod gpu;
+mod kernel;
 pub mod mbarrier;
+mod memory;
 mod module;
+mod op;
+mod parse;
 pub mod race;
 mod report;
 pub mod tensor_core;

@@ -1,6 +1,7 @@
 //! The decoded instructions. Every operand is a register: literals and special registers are kept in registers that a warp
 //! starts with, so that executing an instruction never asks what an operand is.
 use crate::exec::{float, long, word};
+use crate::tensor_core::{Mma, Wgmma};
 
 /// Index of a register in the file of its class: predicates, 32-bit words (which also hold 8 and 16 bits, zero-extended) or
 /// 64-bit longs. Register 0 of each class is a constant: true, 0 and 0; register 1 takes what nobody reads (`_`).
@@ -288,24 +289,118 @@ pub enum Op {
     Elect { d: Reg, p: Reg, members: Reg },
     WarpBarrier { members: Reg },
     Barrier { how: Barrier, id: Reg, count: Option<Reg>, p: Predicate, d: Reg },
-    ClusterArrive { order: bool },
+    /// `barrier.cluster.arrive`; `relaxed` orders no memory.
+    ClusterArrive { relaxed: bool },
     ClusterWait,
     /// `setmaxnreg`.
     Registers { count: u32, increase: bool },
     /// Spins are slowed down: the warp gives way.
     Sleep,
-    Matrix(Box<crate::exec::matrix::Matrix>),
-    Async(Box<crate::exec::asynchronous::Async>),
-    MBarrier(Box<crate::exec::mbarrier_ops::MBarrier>),
+    Matrix(Box<Matrix>),
+    Async(Box<Async>),
+    /// `cluster`: the address may be of another block.
+    MBarrier { op: Box<MBarrier>, address: Address, cluster: Space },
+    /// `mbarrier.pending_count`.
+    PendingCount { d: Reg, state: Reg },
 }
 
 /// Fences that the checks know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fence {
-    /// `fence.sc`, `fence.acq_rel`, `membar`.
-    Memory,
-    /// `fence.proxy.async` in any of its forms.
-    Proxy,
+    /// `fence.sc`, `fence.acq_rel`, `membar`; `wide` beyond the block.
+    Memory { wide: bool },
+    /// `fence.proxy.async` for shared memory, global memory, or both.
+    Proxy { shared: bool, global: bool },
     /// `fence.mbarrier_init.release.cluster`.
     MBarrierInit,
+}
+
+/// Where `wgmma` finds matrix A.
+#[derive(Clone, Copy, Debug)]
+pub enum SourceA {
+    /// A descriptor of shared memory in a long.
+    Descriptor(Reg),
+    /// A fragment in words.
+    Registers([Reg; 4]),
+}
+
+/// Instructions of a whole warp on matrices.
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    /// `mma.sync`.
+    Multiply { shape: Mma, d: [Reg; 4], a: Vec<Reg>, b: Vec<Reg>, c: [Reg; 4] },
+    /// `ldmatrix`.
+    Load { d: Vec<Reg>, address: Address, transpose: bool },
+    /// `stmatrix`.
+    Store { values: Vec<Reg>, address: Address, transpose: bool },
+    /// `movmatrix`: a transposition among registers.
+    Transpose { d: Reg, a: Reg },
+    /// `wgmma.mma_async`.
+    Group { shape: Wgmma, d: Vec<Reg>, a: SourceA, b: Reg, accumulate: Predicate },
+    /// `wgmma.fence`.
+    Fence,
+    /// `wgmma.commit_group`.
+    Commit,
+    /// `wgmma.wait_group`.
+    Wait { groups: u32 },
+}
+
+/// The reduction of a bulk copy to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reduction {
+    pub op: AtomicOp,
+    /// Type of the elements; none where a tensor map knows it.
+    pub kind: Option<(AtomicKind, u8)>,
+}
+
+/// A part of a bulk copy: contiguous bytes, or the box of a tensor map at coordinates.
+#[derive(Clone, Debug)]
+pub enum Region {
+    /// Bytes at an address; the size is in a word.
+    Linear { address: Address, bytes: Reg },
+    /// A box of a tensor.
+    Tensor { map: Address, coordinates: Vec<Reg> },
+}
+
+/// Asynchronous copies and their groups.
+#[derive(Clone, Debug)]
+pub enum Async {
+    /// `cp.async`: `bytes` to shared memory, of which `source` come from global memory and the others are zero.
+    Copy { shared: Address, global: Address, bytes: u32, source: Option<Reg>, skip: Option<Predicate> },
+    Commit,
+    /// `cp.async.wait_group`; none for `wait_all`.
+    Wait { groups: Option<u32> },
+    /// `cp.async.mbarrier.arrive`; without `.noinc` it also expects the arrival.
+    Arrive { barrier: Address, expect: bool },
+    /// A bulk copy from global memory that reports to an mbarrier.
+    Load { shared: Address, from: Region, barrier: Address, multicast: Option<Reg> },
+    /// A bulk copy between blocks of a cluster.
+    Exchange { to: Address, from: Address, bytes: Reg, barrier: Address },
+    /// A bulk copy or reduction to global memory.
+    Store { to: Region, shared: Address, reduction: Option<Reduction> },
+    BulkCommit,
+    /// `cp.async.bulk.wait_group`; with `read` only until the sources have been read.
+    BulkWait { groups: u32, read: bool },
+}
+
+/// What a wait at an mbarrier asks for.
+#[derive(Clone, Copy, Debug)]
+pub enum Phase {
+    /// The parity in a word.
+    Parity(Reg),
+    /// The state in a long.
+    State(Reg),
+}
+
+/// Operations on mbarriers.
+#[derive(Clone, Debug)]
+pub enum MBarrier {
+    Init { count: Reg },
+    Invalidate,
+    /// `arrive`, with its count, the bytes it expects, and where the state goes.
+    Arrive { state: Reg, count: Option<Reg>, expect: Option<Reg>, drop: bool, relaxed: bool },
+    ExpectBytes { bytes: Reg },
+    CompleteBytes { bytes: Reg },
+    /// `test_wait` and `try_wait`.
+    Wait { p: Reg, phase: Phase, relaxed: bool },
 }

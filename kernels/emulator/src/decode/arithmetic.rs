@@ -99,8 +99,8 @@ impl<'t> Builder<'t> {
             return self.emit_long(s, f, kind, count);
         }
         let (f, count) = match s.opcode.as_str() {
-            "add" if saturate => (Word::AddSaturate, 2),
-            "sub" if saturate => (Word::SubSaturate, 2),
+            "add" if saturate && bits == 32 => (Word::AddSaturate, 2),
+            "sub" if saturate && bits == 32 => (Word::SubSaturate, 2),
             _ if saturate => return Err(unsupported(s, "saturation here")),
             "add" => (Word::Add, 2),
             "sub" => (Word::Sub, 2),

@@ -185,7 +185,7 @@ table! {
         NegateHalf => a ^ 0x8000,
         AbsHalves => a & 0x7fff_7fff,
         NegateHalves => a ^ 0x8000_8000,
-        Relu => if s(a) < 0 || f(a).is_nan() { 0 } else { a },
+        Relu => if f(a).is_nan() { NAN } else if s(a) < 0 { 0 } else { a },
     }
 }
 
