@@ -146,8 +146,6 @@ pub struct Piece {
     pub shared: u32,
     /// Bytes, a multiple of the element size.
     pub bytes: u32,
-    /// Row of the box, all dimensions but the fastest counted as one.
-    pub row: u32,
 }
 
 /// The first bytes of an encoded map.
@@ -246,6 +244,11 @@ impl Descriptor {
         self.box_sizes[0] * self.element.bytes()
     }
 
+    /// Row of the box at `shared` that holds a shared address; all dimensions but the fastest count as one.
+    pub fn row(&self, shared: u32, address: u32) -> u32 {
+        (self.swizzle.apply(address) - shared) / self.row_bytes()
+    }
+
     /// Bytes of the whole box: what a load delivers to its mbarrier, parts outside of the tensor included.
     pub fn box_bytes(&self) -> u32 {
         self.box_sizes[1..self.rank].iter().product::<u32>() * self.row_bytes()
@@ -296,7 +299,6 @@ impl Descriptor {
                     .then(|| address.wrapping_add((first_byte + i64::from(chunk + cuts[part])) as u64)),
                 shared: target + cuts[part],
                 bytes: cuts[part + 1] - cuts[part],
-                row,
             })
         })
     }

@@ -3,6 +3,7 @@ mod cases;
 mod support;
 
 use cases::{Case, Map};
+use engine::cuda::{Architecture, Source, compiler_or_skip};
 use ptxemu::tensor_map::Descriptor;
 use ptxemu::{Fault, Launch, Module};
 
@@ -37,4 +38,19 @@ fn the_emulator_does_what_the_manual_says() {
         }
     }
     assert!(failures.is_empty(), "{} cases:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The cases as kernels for a GPU: NVIDIA's compiler and assembler accept each of them.
+#[test]
+fn the_assembler_accepts_the_cases() {
+    let test = "the_assembler_accepts_the_cases";
+    for compute_capability in [(8, 0), (9, 0)] {
+        let (text, cases) = cases::cuda(compute_capability);
+        let parts: &[(&str, &str)] = vec![("cases.cu", text.leak() as &str)].leak();
+        let source = Source { name: "cases", parts, constants: Vec::new() };
+        let Some(compiler) = compiler_or_skip(test) else { return };
+        let architecture = Architecture::of(compute_capability).expect("supported");
+        let compiled = compiler.compile(architecture, &source).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(compiled.functions.len(), cases.len());
+    }
 }

@@ -189,8 +189,6 @@ table! {
     }
 }
 
-
-
 fn minimum(a: u32, b: u32) -> u32 {
     let (x, y) = (f(a), f(b));
     if x.is_nan() {
@@ -200,7 +198,13 @@ fn minimum(a: u32, b: u32) -> u32 {
         return a;
     }
     // -0 is smaller than +0.
-    if x == y { a | b } else if x < y { a } else { b }
+    if x == y {
+        a | b
+    } else if x < y {
+        a
+    } else {
+        b
+    }
 }
 
 fn maximum(a: u32, b: u32) -> u32 {
@@ -211,7 +215,13 @@ fn maximum(a: u32, b: u32) -> u32 {
     if y.is_nan() {
         return a;
     }
-    if x == y { a & b } else if x > y { a } else { b }
+    if x == y {
+        a & b
+    } else if x > y {
+        a
+    } else {
+        b
+    }
 }
 
 fn extract(a: u32, position: u32, length: u32, signed: bool) -> u32 {
@@ -245,7 +255,8 @@ fn permute(a: u32, b: u32, selector: u32) -> u32 {
 
 fn lop3(a: u32, b: u32, c: u32, table: u32) -> u32 {
     (0..8).fold(0, |result, i| {
-        let term = (if i & 4 != 0 { a } else { !a }) & (if i & 2 != 0 { b } else { !b }) & (if i & 1 != 0 { c } else { !c });
+        let term =
+            (if i & 4 != 0 { a } else { !a }) & (if i & 2 != 0 { b } else { !b }) & (if i & 1 != 0 { c } else { !c });
         result | (term & 0u32.wrapping_sub((table >> i) & 1))
     })
 }

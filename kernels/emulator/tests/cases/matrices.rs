@@ -8,7 +8,7 @@ use ptxemu::tensor_map::Swizzle;
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (element, depths) in [(Element::Bf16, [8, 16]), (Element::F16, [8, 16]), (Element::Tf32, [4, 8])] {
-        cases.extend(depths.map(|k| mma(element, k)));
+        cases.extend(depths.into_iter().flat_map(|k| [mma(element, k, true), mma(element, k, false)]));
     }
     for count in [1, 2, 4] {
         for transpose in [false, true] {
@@ -72,7 +72,8 @@ fn registers(words: &[u32]) -> Vec<Register> {
     words.as_chunks::<32>().0.to_vec()
 }
 
-fn mma(element: Element, k: u32) -> Case {
+/// With values whose products and sums are exact in f32, or with any.
+fn mma(element: Element, k: u32, exact: bool) -> Case {
     let mma = Mma::new(element, k).expect("a shape");
     let (a, b) = (mma.a_registers(), mma.b_registers());
     let mut body = format!("{PROLOGUE}\t.reg .b32 a<{a}>, b<{b}>;\n\t.reg .f32 c<4>, d<4>;\n");
@@ -91,22 +92,29 @@ fn mma(element: Element, k: u32) -> Case {
     );
     (0..4).for_each(|i| body += &format!("\tst.global.f32 [to+{}], d{i};\n", 128 * i));
     let per_word = 4 / element.bytes() as usize;
-    let mut words = packed(element, &small(k, 32 * (a + b) * per_word));
-    words.extend(small(k + 1, 128).iter().map(|value| value.to_bits()));
+    let values = |seed, count| if exact { small(seed, count) } else { rounded(seed, count) };
+    let mut words = packed(element, &values(k, 32 * (a + b) * per_word));
+    words.extend(values(k + 1, 128).iter().map(|value| value.to_bits()));
     let input = registers(&words);
     let c: [Register; 4] = input[a + b..].try_into().expect("four registers");
     let d = mma.run(&input[..a], &input[a..a + b], &c);
     Case {
-        name: format!("mma.m16n8k{k} {}", name(element)),
+        name: format!("mma.m16n8k{k} {}{}", name(element), if exact { "" } else { ", rounded" }),
         compute_capability: (8, 0),
         threads: 32,
         body,
         input: bytes(&words),
         before: vec![0; 512],
         expected: bytes(d.as_flattened()),
-        agreement: Agreement::Bits,
+        // The tensor cores may cut terms off instead of rounding: one last place of the whole sum for each.
+        agreement: if exact { Agreement::Bits } else { Agreement::Sums { magnitude: 16 * k + 4, roundings: k + 1 } },
         map: None,
     }
+}
+
+/// Values below 4 in magnitude with all bits of an f32.
+fn rounded(seed: u32, count: usize) -> Vec<f32> {
+    noise(seed, count).into_iter().map(|bits| (bits as i32) as f32 * f32::exp2(-29.0)).collect()
 }
 
 /// Row that a lane addresses: not in order.

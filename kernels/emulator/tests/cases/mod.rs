@@ -72,16 +72,23 @@ impl Case {
         )
     }
 
-    /// CUDA source with the same kernel.
-    pub fn cuda(&self) -> String {
+    /// Whether a device has the instructions: those of 9.0 are of that architecture alone.
+    pub fn runs_on(&self, compute_capability: (u32, u32)) -> bool {
+        if self.compute_capability == (9, 0) {
+            compute_capability == (9, 0)
+        } else {
+            compute_capability >= self.compute_capability
+        }
+    }
+
+    /// A CUDA kernel with the same body. It takes the tensor map in any case.
+    pub fn cuda(&self, kernel: &str) -> String {
         let mut body = self.body.replace('%', "%%").replace("OUT", "%1").replace("IN", "%0").replace("MAP", "%2");
         body = body.lines().map(|line| format!("        \"{}\\n\"\n", line.trim())).collect();
-        let (parameter, operand) =
-            if self.map.is_some() { (", const __grid_constant__ Map map", ", \"l\"(&map)") } else { ("", "") };
         format!(
-            "struct alignas(64) Map {{ unsigned long long opaque[16]; }};\nextern \"C\" __global__ void __launch_bounds__({}) \
-             case_kernel(const void* in, void* out{parameter}) {{\n    asm volatile(\n        \"{{\\n\"\n{body}        \"}}\"\n        \
-             :: \"l\"(in), \"l\"(out){operand} : \"memory\");\n}}\n",
+            "extern \"C\" __global__ void __launch_bounds__({}) {kernel}(const void* in, void* out, const __grid_constant__ Map map) \
+             {{\n    asm volatile(\n        \"{{\\n\"\n{body}        \"}}\"\n        \
+             :: \"l\"(in), \"l\"(out), \"l\"(&map) : \"memory\");\n}}\n",
             self.threads
         )
     }
@@ -107,6 +114,16 @@ impl Case {
         }
         Ok(())
     }
+}
+
+/// CUDA source of kernels `case_0`, `case_1`, ... for a device that has their instructions, and their cases.
+pub fn cuda(compute_capability: (u32, u32)) -> (String, Vec<Case>) {
+    let cases: Vec<Case> = all().into_iter().filter(|case| case.runs_on(compute_capability)).collect();
+    let mut text = "struct alignas(64) Map { unsigned long long opaque[16]; };\n".to_string();
+    for (index, case) in cases.iter().enumerate() {
+        text += &format!("// {}\n{}", case.name, case.cuda(&format!("case_{index}")));
+    }
+    (text, cases)
 }
 
 /// All cases.
