@@ -203,12 +203,8 @@ impl<'t> Builder<'t> {
         let mut m = Modifiers::new(s);
         let pack = m.flag("pack");
         let rounding = m.choice(&ROUNDINGS);
-        let options = Options {
-            rounding,
-            flush: m.flag("ftz"),
-            saturate: m.flag("sat") || m.flag("satfinite"),
-            relu: m.flag("relu"),
-        };
+        let options =
+            Options { rounding, flush: m.flag("ftz"), saturate: m.flag("sat") || m.flag("satfinite"), relu: m.flag("relu") };
         let to = m.kind()?;
         let from = m.kind()?;
         m.finish()?;
@@ -607,13 +603,7 @@ impl<'t> Builder<'t> {
         }
     }
 
-    fn float_to_same(
-        &mut self,
-        s: &Statement,
-        kind: Type,
-        round: Option<Round>,
-        options: Options,
-    ) -> Result<(), Fault> {
+    fn float_to_same(&mut self, s: &Statement, kind: Type, round: Option<Round>, options: Options) -> Result<(), Fault> {
         if kind == Type::Float(64) {
             let f = match round {
                 None => Long::Move,

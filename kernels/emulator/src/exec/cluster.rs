@@ -37,8 +37,6 @@ pub struct Cluster {
     /// Phase of the cluster barrier, and warps that arrived in it.
     pub phase: u32,
     pub arrived: u32,
-    /// Index of the cluster in the grid, linear.
-    pub linear: u32,
 }
 
 impl Cluster {
@@ -70,9 +68,10 @@ impl Cluster {
                 }
             })
             .collect();
-        let shape = Shape { cluster: linear, blocks: ranks, warps, shared_base: SHARED_BASE, shared_bytes };
+        let shape =
+            Shape { cluster: linear, blocks: ranks, warps, shared_base: SHARED_BASE, shared_bytes };
         let races = machine.shadow.as_ref().map(|shadow| Box::new(Races::new(shape, shadow.clone())));
-        Cluster { blocks, races, phase: 0, arrived: 0, linear }
+        Cluster { blocks, races, phase: 0, arrived: 0 }
     }
 
     /// Whether every warp has ended.

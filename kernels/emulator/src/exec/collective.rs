@@ -17,10 +17,7 @@ impl Machine<'_> {
             return fail(format!("lane {lane} names the members {:#010x}, others name {first:#010x}", words[lane]));
         }
         if mask & !first != 0 {
-            return fail(format!(
-                "lanes {:#010x} execute it and are not among the members {first:#010x}",
-                mask & !first
-            ));
+            return fail(format!("lanes {:#010x} execute it and are not among the members {first:#010x}", mask & !first));
         }
         let wanted = first & warp.existing;
         if wanted & !warp.live != 0 {
@@ -30,10 +27,7 @@ impl Machine<'_> {
             return Ok(Some(wanted));
         }
         if mask != warp.active {
-            return fail(format!(
-                "a predicate keeps the members {:#010x} from executing it",
-                wanted & warp.active & !mask
-            ));
+            return fail(format!("a predicate keeps the members {:#010x} from executing it", wanted & warp.active & !mask));
         }
         warp.block()?;
         Ok(None)
@@ -82,8 +76,7 @@ impl Machine<'_> {
                     warp.need_word(a, mask)?;
                     warp.words[a as usize].map(u64::from)
                 };
-                let same =
-                    |lane: usize| lanes(mask).filter(|&other| values[other] == values[lane]).fold(0, |m, l| m | 1 << l);
+                let same = |lane: usize| lanes(mask).filter(|&other| values[other] == values[lane]).fold(0, |m, l| m | 1 << l);
                 let mut result = [0u32; 32];
                 for lane in lanes(mask) {
                     result[lane] = same(lane);

@@ -41,8 +41,9 @@ impl Machine<'_> {
                 }
             }
             Transfer::Arrive { barriers } => {
-                let earlier =
-                    |p: &Pending| p.place == place && p.order < order && matches!(p.transfer, Transfer::Copy { .. });
+                let earlier = |p: &Pending| {
+                    p.place == place && p.order < order && matches!(p.transfer, Transfer::Copy { .. })
+                };
                 while let Some(index) = self.pending.iter().position(earlier) {
                     self.complete(index)?;
                 }
@@ -60,7 +61,7 @@ impl Machine<'_> {
                     let bound = self.bind(place, ticket.as_ref(), rank, barrier)?;
                     let bytes = match &from {
                         Remote::Linear { address, bytes } => {
-                            let piece = Piece { global: Some(*address), shared: to, bytes: *bytes };
+                            let piece = Piece { global: Some(*address), shared: to, bytes: *bytes, row: 0 };
                             self.load_piece(place, bound.as_ref(), rank, piece, 0)?;
                             *bytes
                         }
@@ -88,7 +89,7 @@ impl Machine<'_> {
             }
             Transfer::Store { from, to, reduction } => match &to {
                 Remote::Linear { address, bytes } => {
-                    let piece = Piece { global: Some(*address), shared: from, bytes: *bytes };
+                    let piece = Piece { global: Some(*address), shared: from, bytes: *bytes, row: 0 };
                     self.store_piece(place, ticket.as_ref(), piece, reduction)?;
                 }
                 Remote::Tensor { map, coordinates } => {
@@ -115,16 +116,8 @@ impl Machine<'_> {
         races.transfer(ticket, space, address, bytes, access).map_err(|race| self.race(race))
     }
 
-    fn bind(
-        &mut self,
-        place: Place,
-        ticket: Option<&Ticket>,
-        rank: usize,
-        barrier: u32,
-    ) -> Result<Option<Ticket>, Fault> {
-        let (Some(ticket), Some(races)) = (ticket, self.clusters[place.cluster].races.as_mut()) else {
-            return Ok(None);
-        };
+    fn bind(&mut self, place: Place, ticket: Option<&Ticket>, rank: usize, barrier: u32) -> Result<Option<Ticket>, Fault> {
+        let (Some(ticket), Some(races)) = (ticket, self.clusters[place.cluster].races.as_mut()) else { return Ok(None) };
         races.bind(ticket, rank as u32, barrier).map(Some).map_err(|race| self.race(race))
     }
 
@@ -174,7 +167,7 @@ impl Machine<'_> {
         piece: Piece,
         fill: u8,
     ) -> Result<(), Fault> {
-        let Piece { global, shared, bytes } = piece;
+        let Piece { global, shared, bytes, .. } = piece;
         let mut data = vec![fill; bytes as usize];
         if let Some(address) = global {
             self.read_global(address, &mut data)?;
@@ -191,7 +184,7 @@ impl Machine<'_> {
         piece: Piece,
         reduction: Option<Reduction>,
     ) -> Result<(), Fault> {
-        let Piece { global: Some(address), shared, bytes } = piece else { return Ok(()) };
+        let Piece { global: Some(address), shared, bytes, .. } = piece else { return Ok(()) };
         let data = self.read_shared(place, shared, bytes)?;
         self.transfer(place, ticket, race::Space::Shared(place.block as u32), shared.into(), bytes, Access::Read)?;
         let range = self.memory.locate(address, bytes as usize)?;

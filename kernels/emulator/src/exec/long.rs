@@ -83,7 +83,6 @@ longs! {
         Insert => insert(a, b, x, y),
         ZeroExtend => u64::from(x),
         SignExtend => x as i32 as u64,
-        SignExtendMax => (x as i32).max(0) as u64,
         SignExtendLow8 => x as i8 as u64,
         SignExtendLow16 => x as i16 as u64,
         Extend8 => a as i8 as u64,

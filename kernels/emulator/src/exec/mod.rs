@@ -111,7 +111,7 @@ impl<'a> Machine<'a> {
             clusters: Vec::new(),
             pending: Vec::new(),
             order: 0,
-            shadow: config.checks.races.then(|| Arc::new(GlobalShadow::new())),
+            shadow: config.checks.races.then(|| Arc::new(GlobalShadow::default())),
             events: 0,
             laziness,
         }

@@ -93,8 +93,7 @@ impl Groups {
     /// race detector calls the end of the newest of them.
     pub fn waited(&self, mask: u32, pending: u32) -> ([u32; 32], Option<u32>) {
         let limits = self.open().map(|open| open.saturating_sub(pending));
-        let ends =
-            lanes(mask).filter(|&lane| limits[lane] > 0).map(|lane| self.committed[lane][limits[lane] as usize - 1]);
+        let ends = lanes(mask).filter(|&lane| limits[lane] > 0).map(|lane| self.committed[lane][limits[lane] as usize - 1]);
         (limits, ends.max())
     }
 }
@@ -149,11 +148,7 @@ impl Warp {
 
     #[inline]
     pub fn need_predicate(&self, p: Predicate, mask: u32) -> Result<(), Fault> {
-        if self.predicate_ready[p.register as usize] & mask == mask {
-            Ok(())
-        } else {
-            Err(self.unready("predicate", p.register))
-        }
+        if self.predicate_ready[p.register as usize] & mask == mask { Ok(()) } else { Err(self.unready("predicate", p.register)) }
     }
 
     #[inline]
@@ -172,10 +167,7 @@ impl Warp {
             let message = "an accumulator of wgmma is read before wgmma.wait_group has waited for its group";
             return Fault::new(FaultKind::Uninitialised, message);
         }
-        Fault::new(
-            FaultKind::Uninitialised,
-            format!("a {class} register is read in lanes where nothing was written to it"),
-        )
+        Fault::new(FaultKind::Uninitialised, format!("a {class} register is read in lanes where nothing was written to it"))
     }
 
     #[inline]

@@ -140,7 +140,6 @@ table! {
         NegateF32 => a ^ 0x8000_0000,
         // The sign of a on the magnitude of b.
         CopySign => (a & 0x8000_0000) | (b & 0x7fff_ffff),
-        IsFinite => u32::from(f(a).is_finite()),
         DivF32 => canonical(f(a) / f(b)),
         ReciprocalF32 => canonical(1.0 / f(a)),
         SqrtF32 => canonical(f(a).sqrt()),
@@ -169,7 +168,7 @@ table! {
         Tf32Away => half::to_tf32(a, false),
         Tf32Nearest => half::to_tf32(a, true),
         F16ToF32 => canonical(half::from_half(a as u16)),
-        Bf16ToF32 => (a << 16),
+        Bf16ToF32 => a << 16,
         F32ToF16 => u32::from(half::to_half(f64::from(f(a)), false)),
         F32ToF16Zero => u32::from(half::to_half(f64::from(f(a)), true)),
         F32ToBf16 => u32::from(half::to_brain(f(a), false)),
@@ -189,6 +188,8 @@ table! {
     }
 }
 
+
+
 fn minimum(a: u32, b: u32) -> u32 {
     let (x, y) = (f(a), f(b));
     if x.is_nan() {
@@ -198,13 +199,7 @@ fn minimum(a: u32, b: u32) -> u32 {
         return a;
     }
     // -0 is smaller than +0.
-    if x == y {
-        a | b
-    } else if x < y {
-        a
-    } else {
-        b
-    }
+    if x == y { a | b } else if x < y { a } else { b }
 }
 
 fn maximum(a: u32, b: u32) -> u32 {
@@ -215,13 +210,7 @@ fn maximum(a: u32, b: u32) -> u32 {
     if y.is_nan() {
         return a;
     }
-    if x == y {
-        a & b
-    } else if x > y {
-        a
-    } else {
-        b
-    }
+    if x == y { a & b } else if x > y { a } else { b }
 }
 
 fn extract(a: u32, position: u32, length: u32, signed: bool) -> u32 {
@@ -255,8 +244,7 @@ fn permute(a: u32, b: u32, selector: u32) -> u32 {
 
 fn lop3(a: u32, b: u32, c: u32, table: u32) -> u32 {
     (0..8).fold(0, |result, i| {
-        let term =
-            (if i & 4 != 0 { a } else { !a }) & (if i & 2 != 0 { b } else { !b }) & (if i & 1 != 0 { c } else { !c });
+        let term = (if i & 4 != 0 { a } else { !a }) & (if i & 2 != 0 { b } else { !b }) & (if i & 1 != 0 { c } else { !c });
         result | (term & 0u32.wrapping_sub((table >> i) & 1))
     })
 }

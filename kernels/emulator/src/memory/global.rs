@@ -97,10 +97,9 @@ impl Global {
             let a = &self.allocations[index];
             format!("{} bytes after the start of the {} bytes at {:#x}", address - a.address, a.bytes.len(), a.address)
         });
-        let after = self
-            .allocations
-            .get(index)
-            .map(|a| format!("{} bytes before the {} bytes at {:#x}", a.address - address, a.bytes.len(), a.address));
+        let after = self.allocations.get(index).map(|a| {
+            format!("{} bytes before the {} bytes at {:#x}", a.address - address, a.bytes.len(), a.address)
+        });
         let near: Vec<String> = before.into_iter().chain(after).collect();
         let near = if near.is_empty() { "nothing is allocated".into() } else { near.join(", ") };
         let message = format!("{bytes} bytes at global address {address:#x} are not in any allocation: {near}");
@@ -125,11 +124,6 @@ impl Global {
     #[inline]
     pub fn written(&self, range: Range, bytes: usize) -> bool {
         self.allocations[range.allocation].written.contains(range.at, bytes)
-    }
-
-    /// Which bytes were written, and where a range begins among them.
-    pub fn written_bits(&self, range: Range) -> (&Bits, usize) {
-        (&self.allocations[range.allocation].written, range.at)
     }
 
     /// Copies within global memory with the state of being written.
