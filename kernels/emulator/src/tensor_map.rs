@@ -101,7 +101,7 @@ impl ElementType {
 pub enum Fill {
     /// Zeros.
     Zero,
-    /// A NaN, here the one with all bits set; which one the hardware writes is not documented.
+    /// The NaN with all bits set.
     Nan,
 }
 
@@ -146,6 +146,8 @@ pub struct Piece {
     pub shared: u32,
     /// Bytes, a multiple of the element size.
     pub bytes: u32,
+    /// Row of the box, all dimensions but the fastest counted as one.
+    pub row: u32,
 }
 
 /// The first bytes of an encoded map.
@@ -244,11 +246,6 @@ impl Descriptor {
         self.box_sizes[0] * self.element.bytes()
     }
 
-    /// Row of the box at `shared` that holds a shared address; all dimensions but the fastest count as one.
-    pub fn row(&self, shared: u32, address: u32) -> u32 {
-        (self.swizzle.apply(address) - shared) / self.row_bytes()
-    }
-
     /// Bytes of the whole box: what a load delivers to its mbarrier, parts outside of the tensor included.
     pub fn box_bytes(&self) -> u32 {
         self.box_sizes[1..self.rank].iter().product::<u32>() * self.row_bytes()
@@ -299,6 +296,7 @@ impl Descriptor {
                     .then(|| address.wrapping_add((first_byte + i64::from(chunk + cuts[part])) as u64)),
                 shared: target + cuts[part],
                 bytes: cuts[part + 1] - cuts[part],
+                row,
             })
         })
     }

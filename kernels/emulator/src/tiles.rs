@@ -134,7 +134,7 @@ mod tests {
         for tile in 0..2 {
             let (copy, at) = (tiles.copy(), BASE + tile * map.box_bytes());
             for piece in map.pieces(&[0, 0], at).unwrap() {
-                tiles.deliver(copy, 10 + tile, piece.shared, map.row(at, piece.shared), map.swizzle);
+                tiles.deliver(copy, 10 + tile, piece.shared, piece.row, map.swizzle);
             }
         }
         tiles
