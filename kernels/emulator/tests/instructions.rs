@@ -3,7 +3,7 @@ mod cases;
 mod support;
 
 use cases::{Case, Map};
-use engine::cuda::{Architecture, Source, compiler_or_skip};
+use engine::cuda::{Architecture, Source, Toolchain, compiler_or_skip};
 use ptxemu::tensor_map::Descriptor;
 use ptxemu::{Fault, Launch, Module};
 

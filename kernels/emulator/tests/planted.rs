@@ -92,8 +92,8 @@ fn exchanges_between_threads() {
         compute_capability: (8, 0),
         run: |gpu, module| {
             let input: Vec<u32> = (0..128).map(|i| i * i + 7).collect();
-            let (a, out) = (support::upload(gpu, &input)?, gpu.allocate(512)?);
-            let scratch = gpu.allocate(512)?;
+            let (a, out) = (support::upload(gpu, &input)?, gpu.allocate(512));
+            let scratch = gpu.allocate(512);
             let parameters = Parameters::default().u64(a).u64(out).u64(scratch).bytes();
             gpu.launch(module, "exchange", &linear(1, 128), &parameters)?;
             let expected: Vec<u32> = (0..128).map(|t| 2 * (input[127 - t] + input[127 - (t ^ 1)])).collect();
@@ -113,7 +113,12 @@ fn exchanges_between_threads() {
             instructions: &["ld.shared"],
             line: "reads what another warp wrote",
         },
-        Bug { name: "DIVERGENT_SHUFFLE", kinds: &[FaultKind::Divergence], instructions: &["shfl"], line: "__shfl_xor" },
+        Bug {
+            name: "DIVERGENT_SHUFFLE",
+            kinds: &[FaultKind::Divergence],
+            instructions: &["shfl", "bar.warp.sync"],
+            line: "sync",
+        },
         Bug {
             name: "DIVERGENT_BARRIER",
             kinds: &[FaultKind::Divergence, FaultKind::Deadlock],
@@ -162,7 +167,7 @@ fn copies_in_stages() {
         run: |gpu, module| {
             let tiles = 6;
             let input: Vec<f32> = (0..128 * tiles).map(|i| (i * i % 1000) as f32).collect();
-            let (a, out) = (support::upload(gpu, &input)?, gpu.allocate(512)?);
+            let (a, out) = (support::upload(gpu, &input)?, gpu.allocate(512));
             let parameters = Parameters::default().u64(a).u64(out).u32(tiles as u32).bytes();
             gpu.launch(module, "copies", &linear(1, 128), &parameters)?;
             let expected: Vec<f32> = (0..128).map(|t| input.chunks(128).map(|row| row[127 - t]).sum()).collect();
@@ -223,7 +228,7 @@ fn a_pipeline_of_tma_and_wgmma() {
             let a: Vec<f32> = (0..64 * k).map(|i| (i * 7 % 33) as f32 - 16.0).collect();
             let b: Vec<f32> = (0..16 * k).map(|i| (i * 5 % 17) as f32 - 8.0).collect();
             let (a_at, b_at) = (support::upload(gpu, &bf16(&a))?, support::upload(gpu, &bf16(&b))?);
-            let out = gpu.allocate(64 * 16 * 4)?;
+            let out = gpu.allocate(64 * 16 * 4);
             let map = |at, rows| matrix(at, ElementType::Bf16, [rows, k as u32], [rows, 64], Swizzle::B128);
             let parameters =
                 Parameters::default().map(&map(a_at, 64)?).map(&map(b_at, 16)?).u64(out).u32(k as u32).bytes();
@@ -236,18 +241,20 @@ fn a_pipeline_of_tma_and_wgmma() {
     };
     let unordered = &[FaultKind::Race, FaultKind::Uninitialised];
     let matrices = &["wgmma", "cp.async.bulk.tensor"];
+    // A wait is a loop around mbarrier.try_wait.
+    let waits = &["mbarrier.try_wait", "bra WAIT"];
     case.check(&[
         Bug { name: "EARLY_RELEASE", kinds: &[FaultKind::Race], instructions: matrices, line: "" },
         Bug { name: "MISSING_WAIT", kinds: unordered, instructions: matrices, line: "" },
         Bug { name: "CONSUMER_PHASE", kinds: unordered, instructions: matrices, line: "" },
-        Bug { name: "PRODUCER_PHASE", kinds: &[FaultKind::Deadlock], instructions: &["mbarrier"], line: "" },
+        Bug { name: "PRODUCER_PHASE", kinds: &[FaultKind::Deadlock], instructions: waits, line: "" },
         Bug {
             name: "FEW_BYTES",
             kinds: &[FaultKind::Race, FaultKind::Uninitialised, FaultKind::Barrier],
             instructions: &["wgmma", "cp.async.bulk.tensor", "mbarrier"],
             line: "",
         },
-        Bug { name: "MANY_BYTES", kinds: &[FaultKind::Deadlock], instructions: &["mbarrier"], line: "" },
+        Bug { name: "MANY_BYTES", kinds: &[FaultKind::Deadlock], instructions: waits, line: "" },
         Bug { name: "SHORT_STRIDE", kinds: &[FaultKind::Descriptor], instructions: &["wgmma"], line: "" },
         Bug {
             name: "LONG_STRIDE",
@@ -282,7 +289,7 @@ fn tiles_that_threads_write_and_tma_stores() {
         run: |gpu, module| {
             let tiles = 8u32;
             let input: Vec<f32> = (0..32 * tiles).map(|i| i as f32 * 0.5).collect();
-            let (a, out) = (support::upload(gpu, &input)?, gpu.allocate(input.len() * 4)?);
+            let (a, out) = (support::upload(gpu, &input)?, gpu.allocate(input.len() * 4));
             let map = matrix(out, ElementType::F32, [tiles, 32], [1, 32], Swizzle::None)?;
             let parameters = Parameters::default().map(&map).u64(a).u32(tiles).bytes();
             gpu.launch(module, "tiles", &linear(1, 64), &parameters)?;
@@ -320,8 +327,8 @@ fn blocks_that_meet_in_global_memory() {
         compute_capability: (8, 0),
         run: |gpu, module| {
             let count = 6u32;
-            let (partial, counter) = (gpu.allocate(4 * count as usize)?, support::upload(gpu, &[0u32])?);
-            let out = gpu.allocate(4)?;
+            let (partial, counter) = (gpu.allocate(4 * count as usize), support::upload(gpu, &[0u32])?);
+            let out = gpu.allocate(4);
             let parameters = Parameters::default().u64(partial).u64(counter).u64(out).bytes();
             gpu.launch(module, "blocks", &linear(count, 32), &parameters)?;
             let expected: u32 = (0..count).map(|block| 32 * block + 31 * 16).sum();

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use bytemuck::Pod;
-use engine::cuda::{Architecture, Source, compiler_or_skip};
+use engine::cuda::{Architecture, Source, Toolchain, compiler_or_skip};
 use ptxemu::{Config, Fault, Gpu, Module};
 
 /// A device with every check on.
@@ -30,7 +30,7 @@ pub fn compile(
 
 /// Copies values to a new allocation.
 pub fn upload<T: Pod>(gpu: &mut Gpu, values: &[T]) -> Result<u64, Fault> {
-    let address = gpu.allocate(size_of_val(values))?;
+    let address = gpu.allocate(size_of_val(values));
     gpu.write(address, bytemuck::cast_slice(values))?;
     Ok(address)
 }
