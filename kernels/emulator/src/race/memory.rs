@@ -16,6 +16,13 @@ pub struct GlobalShadow {
     table: Mutex<GlobalTable>,
 }
 
+impl GlobalShadow {
+    /// A shadow of memory that nothing has touched.
+    pub fn new() -> GlobalShadow {
+        GlobalShadow::default()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct GlobalTable {
     pages: HashMap<u64, Box<[Cell]>>,
