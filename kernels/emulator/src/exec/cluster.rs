@@ -8,6 +8,7 @@ use crate::kernel::{InitialLong, InitialWord, Special};
 use crate::mbarrier::Mbarriers;
 use crate::memory::Shared;
 use crate::race::{Races, Shape};
+use crate::tiles::Tiles;
 
 /// Registers of a multiprocessor, which `setmaxnreg` shares out.
 const REGISTERS: u32 = 65536;
@@ -22,6 +23,8 @@ pub struct Block {
     pub warps: Vec<Option<Box<Warp>>>,
     pub barriers: Barriers,
     pub mbarriers: Mbarriers,
+    /// How tensor copies laid tiles out; kept with the checks of races.
+    pub tiles: Tiles,
     /// Committed groups of `wgmma` of each warp.
     pub matrix_commits: Vec<u32>,
     /// Warps that have not ended.
@@ -61,6 +64,7 @@ impl Cluster {
                     shared: Shared::new(shared_bytes as usize),
                     barriers: Barriers::default(),
                     mbarriers: Mbarriers::default(),
+                    tiles: Tiles::default(),
                     matrix_commits: vec![0; warps.len()],
                     live: warps.len() as u32,
                     free_registers: REGISTERS.saturating_sub(taken),
