@@ -1,7 +1,7 @@
 //! Kernels as NVRTC compiles them, run through the engine's seam: results against Rust, counters against what they must be.
 use engine::cuda::{
-    Architecture, Arguments, Driver, Fill, Function, ImageKind, Launch, Source, Stream, Swizzle, TensorMap, TensorMapSpec,
-    Toolchain, compiler_or_skip,
+    Architecture, Arguments, Driver, Fill, Function, ImageKind, Launch, Source, Stream, Swizzle, TensorMap,
+    TensorMapSpec, Toolchain, compiler_or_skip,
 };
 use engine::{DType, Result};
 use half::bf16;
@@ -83,7 +83,8 @@ fn elementwise_reduction_and_transpose() -> Result<()> {
         assert_eq!(counters.global_load_sectors, 250, "every sector is loaded once");
 
         let rows = numbers(5 * 300, 3);
-        let (rows_at, sums_at, finished_at) = (bench.upload(&rows)?, bench.device.allocate(20)?, bench.upload(&[0u32])?);
+        let (rows_at, sums_at, finished_at) =
+            (bench.upload(&rows)?, bench.device.allocate(20)?, bench.upload(&[0u32])?);
         let arguments = Arguments::new().address(rows_at).address(sums_at).address(finished_at).i32(300);
         bench.launch("row_sums", Launch::linear(5, 128), &arguments)?;
         for (found, row) in bench.download(sums_at, 5)?.iter().zip(rows.chunks(300)) {
@@ -185,7 +186,14 @@ fn a_product_with_asynchronous_copies_and_mma_sync() -> Result<()> {
     Ok(())
 }
 
-fn tensor(device: &Emulator, address: u64, element: DType, sizes: [usize; 2], part: [u32; 2], swizzle: Swizzle) -> Result<TensorMap> {
+fn tensor(
+    device: &Emulator,
+    address: u64,
+    element: DType,
+    sizes: [usize; 2],
+    part: [u32; 2],
+    swizzle: Swizzle,
+) -> Result<TensorMap> {
     device.tensor_map(&TensorMapSpec {
         address,
         element,
