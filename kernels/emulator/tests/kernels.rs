@@ -1,4 +1,5 @@
-//! Kernels as NVRTC compiles them, run through the engine's seam: results against Rust, counters against what they must be.
+//! Kernels as NVRTC compiles them, run through the engine's seam: results against Rust, counters against what they must
+//! be.
 use engine::cuda::{
     Architecture, Arguments, Driver, Fill, Function, ImageKind, Launch, Source, Stream, Swizzle, TensorMap,
     TensorMapSpec, Toolchain, compiler_or_skip,
@@ -11,6 +12,7 @@ const PRELUDE: (&str, &str) = ("prelude.cuh", include_str!("cuda/prelude.cuh"));
 const SIMPLE: &[(&str, &str)] = &[PRELUDE, ("simple.cu", include_str!("cuda/simple.cu"))];
 const GEMM_SM80: &[(&str, &str)] = &[PRELUDE, ("gemm_sm80.cu", include_str!("cuda/gemm_sm80.cu"))];
 const GEMM_SM90: &[(&str, &str)] = &[PRELUDE, ("gemm_sm90.cu", include_str!("cuda/gemm_sm90.cu"))];
+const CLUSTER: &[(&str, &str)] = &[PRELUDE, ("cluster.cu", include_str!("cuda/cluster.cu"))];
 
 /// A device with a compiled source.
 struct Bench {
@@ -226,6 +228,23 @@ fn a_product_with_tensor_maps_and_wgmma() -> Result<()> {
         assert_eq!(counters.matrix_flops, 2 * (m * n * k) as u64);
         assert_eq!(counters.asynchronous_load_bytes, (2 * 24576 * k / 64) as u64);
         assert_eq!(counters.asynchronous_store_bytes, (m * n * 4) as u64);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cluster_shares_its_memory() -> Result<()> {
+    let input: Vec<f32> = (0..1024).map(|i| i as f32).collect();
+    for seed in 1..=4 {
+        let Some(bench) = Bench::new("a_cluster_shares_its_memory", CLUSTER, &[], (9, 0), seed) else { return Ok(()) };
+        let device = &bench.device;
+        let (input_at, out) = (bench.upload(&input)?, bench.upload(&[0.5f32; 1024])?);
+        let bias = bench.upload(&[0.25f32; 1024])?;
+        let map = |address| tensor(device, address, DType::F32, [32, 32], [32, 32], Swizzle::None);
+        let arguments = Arguments::new().tensor_map(&map(input_at)?).tensor_map(&map(out)?).address(bias);
+        bench.launch("exchange", Launch::linear(2, 128), &arguments)?;
+        // Block r adds (r + 1) x[i] + (2 - r) x[1023 - i] + 0.25: together 3 (x[i] + x[1023 - i]) + 0.5.
+        assert_eq!(bench.download(out, 1024)?, [3.0 * 1023.0 + 0.5 + 0.5; 1024]);
     }
     Ok(())
 }

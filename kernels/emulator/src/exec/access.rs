@@ -15,7 +15,8 @@ pub const LOCAL_WINDOW: u64 = 0x6000_0000_0000;
 pub const PARAMETER_WINDOW: u64 = 0x5000_0000_0000;
 /// Bytes of a window.
 const WINDOW: u64 = 1 << 32;
-/// Bits of a shared address below the number that tells blocks of a cluster apart: 0 for the own block, else rank plus 1.
+/// Bits of a shared address below the number that tells blocks of a cluster apart: 0 for the own block, else rank plus
+/// 1.
 const RANK_SHIFT: u32 = 24;
 
 /// The window that a generic address lies in.
@@ -105,7 +106,11 @@ impl Machine<'_> {
             Fault::new(FaultKind::OutOfBounds, message)
         };
         // A generic address in a shared window names the same byte.
-        let address = if address >= SHARED_WINDOW && address < SHARED_WINDOW + WINDOW { address - SHARED_WINDOW } else { address };
+        let address = if address >= SHARED_WINDOW && address < SHARED_WINDOW + WINDOW {
+            address - SHARED_WINDOW
+        } else {
+            address
+        };
         let address = u32::try_from(address).map_err(|_| outside())?;
         let tag = address >> RANK_SHIFT;
         if tag == 0 {
@@ -117,7 +122,8 @@ impl Machine<'_> {
             return Err(outside());
         }
         if blocks[rank].live == 0 {
-            let message = format!("{address:#x} is in the shared memory of block {rank} of the cluster, which has ended");
+            let message =
+                format!("{address:#x} is in the shared memory of block {rank} of the cluster, which has ended");
             return Err(Fault::new(FaultKind::OutOfBounds, message));
         }
         Ok((rank, address & ((1 << RANK_SHIFT) - 1)))
@@ -192,7 +198,11 @@ impl Machine<'_> {
         let same = lanes(mask).all(|lane| addresses[lane] == first);
         let consecutive = mask == u32::MAX && (0..32).all(|lane| addresses[lane] == first + lane as u32 * bytes);
         let (needed, ideal) = if same || (consecutive && first.is_multiple_of(128)) {
-            let passes = if same { u64::from(mask.count_ones().div_ceil(128 / bytes.max(4))) } else { u64::from((bytes * 32).div_ceil(128)) };
+            let passes = if same {
+                u64::from(mask.count_ones().div_ceil(128 / bytes.max(4)))
+            } else {
+                u64::from((bytes * 32).div_ceil(128))
+            };
             (passes, passes)
         } else {
             let needed = banks::shared_wavefronts(addresses, mask, bytes);
@@ -214,7 +224,9 @@ impl Machine<'_> {
         for (space, mask) in parts.into_iter().filter(|(_, mask)| *mask != 0) {
             let request = Request { mask, bytes: bytes as u32, write: false, order: access.order };
             match space {
-                Space::Global | Space::Generic => self.load_global(place, warp, &addresses, request, element, &mut values)?,
+                Space::Global | Space::Generic => {
+                    self.load_global(place, warp, &addresses, request, element, &mut values)?
+                }
                 Space::Shared | Space::Cluster => {
                     self.load_shared(place, warp, space, &addresses, request, element, &mut values)?;
                 }
@@ -230,7 +242,8 @@ impl Machine<'_> {
                 Space::Param => {
                     for lane in lanes(mask) {
                         Self::aligned(addresses[lane], bytes as u32, lane)?;
-                        let range = usize::try_from(addresses[lane]).ok().and_then(|at| self.parameters.get(at..at + bytes));
+                        let range =
+                            usize::try_from(addresses[lane]).ok().and_then(|at| self.parameters.get(at..at + bytes));
                         let range = range.ok_or_else(|| {
                             let message = format!(
                                 "{bytes} bytes at {} of the {} bytes of parameters",
@@ -392,9 +405,8 @@ impl Machine<'_> {
             Op::Convert { d, a, space, to_generic } => {
                 warp.need_long(a, mask)?;
                 let base = base(space);
-                let value = warp.longs[a as usize].map(|address| {
-                    if to_generic { address.wrapping_add(base) } else { address.wrapping_sub(base) }
-                });
+                let value = warp.longs[a as usize]
+                    .map(|address| if to_generic { address.wrapping_add(base) } else { address.wrapping_sub(base) });
                 warp.set_long(d, &value, mask);
             }
             Op::IsSpace { d, a, space } => {
@@ -418,7 +430,8 @@ impl Machine<'_> {
                 let base = if generic { SHARED_WINDOW } else { 0 };
                 let mut value = [0; 32];
                 for lane in lanes(mask) {
-                    let (_, address) = self.shared_address(place, Space::Cluster, addresses[lane]).map_err(in_lane(lane))?;
+                    let (_, address) =
+                        self.shared_address(place, Space::Cluster, addresses[lane]).map_err(in_lane(lane))?;
                     let rank = warp.words[rank as usize][lane];
                     let ranks = self.clusters[place.cluster].blocks.len();
                     if rank as usize >= ranks {
@@ -437,7 +450,8 @@ impl Machine<'_> {
                 let addresses = self.cluster_operand(warp, a, wide, mask)?;
                 let mut value = [0; 32];
                 for lane in lanes(mask) {
-                    let (rank, _) = self.shared_address(place, Space::Cluster, addresses[lane]).map_err(in_lane(lane))?;
+                    let (rank, _) =
+                        self.shared_address(place, Space::Cluster, addresses[lane]).map_err(in_lane(lane))?;
                     value[lane] = rank as u32;
                 }
                 warp.set_word(d, &value, mask);
@@ -492,11 +506,8 @@ fn take(bytes: &[u8], element: usize, lane: usize, values: &mut [[u64; 32]; 8]) 
 fn put(warp: &Warp, access: &Access, lane: usize, bytes: &mut [u8]) {
     let element = usize::from(access.bytes);
     for (&register, bytes) in access.registers.iter().zip(bytes.chunks_exact_mut(element)) {
-        let value = if access.wide {
-            warp.longs[register as usize][lane]
-        } else {
-            warp.words[register as usize][lane].into()
-        };
+        let value =
+            if access.wide { warp.longs[register as usize][lane] } else { warp.words[register as usize][lane].into() };
         bytes.copy_from_slice(&value.to_le_bytes()[..element]);
     }
 }

@@ -66,7 +66,8 @@ impl Machine<'_> {
                         fault
                     })?;
                     if self.config.checks.uninitialised && !self.memory.written(range, bytes) {
-                        let message = format!("an atomic on global memory at {address:#x}, and nothing was written there");
+                        let message =
+                            format!("an atomic on global memory at {address:#x}, and nothing was written there");
                         return Err(fault_at(FaultKind::Uninitialised, lane, message));
                     }
                     self.memory.bytes_mut(range, bytes)
@@ -138,8 +139,20 @@ pub fn combine(op: AtomicOp, kind: AtomicKind, bytes: u8, old: u64, value: u64) 
                 AtomicOp::And => a & b,
                 AtomicOp::Or => a | b,
                 AtomicOp::Xor => a ^ b,
-                AtomicOp::Increment => if a >= b { 0 } else { a + 1 },
-                AtomicOp::Decrement => if a == 0 || a > b { b } else { a - 1 },
+                AtomicOp::Increment => {
+                    if a >= b {
+                        0
+                    } else {
+                        a + 1
+                    }
+                }
+                AtomicOp::Decrement => {
+                    if a == 0 || a > b {
+                        b
+                    } else {
+                        a - 1
+                    }
+                }
                 AtomicOp::Exchange | AtomicOp::CompareExchange => b,
             }
         }

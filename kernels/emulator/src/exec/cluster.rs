@@ -72,8 +72,7 @@ impl Cluster {
                 }
             })
             .collect();
-        let shape =
-            Shape { cluster: linear, blocks: ranks, warps, shared_base: SHARED_BASE, shared_bytes };
+        let shape = Shape { cluster: linear, blocks: ranks, warps, shared_base: SHARED_BASE, shared_bytes };
         let races = machine.shadow.as_ref().map(|shadow| Box::new(Races::new(shape, shadow.clone())));
         Cluster { blocks, races, phase: 0, arrived: 0 }
     }

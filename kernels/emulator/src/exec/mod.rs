@@ -1,8 +1,8 @@
 //! The execution of a launch: blocks, warps, and the order in which they take turns.
 //!
 //! As many clusters as the device has multiprocessors are resident at once, in the order of the grid. In a round every
-//! warp that can run gets a turn of random length; between turns, asynchronous operations complete at random. When no warp
-//! gets on, one is completed by force; when there is none, the launch is deadlocked.
+//! warp that can run gets a turn of random length; between turns, asynchronous operations complete at random. When no
+//! warp gets on, one is completed by force; when there is none, the launch is deadlocked.
 mod access;
 mod alu;
 pub mod approximate;
@@ -215,6 +215,10 @@ impl<'a> Machine<'a> {
             warp.forget_deferred();
         }
         let result = self.execute(place, &mut warp, budget);
+        if matches!(result, Ok(Turn::Ran)) && self.random.below(4) == 0 {
+            // Parted lanes go on independently: any group may be the next.
+            warp.defer();
+        }
         let result = result.map_err(|fault| self.placed(fault, place, &warp));
         self.clusters[place.cluster].blocks[place.block].warps[place.warp] = Some(warp);
         result

@@ -1,4 +1,5 @@
-//! The body of a function: registers, variables, labels and instructions in nested scopes, as inline assembly opens them.
+//! The body of a function: registers, variables, labels and instructions in nested scopes, as inline assembly opens
+//! them.
 use super::{Function, Location, Operand, Parser, Scope, Space, Statement, Token, Type};
 use crate::Fault;
 use std::collections::HashMap;
