@@ -55,7 +55,8 @@ fn run(driver: &dyn Driver, function: &Function, case: &Case, always_map: bool) 
         None if always_map => arguments = arguments.tensor_map(&TensorMap::from_bytes([0; 128])),
         None => {}
     }
-    driver.launch(Stream::Compute, function, &Launch::linear(1, case.threads), &arguments)?;
+    let launch = Launch { cluster: [case.cluster, 1, 1], ..Launch::linear(case.cluster, case.threads) };
+    driver.launch(Stream::Compute, function, &launch, &arguments)?;
     let mut found = vec![0; case.before.len()];
     driver.download(Stream::Compute, &mut found, out)?;
     driver.free(input)?;
