@@ -1,4 +1,5 @@
-//! Every instruction and layout of matrices, copies and barriers: the emulator against the definition, and against a GPU.
+//! Every instruction and layout of matrices, copies and barriers: the emulator against the definition, and against a
+//! GPU.
 //!
 //! With a GPU at hand, `COCA_GOLDEN=FILE` keeps what it answered, a line a case.
 mod cases;

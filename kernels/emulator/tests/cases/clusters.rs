@@ -9,9 +9,9 @@ pub fn cases() -> Vec<Case> {
     vec![multicast(), remote_store(), remote_arrival(), exchange()]
 }
 
-/// One warp with `buffer_bytes` bytes at `base`, its `rank` and that of its `peer`; block r works on words 32 w r and on of
-/// `IN` and `OUT` for `words` w. `bar` is an mbarrier of one arrival, initialised before both blocks meet; `before` runs
-/// before that.
+/// One warp with `buffer_bytes` bytes at `base`, its `rank` and that of its `peer`; block r works on words 32 w r and
+/// on of `IN` and `OUT` for `words` w. `bar` is an mbarrier of one arrival, initialised before both blocks meet;
+/// `before` runs before that.
 fn case(
     name: &str,
     buffer_bytes: usize,
@@ -23,7 +23,8 @@ fn case(
 ) -> Case {
     let body = format!(
         "{}\t.reg .b32 rank, peer, bar, other, other_bar;\n\t.reg .b64 offset;\n\t.reg .pred first;\n\
-         \t.shared .align 8 .b64 barrier;\n\tmov.u32 rank, %cluster_ctarank;\n\txor.b32 peer, rank, 1;\n\tmov.u32 bar, barrier;\n\
+         \t.shared .align 8 .b64 barrier;\n\tmov.u32 rank, %cluster_ctarank;\n\txor.b32 peer, rank, 1;\n\
+         \tmov.u32 bar, barrier;\n\
          \tsetp.eq.u32 first, rank, 0;\n\tmul.wide.u32 offset, rank, {};\n\tadd.u64 from, from, offset;\n\
          \tadd.u64 to, to, offset;\n\t@leader mbarrier.init.shared::cta.b64 [bar], 1;\n\
          \tfence.mbarrier_init.release.cluster;\n{before}{MEET}{body}{MEET}",
@@ -52,7 +53,8 @@ fn multicast() -> Case {
     let before = "\t@leader mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 1024;\n";
     let body = format!(
         "\t.reg .b16 both;\n\tmov.b16 both, 3;\n\tand.pred first, first, leader;\n\
-         \t@first cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [base], [IN], 1024, \
+         \t@first cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [base], \
+         [IN], 1024, \
          [bar], both;\n{WAIT}{}",
         move_words(256, false)
     );
@@ -69,7 +71,8 @@ fn swapped(input: &[u8]) -> Vec<u8> {
 fn remote_store() -> Case {
     let input = bytes(&noise(21, 64));
     let body = format!(
-        "\tmapa.shared::cluster.u32 other, w, peer;\n\tld.global.b32 x, [from];\n\tst.shared::cluster.b32 [other], x;\n{MEET}\
+        "\tmapa.shared::cluster.u32 other, w, peer;\n\tld.global.b32 x, [from];\n\
+         \tst.shared::cluster.b32 [other], x;\n{MEET}\
          \tld.shared.b32 x, [w];\n\tst.global.b32 [to], x;\n"
     );
     case("mapa and st.shared::cluster", 128, 1, "", &body, swapped(&input), input)
@@ -80,7 +83,8 @@ fn remote_arrival() -> Case {
     let input = bytes(&noise(22, 64));
     let body = format!(
         "\tmapa.shared::cluster.u32 other, w, peer;\n\tmapa.shared::cluster.u32 other_bar, bar, peer;\n\
-         \tld.global.b32 x, [from];\n\t@first bra HERE;\n\tst.shared::cluster.b32 [other], x;\n\tbar.warp.sync 0xffffffff;\n\
+         \tld.global.b32 x, [from];\n\t@first bra HERE;\n\tst.shared::cluster.b32 [other], x;\n\
+         \tbar.warp.sync 0xffffffff;\n\
          \t@leader mbarrier.arrive.release.cluster.shared::cluster.b64 _, [other_bar];\n\tbra.uni END;\nHERE:\n{WAIT}\
          \tld.shared.b32 x, [w];\n\tst.global.b32 [to], x;\nEND:\n"
     );
@@ -99,7 +103,8 @@ fn exchange() -> Case {
     let body = format!(
         "\tmapa.shared::cluster.u32 other, base, peer;\n\tadd.u32 other, other, 1024;\n\
          \tmapa.shared::cluster.u32 other_bar, bar, peer;\n\
-         \t@leader cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [other], [base], 1024, [other_bar];\n\
+         \t@leader cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [other], [base], \
+         1024, [other_bar];\n\
          {WAIT}\tadd.u32 w, w, 1024;\n{}",
         move_words(256, false)
     );

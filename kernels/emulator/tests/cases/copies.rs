@@ -79,7 +79,8 @@ pub(super) fn move_words(words: usize, load: bool) -> String {
         .collect()
 }
 
-/// One warp, `bytes` bytes of shared memory at `base`, of which `w` is the lane's first word; `leader` is true in lane 0.
+/// One warp, `bytes` bytes of shared memory at `base`, of which `w` is the lane's first word; `leader` is true in lane
+/// 0.
 pub(super) fn shared(bytes: usize) -> String {
     format!(
         "{PROLOGUE}\t.reg .b32 x, w, base;\n\t.reg .pred leader, p;\n\t.shared .align 1024 .b8 buffer[{bytes}];\n\
