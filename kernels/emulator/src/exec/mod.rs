@@ -41,6 +41,8 @@ use warp::{State, Warp};
 
 /// Warp instructions that a launch may execute without any effect on others before it counts as stuck.
 const IDLE_INSTRUCTIONS: u64 = 20_000_000;
+/// Instructions of the shortest turns.
+const SHORT_TURN: usize = 8;
 /// Rounds in which every warp only waited before the launch counts as stuck.
 const IDLE_ROUNDS: u32 = 64;
 
@@ -207,7 +209,7 @@ impl<'a> Machine<'a> {
     /// Gives a warp its turn.
     fn turn(&mut self, place: Place) -> Result<Turn, Fault> {
         let budget = match self.random.below(4) {
-            0 => 1 + self.random.below(8),
+            0 => 1 + self.random.below(SHORT_TURN),
             1 => 1 + self.random.below(60),
             _ => 1 + self.random.below(400),
         };
@@ -216,7 +218,11 @@ impl<'a> Machine<'a> {
         if self.random.below(2) == 0 {
             warp.forget_deferred();
         }
-        let result = self.execute(place, &mut warp, budget);
+        let mut result = self.execute(place, &mut warp, budget);
+        if budget <= SHORT_TURN && matches!(result, Ok(Turn::Ran)) {
+            // Too short to tell a warp that works from one that goes around a wait.
+            result = Ok(Turn::Spins);
+        }
         if matches!(result, Ok(Turn::Ran)) && self.random.below(4) == 0 {
             // Parted lanes go on independently: any group may be the next.
             warp.defer();
