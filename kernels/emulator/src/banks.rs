@@ -1,9 +1,9 @@
 //! Bank conflicts of shared memory and sectors of global memory, as counts.
 //!
-//! Shared memory has 32 banks of 4 bytes that answer one row each in a pass (a wavefront). A request of a warp is served in
-//! groups of lanes that ask for at most 128 bytes together: all 32 lanes for accesses of up to 4 bytes, halves for 8 bytes,
-//! quarters for 16 bytes. Lanes of a group that ask for the same word share it; different words of one bank take a pass each
-//! (CUDA C++ programming guide, shared memory of compute capability 5.x and later).
+//! Shared memory has 32 banks of 4 bytes that answer one row each in a pass (a wavefront). A request of a warp is
+//! served in groups of lanes that ask for at most 128 bytes together: all 32 lanes for accesses of up to 4 bytes,
+//! halves for 8 bytes, quarters for 16 bytes. Lanes of a group that ask for the same word share it; different words of
+//! one bank take a pass each (CUDA C++ programming guide, shared memory of compute capability 5.x and later).
 
 /// Banks of shared memory.
 pub const BANKS: u32 = 32;
@@ -12,8 +12,8 @@ pub const WORD_BYTES: u32 = 4;
 /// Bytes of a sector, the smallest transfer of global memory.
 pub const SECTOR_BYTES: u64 = 32;
 
-/// Passes over the banks that a warp's request needs. `addresses` holds each lane's address in shared memory, `lanes` the
-/// mask of those that take part, `bytes` the size of each lane's access: 1, 2, 4, 8 or 16.
+/// Passes over the banks that a warp's request needs. `addresses` holds each lane's address in shared memory, `lanes`
+/// the mask of those that take part, `bytes` the size of each lane's access: 1, 2, 4, 8 or 16.
 pub fn shared_wavefronts(addresses: &[u32; 32], lanes: u32, bytes: u32) -> u32 {
     let group = (128 / bytes.max(WORD_BYTES)) as usize;
     let mut buffer = [0; 32];
@@ -30,7 +30,8 @@ pub fn shared_wavefronts(addresses: &[u32; 32], lanes: u32, bytes: u32) -> u32 {
         .sum()
 }
 
-/// The fewest passes that as many different words could need in the same groups: what [`shared_wavefronts`] is held against.
+/// The fewest passes that as many different words could need in the same groups: what [`shared_wavefronts`] is held
+/// against.
 pub fn ideal_wavefronts(addresses: &[u32; 32], lanes: u32, bytes: u32) -> u32 {
     let group = (128 / bytes.max(WORD_BYTES)) as usize;
     (0..32)

@@ -1,9 +1,9 @@
 //! The state machine of an mbarrier (PTX ISA, parallel synchronisation, mbarrier).
 //!
-//! An mbarrier counts arrivals and bytes. A phase is complete when no arrival and no byte is outstanding; the next phase then
-//! begins at once with the count of arrivals that the barrier was initialised with. Bytes may be delivered before they are
-//! announced, so the count of outstanding bytes can pass below zero on the way. Order between threads is the business of
-//! [`crate::race`]: this module counts.
+//! An mbarrier counts arrivals and bytes. A phase is complete when no arrival and no byte is outstanding; the next
+//! phase then begins at once with the count of arrivals that the barrier was initialised with. Bytes may be delivered
+//! before they are announced, so the count of outstanding bytes can pass below zero on the way. Order between threads
+//! is the business of [`crate::race`]: this module counts.
 use crate::{Fault, FaultKind};
 
 use std::collections::BTreeMap;
@@ -48,8 +48,8 @@ impl Mbarrier {
     pub fn arrive(&mut self, count: u32) -> Result<Phase, Fault> {
         if count == 0 || count > self.pending {
             return Err(barrier(format!(
-                "{count} arrivals at an mbarrier that has {} of {} outstanding in phase {}: a phase was not waited for, or \
-                 the barrier was initialised with too small a count",
+                "{count} arrivals at an mbarrier that has {} of {} outstanding in phase {}: a phase was not waited \
+                 for, or the barrier was initialised with too small a count",
                 self.pending, self.expected, self.phase
             )));
         }
@@ -86,7 +86,8 @@ impl Mbarrier {
         self.add_bytes(-i64::from(bytes))
     }
 
-    /// The other half of `cp.async.mbarrier.arrive` without `.noinc`: one more arrival in this phase, which the copies make.
+    /// The other half of `cp.async.mbarrier.arrive` without `.noinc`: one more arrival in this phase, which the copies
+    /// make.
     ///
     /// # Errors
     /// When the count would pass 2^20 - 1.
@@ -98,13 +99,14 @@ impl Mbarrier {
         Ok(())
     }
 
-    /// Whether the phase of `parity` (0 or 1) is complete: `mbarrier.test_wait.parity` and `try_wait.parity`. True for the
-    /// parity of the phase before the current one; a fresh barrier answers true for parity 1.
+    /// Whether the phase of `parity` (0 or 1) is complete: `mbarrier.test_wait.parity` and `try_wait.parity`. True for
+    /// the parity of the phase before the current one; a fresh barrier answers true for parity 1.
     pub fn parity_complete(&self, parity: u32) -> bool {
         self.phase & 1 != parity & 1
     }
 
-    /// The state that `mbarrier.arrive` returns: the phase, and the arrivals still outstanding. Take it before arriving.
+    /// The state that `mbarrier.arrive` returns: the phase, and the arrivals still outstanding. Take it before
+    /// arriving.
     pub fn state(&self) -> u64 {
         u64::from(self.phase) << 32 | u64::from(self.pending)
     }
@@ -209,7 +211,8 @@ impl Mbarriers {
         Ok(())
     }
 
-    /// The live barrier that an ordinary access to `bytes` bytes at `address` would touch; only mbarrier instructions may.
+    /// The live barrier that an ordinary access to `bytes` bytes at `address` would touch; only mbarrier instructions
+    /// may.
     pub fn touched(&self, address: u32, bytes: u32) -> Option<u32> {
         let (barrier, _) = self.live.range(..address + bytes).next_back()?;
         (barrier + Self::BYTES > address).then_some(*barrier)

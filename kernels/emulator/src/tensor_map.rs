@@ -1,10 +1,11 @@
 //! Tensor maps: what a bulk tensor copy reads and where it puts it.
 //!
-//! A map describes a tensor of 1 to 5 dimensions in global memory, the fastest first, and the box of it that one instruction
-//! copies. In shared memory the box lies densely, the fastest dimension first; a swizzle then permutes its 16-byte chunks by
-//! address bits, so that the rule is the same for the copy, for `wgmma` and for code that reads the box itself. Tiled mode
-//! without interleaving and with element strides of one. Rules: `cuTensorMapEncodeTiled` in the CUDA driver API and the
-//! tensor section of the PTX ISA. The 128 bytes of an encoded map are our own: the real ones are opaque.
+//! A map describes a tensor of 1 to 5 dimensions in global memory, the fastest first, and the box of it that one
+//! instruction copies. In shared memory the box lies densely, the fastest dimension first; a swizzle then permutes its
+//! 16-byte chunks by address bits, so that the rule is the same for the copy, for `wgmma` and for code that reads the
+//! box itself. Tiled mode without interleaving and with element strides of one. Rules: `cuTensorMapEncodeTiled` in the
+//! CUDA driver API and the tensor section of the PTX ISA. The 128 bytes of an encoded map are our own: the real ones
+//! are opaque.
 use crate::{Fault, FaultKind};
 
 /// A permutation of 16-byte chunks within 32, 64 or 128 bytes: an exclusive or of address bits 4 to 6 with bits 7 to 9.

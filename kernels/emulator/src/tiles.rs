@@ -1,11 +1,11 @@
 //! Whether `wgmma` reads a tile as it was laid out.
 //!
 //! A wrong stride or swizzle in a matrix descriptor is no fault of the hardware: the product is merely wrong. But the
-//! emulator knows how a tensor map laid the tile out. For every 16-byte chunk that a tensor copy delivers it keeps the copy,
-//! the swizzle, the row of the box and the contents; once these have changed, something else was written there and nothing is
-//! known any more. An operand must then be read with that swizzle, and along one column of chunks the rows of a box must
-//! follow each other as the rows (K-major) or the steps along K (MN-major) of the operand do. Chunks of different copies are
-//! not compared.
+//! emulator knows how a tensor map laid the tile out. For every 16-byte chunk that a tensor copy delivers it keeps the
+//! copy, the swizzle, the row of the box and the contents; once these have changed, something else was written there
+//! and nothing is known any more. An operand must then be read with that swizzle, and along one column of chunks the
+//! rows of a box must follow each other as the rows (K-major) or the steps along K (MN-major) of the operand do. Chunks
+//! of different copies are not compared.
 use std::collections::HashMap;
 
 use crate::tensor_core::{ChunkRead, Major, Shared};
@@ -70,7 +70,8 @@ impl Tiles {
                 return Err(Fault::new(
                     FaultKind::Descriptor,
                     format!(
-                        "operand {operand} is read with swizzle {swizzle:?}, the tensor copy (PTX line {}) wrote {:#x} with {:?}",
+                        "operand {operand} is read with swizzle {swizzle:?}, the tensor copy (PTX line {}) wrote {:#x} \
+                         with {:?}",
                         tag.line, read.address, tag.swizzle
                     ),
                 ));
@@ -87,8 +88,9 @@ impl Tiles {
                         return Err(Fault::new(
                             FaultKind::Descriptor,
                             format!(
-                                "operand {operand}: {name} {} is read at {:#x}, which is row {} of the tile that the tensor copy \
-                                 (PTX line {}) wrote, {name} {line} at row {}: a stride of the descriptor is wrong",
+                                "operand {operand}: {name} {} is read at {:#x}, which is row {} of the tile that the \
+                                 tensor copy (PTX line {}) wrote, {name} {line} at row {}: a stride of \
+                                 the descriptor is wrong",
                                 read.line, read.address, tag.row, tag.line, first.row
                             ),
                         ));

@@ -1,4 +1,5 @@
-//! Every instruction and layout of matrices, copies and barriers: the emulator against the definition, and against a GPU.
+//! Every instruction and layout of matrices, copies and barriers: the emulator against the definition, and against a
+//! GPU.
 //!
 //! With a GPU at hand, `COCA_GOLDEN=FILE` keeps what it answered, a line a case.
 mod cases;
@@ -55,7 +56,8 @@ fn run(driver: &dyn Driver, function: &Function, case: &Case, always_map: bool) 
         None if always_map => arguments = arguments.tensor_map(&TensorMap::from_bytes([0; 128])),
         None => {}
     }
-    driver.launch(Stream::Compute, function, &Launch::linear(1, case.threads), &arguments)?;
+    let launch = Launch { cluster: [case.cluster, 1, 1], ..Launch::linear(case.cluster, case.threads) };
+    driver.launch(Stream::Compute, function, &launch, &arguments)?;
     let mut found = vec![0; case.before.len()];
     driver.download(Stream::Compute, &mut found, out)?;
     driver.free(input)?;

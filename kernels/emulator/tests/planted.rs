@@ -1,4 +1,5 @@
-//! Kernels with planted bugs: each must be caught under every seed, at its line, and the same kernel without the bug passes.
+//! Kernels with planted bugs: each must be caught under every seed, at its line, and the same kernel without the bug
+//! passes.
 mod support;
 
 use ptxemu::tensor_map::{Descriptor, ElementType, Fill, Swizzle};
@@ -10,7 +11,8 @@ const SEEDS: std::ops::RangeInclusive<u64> = 1..=6;
 
 const PRELUDE: (&str, &str) = ("prelude.cuh", include_str!("planted/prelude.cuh"));
 
-/// A source with a constant `BUG`, and how to run it: prepares the device, launches, and says whether the result is right.
+/// A source with a constant `BUG`, and how to run it: prepares the device, launches, and says whether the result is
+/// right.
 struct Case {
     name: &'static str,
     parts: &'static [(&'static str, &'static str)],

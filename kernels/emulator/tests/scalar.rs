@@ -149,9 +149,7 @@ fn floats() {
         ("setp.gt.s32 %p1, %r1, 0;\n setp.lt.and.s32 %p0|%p2, %r1, 100, %p1;", |a, _| {
             u64::from((a as i32) > 0 && (a as i32) < 100)
         }),
-        ("setp.gt.s32 %p1, %r1, 0;\n setp.lt.and.s32 %p2|%p0, %r1, 100, !%p1;", |a, _| {
-            u64::from((a as i32) <= 0 && (a as i32) >= 100)
-        }),
+        ("setp.gt.s32 %p1, %r1, 0;\n setp.lt.and.s32 %p2|%p0, %r1, 100, %p1;", |a, _| u64::from((a as i32) >= 100)),
         ("setp.eq.s32 %p1, %r1, %r2;\n not.pred %p2, %p1;\n xor.pred %p0, %p2, %p1;", |_, _| 1),
         ("setp.gt.s32 %p1, %r1, 0;\n selp.b32 %r0, %r1, %r2, %p1;", |a, b| if (a as i32) > 0 { a } else { b }.into()),
         ("set.lt.f32.s32 %f0, %r1, %r2;", |a, b| if (a as i32) < (b as i32) { 0x3f80_0000 } else { 0 }),

@@ -50,7 +50,7 @@ impl Machine<'_> {
                         let one = [u64::from(at); 32];
                         let space = race::Space::Shared(rank as u32);
                         let result = races.strong(place.race(), line, space, 1 << lane, &one, bytes as u32, strong);
-                        result.map_err(|race| self.race(race))?;
+                        result.map_err(|race| self.race(*race))?;
                     }
                     let shared = &mut self.clusters[place.cluster].blocks[rank].shared;
                     let offset = shared.locate(at, bytes)?;
@@ -101,7 +101,7 @@ impl Machine<'_> {
                 if let Some(races) = self.clusters[place.cluster].races.as_mut() {
                     let space = race::Space::Global;
                     let result = races.strong(place.race(), line, space, mask, &addresses, bytes as u32, strong);
-                    result.map_err(|race| self.race(race))?;
+                    result.map_err(|race| self.race(*race))?;
                 }
             }
         }

@@ -116,7 +116,7 @@ impl Machine<'_> {
         access: Access,
     ) -> Result<(), Fault> {
         let (Some(ticket), Some(races)) = (ticket, self.clusters[place.cluster].races.as_mut()) else { return Ok(()) };
-        races.transfer(ticket, space, address, bytes, access).map_err(|race| self.race(race))
+        races.transfer(ticket, space, address, bytes, access).map_err(|race| self.race(*race))
     }
 
     fn bind(
@@ -129,7 +129,7 @@ impl Machine<'_> {
         let (Some(ticket), Some(races)) = (ticket, self.clusters[place.cluster].races.as_mut()) else {
             return Ok(None);
         };
-        races.bind(ticket, rank as u32, barrier).map(Some).map_err(|race| self.race(race))
+        races.bind(ticket, rank as u32, barrier).map(Some).map_err(|race| self.race(*race))
     }
 
     /// The mbarrier of a load hears of its bytes.
@@ -220,7 +220,7 @@ impl Machine<'_> {
             old.copy_from_slice(&result.to_le_bytes()[..size]);
         }
         let (Some(ticket), Some(races)) = (ticket, self.clusters[place.cluster].races.as_mut()) else { return Ok(()) };
-        races.reduce(ticket, race::Space::Global, address, bytes).map_err(|race| self.race(race))
+        races.reduce(ticket, race::Space::Global, address, bytes).map_err(|race| self.race(*race))
     }
 }
 

@@ -114,7 +114,7 @@ impl Machine<'_> {
         let Some(races) = self.clusters[place.cluster].races.as_mut() else { return Ok(()) };
         let space = race::Space::Shared(place.block as u32);
         let result = races.collective(place.race(), line, space, row.into(), tensor_core::ROW_BYTES, access);
-        result.map_err(|race| self.race(race))
+        result.map_err(|race| self.race(*race))
     }
 
     /// `wgmma.mma_async`: computed at once; the accumulators are not to be read before the wait for the group, and the
@@ -187,7 +187,7 @@ impl Machine<'_> {
             for chunk in reads {
                 let result = races.transfer(&ticket, space, chunk.into(), 16, race::Access::Read);
                 if let Err(race) = result {
-                    return Err(self.race(race));
+                    return Err(self.race(*race));
                 }
             }
         }

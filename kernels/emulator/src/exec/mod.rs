@@ -4,6 +4,7 @@
 //! warp that can run gets a turn of random length; between turns, asynchronous operations complete at random. When no
 //! warp gets on, one is completed by force; when there is none, the launch is deadlocked.
 mod access;
+mod addresses;
 mod alu;
 pub mod approximate;
 mod asynchronous;
@@ -12,6 +13,7 @@ mod barrier;
 mod cluster;
 mod collective;
 mod complete;
+mod contiguous;
 pub mod float;
 mod half;
 mod isa;
@@ -137,7 +139,7 @@ impl<'a> Machine<'a> {
                 let xyz = [index % per_axis[0], index / per_axis[0] % per_axis[1], index / per_axis[0] / per_axis[1]];
                 match self.clusters.iter().position(Cluster::is_done) {
                     Some(free) => {
-                        let spare = self.clusters[free].take_warps();
+                        let spare = self.clusters[free].take_files();
                         self.clusters[free] = Cluster::new(&self, xyz, index, spare);
                     }
                     None => self.clusters.push(Cluster::new(&self, xyz, index, Vec::new())),

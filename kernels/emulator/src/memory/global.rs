@@ -143,7 +143,7 @@ impl Global {
         let range = self.locate(address, bytes)?;
         let allocation = &mut self.allocations[range.allocation];
         allocation.bytes[range.at..range.at + bytes].fill(POISON);
-        allocation.written.copy_from(range.at, &Bits::new(bytes), 0, bytes);
+        allocation.written.remove(range.at, bytes);
         Ok(())
     }
 }

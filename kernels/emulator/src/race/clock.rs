@@ -73,8 +73,8 @@ impl Knowledge {
         }
     }
 
-    /// What a relaxed operation may pass on: only the events before the agent's last fence, `way` saying which fence counts.
-    /// Nothing when there was none.
+    /// What a relaxed operation may pass on: only the events before the agent's last fence, `way` saying which fence
+    /// counts. Nothing when there was none.
     pub fn fenced(&self, way: Known) -> Option<Knowledge> {
         let limited = |entry: &Entry| entry.map(|clock| clock.min(entry[way as usize]));
         let entries = || self.own.iter().chain(self.foreign.values());

@@ -36,8 +36,8 @@ impl Races {
         }
     }
 
-    /// A weak access of the lanes in `lanes` to `bytes` bytes at each one's address. Addresses outside of shared memory are
-    /// not looked at; bounds are checked elsewhere.
+    /// A weak access of the lanes in `lanes` to `bytes` bytes at each one's address. Addresses outside of shared memory
+    /// are not looked at; bounds are checked elsewhere.
     ///
     /// # Errors
     /// The race or missing proxy fence that it completes.
@@ -75,8 +75,8 @@ impl Races {
     }
 
     /// A strong access of the lanes in `lanes`: it does not race with other strong accesses, and passes knowledge on
-    /// through the word: a release all that the warp knows, a relaxed one what the warp knew at its last fence; an acquire
-    /// learns at once, a relaxed one at the next fence.
+    /// through the word: a release all that the warp knows, a relaxed one what the warp knew at its last fence; an
+    /// acquire learns at once, a relaxed one at the next fence.
     ///
     /// # Errors
     /// A race with a weak access.
@@ -171,8 +171,8 @@ impl Races {
         self.advance(warp);
     }
 
-    /// The object's barrier or phase is complete: what has arrived is passed on to those that leave from now on. Call it after
-    /// the arrival that completes and before any [`Races::leave`].
+    /// The object's barrier or phase is complete: what has arrived is passed on to those that leave from now on. Call
+    /// it after the arrival that completes and before any [`Races::leave`].
     pub fn complete(&mut self, object: Object) {
         // Nothing came with release semantics: nothing is passed on.
         let Some(exchange) = self.exchanges.get_mut(&object) else { return };
@@ -233,7 +233,8 @@ impl Races {
         agents.into_iter().flatten().for_each(|agent| knowledge.learn(agent, sequence));
     }
 
-    /// Issues a bulk copy that reports to an mbarrier. Before its accesses it is bound to the mbarrier: [`Races::bind`].
+    /// Issues a bulk copy that reports to an mbarrier. Before its accesses it is bound to the mbarrier:
+    /// [`Races::bind`].
     pub fn issue_load(&mut self, warp: Warp, line: u32) -> Ticket {
         self.ticket(warp, line, 0, 0, 0, IN_FLIGHT | ASYNC_PROXY)
     }
@@ -276,8 +277,8 @@ impl Races {
         self.asynchronous(ticket, space, address, bytes, WRITE | STRONG)
     }
 
-    /// An asynchronous operation reports to an mbarrier: a bound load with its bytes, or `cp.async.mbarrier.arrive`, where
-    /// `ticket` is that of the warp's last copy. Call it before [`Races::complete`].
+    /// An asynchronous operation reports to an mbarrier: a bound load with its bytes, or `cp.async.mbarrier.arrive`,
+    /// where `ticket` is that of the warp's last copy. Call it before [`Races::complete`].
     pub fn report(&mut self, ticket: &Ticket, block: u32, address: u32) {
         let nothing = || Exchange { arriving: self.names.nothing(), completed: self.names.nothing() };
         let exchange = self.exchanges.entry(Object::Mbarrier { block, address }).or_insert_with(nothing);

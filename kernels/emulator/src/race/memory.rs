@@ -1,4 +1,5 @@
-//! Where the cells of shadow memory are: one array for each block's shared memory, pages for the global memory of a launch.
+//! Where the cells of shadow memory are: one array for each block's shared memory, pages for the global memory of a
+//! launch.
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

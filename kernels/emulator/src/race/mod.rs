@@ -1,22 +1,22 @@
 //! Races found with vector clocks, and the proxies of asynchronous copies.
 //!
-//! Agents are the warps, and for each warp its `cp.async` copies and the reads and the writes of its bulk copies; for each
-//! warpgroup its `wgmma`; for each mbarrier the bulk loads that report to it. An agent's events are numbered; every word of
-//! memory remembers the events that touched it (`shadow`), every agent and every object of synchronisation the newest events
-//! of all agents that it knows to be over (`clock`). Two accesses of one word of which one writes are a race unless the
-//! later one knew of the earlier. Knowledge moves only by
+//! Agents are the warps, and for each warp its `cp.async` copies and the reads and the writes of its bulk copies; for
+//! each warpgroup its `wgmma`; for each mbarrier the bulk loads that report to it. An agent's events are numbered;
+//! every word of memory remembers the events that touched it (`shadow`), every agent and every object of
+//! synchronisation the newest events of all agents that it knows to be over (`clock`). Two accesses of one word of
+//! which one writes are a race unless the later one knew of the earlier. Knowledge moves only by
 //! - barriers of a block or cluster and mbarriers: [`Races::arrive`], [`Races::complete`], [`Races::leave`];
 //! - waits for groups of asynchronous operations: [`Races::wait`];
 //! - atomic, acquire and release accesses, alone or with fences: [`Races::strong`], [`Races::fence`];
 //! - `bar.warp.sync`, for lanes of one warp: [`Races::warp_sync`].
 //!
-//! Whatever the schedule was, a missing edge is found as soon as both accesses happened in one run. The asynchronous proxy
-//! (bulk copies and `wgmma`, but not `cp.async`) must also know that writes of the generic proxy passed `fence.proxy.async`
-//! ([`Races::proxy_fence`]); the fence may stand anywhere on the way between the two. Not looked for: the fence between
-//! generic reads and an asynchronous write after them, which published kernels leave out.
+//! Whatever the schedule was, a missing edge is found as soon as both accesses happened in one run. The asynchronous
+//! proxy (bulk copies and `wgmma`, but not `cp.async`) must also know that writes of the generic proxy passed
+//! `fence.proxy.async` ([`Races::proxy_fence`]); the fence may stand anywhere on the way between the two. Not looked
+//! for: the fence between generic reads and an asynchronous write after them, which published kernels leave out.
 //!
-//! One [`Races`] belongs to a cluster and its thread; the blocks of a grid meet in a [`GlobalShadow`], a new one for each
-//! launch, since launches of a stream are ordered. Without them nothing is checked and nothing is paid.
+//! One [`Races`] belongs to a cluster and its thread; the blocks of a grid meet in a [`GlobalShadow`], a new one for
+//! each launch, since launches of a stream are ordered. Without them nothing is checked and nothing is paid.
 mod clock;
 mod detector;
 mod memory;
@@ -35,8 +35,8 @@ use clock::Knowledge;
 use report::Names;
 use shadow::{Cell, Lists};
 
-/// Agents of a warp: itself, its `cp.async`, the reads and the writes of its bulk copies, and the `wgmma` of the warpgroup
-/// that it leads.
+/// Agents of a warp: itself, its `cp.async`, the reads and the writes of its bulk copies, and the `wgmma` of the
+/// warpgroup that it leads.
 const AGENTS_OF_WARP: u32 = 5;
 /// mbarriers of a cluster that can be told apart.
 const MAXIMUM_MBARRIERS: u32 = 1024;

@@ -1,9 +1,9 @@
 //! Shadow memory: for every 4-byte word, who wrote it last and who read it since.
 //!
-//! A record covers some bytes of its word, so neighbours that share a word do not seem to race. The last write and two reads
-//! stand in the cell itself. More of them, as when many warps read one word of shared memory, go to a list; for global
-//! memory only writes do, and older reads are forgotten, because read-only tensors are read by every block of a grid:
-//! a write that races with all of them is still seen to race with one.
+//! A record covers some bytes of its word, so neighbours that share a word do not seem to race. The last write and two
+//! reads stand in the cell itself. More of them, as when many warps read one word of shared memory, go to a list; for
+//! global memory only writes do, and older reads are forgotten, because read-only tensors are read by every block of a
+//! grid: a write that races with all of them is still seen to race with one.
 use super::clock::{Knowledge, Known};
 
 /// The lane of an access that all lanes of a warp share, such as a row of ldmatrix.
@@ -67,8 +67,8 @@ impl Record {
         self.kind & kind != 0
     }
 
-    /// Whether `self`, which came before, forbids `access` by an agent with that knowledge. `proxy` is the way of knowing
-    /// that an asynchronous access needs.
+    /// Whether `self`, which came before, forbids `access` by an agent with that knowledge. `proxy` is the way of
+    /// knowing that an asynchronous access needs.
     fn conflict(&self, access: &Record, knowledge: &Knowledge, proxy: Known) -> Option<Conflict> {
         let harmless = (self.kind | access.kind) & WRITE == 0 || self.kind & access.kind & STRONG != 0;
         if self.mask & access.mask == 0 || harmless {
@@ -87,8 +87,8 @@ impl Record {
         (crosses && !knowledge.includes(proxy, self.agent, self.clock)).then_some(Conflict::Proxy)
     }
 
-    /// Whether a record may be dropped because `access` stands for it in every later check: the bytes are covered, and whoever
-    /// comes after `access` also comes after it. An asynchronous access passes no knowledge on but its own.
+    /// Whether a record may be dropped because `access` stands for it in every later check: the bytes are covered, and
+    /// whoever comes after `access` also comes after it. An asynchronous access passes no knowledge on but its own.
     fn covered(&self, access: &Record, knowledge: &Knowledge) -> bool {
         let kinds = if access.is(WRITE) {
             !access.is(STRONG) || self.is(STRONG)

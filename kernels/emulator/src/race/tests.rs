@@ -61,8 +61,8 @@ fn a_barrier_between_a_write_and_a_read_is_what_it_takes() {
         } else {
             let (kind, text) = message(read(&mut races, warp(2), 9, 0x400));
             assert_eq!(kind, FaultKind::Race);
-            let expected = "word 0x400 of shared memory: written by warp 1 lane 0 (PTX line 7, kernel.cu:70), then read by \
-                            warp 2 lane 0 (PTX line 9, kernel.cu:90), with no barrier";
+            let expected = "word 0x400 of shared memory: written by warp 1 lane 0 (PTX line 7, kernel.cu:70), then \
+                            read by warp 2 lane 0 (PTX line 9, kernel.cu:90), with no barrier";
             assert!(text.starts_with(expected), "{text}");
         }
     }

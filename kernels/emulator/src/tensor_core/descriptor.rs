@@ -1,8 +1,9 @@
 //! The 64-bit matrix descriptor of `wgmma`, and where it puts the 16-byte chunks of a matrix.
 //!
-//! Field layout and strides: PTX ISA, asynchronous warpgroup-level matrix instructions, "Strides" and "Matrix descriptor
-//! format"; the same layouts as CuTe layout algebra stand in CUTLASS, `include/cute/atom/mma_traits_sm90_gmma.hpp` above
-//! `make_gmma_desc`. With T elements in 16 bytes, W = swizzle span / 16 chunks, and offsets in bytes:
+//! Field layout and strides: PTX ISA, asynchronous warpgroup-level matrix instructions, "Strides" and "Matrix
+//! descriptor format"; the same layouts as CuTe layout algebra stand in CUTLASS,
+//! `include/cute/atom/mma_traits_sm90_gmma.hpp` above `make_gmma_desc`. With T elements in 16 bytes, W = swizzle span /
+//! 16 chunks, and offsets in bytes:
 //!
 //! | major | swizzle | element (mn, k) of the operand lies at |
 //! |---|---|---|
@@ -11,10 +12,10 @@
 //! | MN | none | `16 (k % 8) + LBO (k / 8) + SBO (mn / T)` + byte of `mn % T` |
 //! | MN | W chunks | `16 W (k % 8) + SBO (k / 8) + 16 (mn / T % W) + LBO (mn / T / W)` + byte of `mn % T` |
 //!
-//! So the two strides change their meaning between MN-major without and with a swizzle. The start address is added, then the
-//! swizzle exchanges chunks by the bits of the resulting address. This is why advancing along K within a swizzled row is
-//! plain addition to the start address. The base offset, for patterns that do not begin at a multiple of their period, is
-//! refused unless it is 0: no kernel of ours needs one, and what it does was never seen on a chip.
+//! So the two strides change their meaning between MN-major without and with a swizzle. The start address is added,
+//! then the swizzle exchanges chunks by the bits of the resulting address. This is why advancing along K within a
+//! swizzled row is plain addition to the start address. The base offset, for patterns that do not begin at a multiple
+//! of their period, is refused unless it is 0: no kernel of ours needs one, and what it does was never seen on a chip.
 use crate::tensor_map::Swizzle;
 use crate::{Fault, FaultKind};
 
@@ -75,8 +76,8 @@ impl MatrixDescriptor {
         field(self.start, 0) | field(self.leading, 16) | field(self.stride, 32) | swizzle << 62
     }
 
-    /// Address of a 16-byte chunk. K-major: elements `chunk * T ..` along K of row (or column) `line` along M or N. MN-major:
-    /// elements `chunk * T ..` along M or N at position `line` along K.
+    /// Address of a 16-byte chunk. K-major: elements `chunk * T ..` along K of row (or column) `line` along M or N.
+    /// MN-major: elements `chunk * T ..` along M or N at position `line` along K.
     pub fn chunk_address(&self, major: Major, line: u32, chunk: u32) -> u32 {
         let width = self.swizzle.span() / 16;
         let (inner, outer) = (line % 8, line / 8);

@@ -1,7 +1,7 @@
 //! Which element of a matrix a lane's register holds, and the product of two matrices.
 //!
-//! The fragments of `mma.sync` m16n8 and `wgmma` are built from one pattern (PTX ISA, figures of the matrix fragments of
-//! m16n8k8, m16n8k16 and of wgmma D and A). With g = lane / 4, t = lane % 4, and P elements in a 32-bit register:
+//! The fragments of `mma.sync` m16n8 and `wgmma` are built from one pattern (PTX ISA, figures of the matrix fragments
+//! of m16n8k8, m16n8k16 and of wgmma D and A). With g = lane / 4, t = lane % 4, and P elements in a 32-bit register:
 //! - A (16 x K): register i holds row g + 8 (i % 2), columns P t + 4 P (i / 2) and on.
 //! - B (K x 8): register i holds rows P t + 4 P i and on, column g.
 //! - C and D (16 x N): register i holds row g + 8 (i / 2 % 2), column 8 (i / 4) + 2 t + i % 2.
@@ -60,8 +60,8 @@ pub(super) fn gather_columns(element: Element, registers: &[Register]) -> Column
     columns
 }
 
-/// D = A B + D on the four registers of a block; D's old values are dropped without `accumulate`. Each element is summed in
-/// f64 and rounded once.
+/// D = A B + D on the four registers of a block; D's old values are dropped without `accumulate`. Each element is
+/// summed in f64 and rounded once.
 pub(super) fn multiply_add(a: &Rows, b: &Columns, accumulate: bool, d: &mut [Register]) {
     let mut sums = [[0f64; BLOCK]; 16];
     if accumulate {

@@ -1,15 +1,15 @@
 //! `ldmatrix` and `stmatrix`: 8x8 matrices of 16-bit elements between rows in shared memory and fragments.
 //!
-//! Lane `l` gives the address of row `l % 8` of matrix `l / 8`; lanes beyond 8 for each matrix give none. Register `i` holds
-//! matrix `i`: lane `l` has the elements at row `l / 4`, columns `2 (l % 4)` and the next one, in its lower and upper half; with
-//! `.trans` rows and columns change places (PTX ISA, warp-level matrix load and store, shape m8n8).
+//! Lane `l` gives the address of row `l % 8` of matrix `l / 8`; lanes beyond 8 for each matrix give none. Register `i`
+//! holds matrix `i`: lane `l` has the elements at row `l / 4`, columns `2 (l % 4)` and the next one, in its lower and
+//! upper half; with `.trans` rows and columns change places (PTX ISA, warp-level matrix load and store, shape m8n8).
 use super::Register;
 
 /// Bytes of a row of a matrix; its address is a multiple of that.
 pub const ROW_BYTES: u32 = 16;
 
-/// `ldmatrix.m8n8.x1`, `.x2` and `.x4`: the registers of `rows.len() / 8` matrices, the others 0. `rows` holds what lanes 0,
-/// 1, ... address, 8, 16 or 32 of them.
+/// `ldmatrix.m8n8.x1`, `.x2` and `.x4`: the registers of `rows.len() / 8` matrices, the others 0. `rows` holds what
+/// lanes 0, 1, ... address, 8, 16 or 32 of them.
 pub fn load_matrices(rows: &[[u8; 16]], transpose: bool) -> [Register; 4] {
     let mut registers = [[0; 32]; 4];
     for (matrix, register) in rows.chunks_exact(8).zip(&mut registers) {
@@ -23,8 +23,8 @@ pub fn load_matrices(rows: &[[u8; 16]], transpose: bool) -> [Register; 4] {
     registers
 }
 
-/// `stmatrix.m8n8.x1`, `.x2` and `.x4`: what is written to the rows that lanes 0, 1, ... address; of the 32 rows the first 8
-/// for each register hold something.
+/// `stmatrix.m8n8.x1`, `.x2` and `.x4`: what is written to the rows that lanes 0, 1, ... address; of the 32 rows the
+/// first 8 for each register hold something.
 pub fn store_matrices(registers: &[Register], transpose: bool) -> [[u8; 16]; 32] {
     let mut rows = [[0; 16]; 32];
     for (register, matrix) in registers.iter().zip(rows.chunks_exact_mut(8)) {

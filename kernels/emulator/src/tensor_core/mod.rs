@@ -1,9 +1,9 @@
 //! The matrix instructions as pure functions: `mma.sync`, `ldmatrix`, `stmatrix` and `wgmma.mma_async`.
 //!
-//! A register of a warp is one 32-bit word for each lane ([`Register`]); a fragment is a few of them. Where an element of a
-//! matrix lies among lanes and registers is written down in `fragment`, where it lies in shared memory in `descriptor`.
-//! Products are exact, their sum is formed in f64 and rounded once to f32: the tensor cores add in another order and keep
-//! fewer bits, so results agree with a GPU within the rounding of a sum, not bitwise.
+//! A register of a warp is one 32-bit word for each lane ([`Register`]); a fragment is a few of them. Where an element
+//! of a matrix lies among lanes and registers is written down in `fragment`, where it lies in shared memory in
+//! `descriptor`. Products are exact, their sum is formed in f64 and rounded once to f32: the tensor cores add in
+//! another order and keep fewer bits, so results agree with a GPU within the rounding of a sum, not bitwise.
 mod descriptor;
 mod fragment;
 mod matrix;

@@ -159,7 +159,8 @@ impl Layout {
         MatrixDescriptor::decode(bits).unwrap()
     }
 
-    /// A layout for `mn` x `k` elements from `start` on that does not overlap itself; `variant` chooses among the possible.
+    /// A layout for `mn` x `k` elements from `start` on that does not overlap itself; `variant` chooses among the
+    /// possible.
     fn new(element: Element, major: Major, swizzle: Swizzle, start: u32, mn: u32, variant: u32) -> Layout {
         let span = swizzle.span();
         let even = variant.is_multiple_of(2);
@@ -286,8 +287,8 @@ fn copy_box(
     }
 }
 
-/// The descriptors that public kernels use for tiles that TMA brought: K-major tiles of 64 along K with SBO = 1024 and 32
-/// bytes a step, MN-major tiles of 64 along MN with SBO = 1024 for the next 8 along K and LBO for the next tile.
+/// The descriptors that public kernels use for tiles that TMA brought: K-major tiles of 64 along K with SBO = 1024 and
+/// 32 bytes a step, MN-major tiles of 64 along MN with SBO = 1024 for the next 8 along K and LBO for the next tile.
 #[test]
 fn tiles_of_tensor_maps_are_read_with_the_usual_descriptors() {
     let mut random = Random(3);

@@ -74,9 +74,9 @@ impl Wgmma {
         2 * 16 * u64::from(self.n * self.k())
     }
 
-    /// Executes the part of warp `warp` (0 to 3 within the warpgroup) on its accumulators `d`. Without `accumulate` (the
-    /// predicate scale-d) the old values of `d` are not used. Adds the addresses of the 16-byte chunks that were read from
-    /// shared memory to `reads`: the warp's rows of A, and all of B.
+    /// Executes the part of warp `warp` (0 to 3 within the warpgroup) on its accumulators `d`. Without `accumulate`
+    /// (the predicate scale-d) the old values of `d` are not used. Adds the addresses of the 16-byte chunks that were
+    /// read from shared memory to `reads`: the warp's rows of A, and all of B.
     ///
     /// # Errors
     /// When a descriptor leads outside of shared memory.
@@ -114,7 +114,8 @@ impl Wgmma {
         Ok(())
     }
 
-    /// The chunks of operands A (none from registers) and B that the part of warp `warp` reads, in the order of reading.
+    /// The chunks of operands A (none from registers) and B that the part of warp `warp` reads, in the order of
+    /// reading.
     pub fn chunks(&self, warp: u32, a: OperandA, b: MatrixDescriptor) -> [Vec<ChunkRead>; 2] {
         let a = match a {
             OperandA::Registers(_) => Vec::new(),

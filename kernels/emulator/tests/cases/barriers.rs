@@ -20,9 +20,9 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// A barrier of `count` arrivals, and steps: `Pp` writes whether parity P is complete, `Na` arrives N times at once, `s` arrives
-/// and keeps the state, `c` writes its pending count, `w` whether it is complete, `Ne` announces N bytes, `Nb` with an
-/// arrival, `Nx` delivers N bytes, `d` drops an arrival, `i` invalidates and begins anew.
+/// A barrier of `count` arrivals, and steps: `Pp` writes whether parity P is complete, `Na` arrives N times at once,
+/// `s` arrives and keeps the state, `c` writes its pending count, `w` whether it is complete, `Ne` announces N bytes,
+/// `Nb` with an arrival, `Nx` delivers N bytes, `d` drops an arrival, `i` invalidates and begins anew.
 fn case(name: &str, count: u32, steps: &str, expected: &[u32]) -> Case {
     let mut body = format!(
         "\t.reg .b32 bar, x;\n\t.reg .b64 state;\n\t.reg .pred p;\n\t.shared .align 8 .b64 barrier;\n\
@@ -68,6 +68,7 @@ fn case(name: &str, count: u32, steps: &str, expected: &[u32]) -> Case {
         name: name.into(),
         compute_capability: (9, 0),
         threads: 1,
+        cluster: 1,
         body,
         input: vec![0; 4],
         before: vec![0; 4 * expected.len()],

@@ -66,7 +66,7 @@ fn tensor_bytes(map: &Descriptor) -> usize {
 }
 
 /// Copies `words` words between shared memory at `w` on and global memory at an address register, 32 lanes wide.
-fn move_words(words: usize, load: bool) -> String {
+pub(super) fn move_words(words: usize, load: bool) -> String {
     (0..words.div_ceil(32))
         .map(|i| {
             let at = 128 * i;
@@ -79,8 +79,9 @@ fn move_words(words: usize, load: bool) -> String {
         .collect()
 }
 
-/// One warp, `bytes` bytes of shared memory at `base`, of which `w` is the lane's first word; `leader` is true in lane 0.
-fn shared(bytes: usize) -> String {
+/// One warp, `bytes` bytes of shared memory at `base`, of which `w` is the lane's first word; `leader` is true in lane
+/// 0.
+pub(super) fn shared(bytes: usize) -> String {
     format!(
         "{PROLOGUE}\t.reg .b32 x, w, base;\n\t.reg .pred leader, p;\n\t.shared .align 1024 .b8 buffer[{bytes}];\n\
          \tmov.u32 base, buffer;\n\tshl.b32 w, t, 2;\n\tadd.u32 w, base, w;\n\tsetp.eq.u32 leader, t, 0;\n"
@@ -110,6 +111,7 @@ fn case(name: String, compute_capability: (u32, u32), body: String, input: Vec<u
         name,
         compute_capability,
         threads: 32,
+        cluster: 1,
         body,
         input,
         before: vec![0; expected.len()],

@@ -102,6 +102,7 @@ fn mma(element: Element, k: u32, exact: bool) -> Case {
         name: format!("mma.m16n8k{k} {}{}", name(element), if exact { "" } else { ", rounded" }),
         compute_capability: (8, 0),
         threads: 32,
+        cluster: 1,
         body,
         input: bytes(&words),
         before: vec![0; 512],
@@ -146,6 +147,7 @@ fn ldmatrix(count: usize, transpose: bool) -> Case {
         name: format!("ldmatrix.x{count}{trans}"),
         compute_capability: (8, 0),
         threads: 32,
+        cluster: 1,
         body,
         before: vec![0; 128 * count],
         expected: bytes(load_matrices(&rows, transpose)[..count].as_flattened()),
@@ -182,6 +184,7 @@ fn stmatrix(count: usize, transpose: bool) -> Case {
         name: format!("stmatrix.x{count}{trans}"),
         compute_capability: (9, 0),
         threads: 32,
+        cluster: 1,
         body,
         input,
         before: vec![0; 512],
@@ -214,8 +217,10 @@ fn wgmma(wgmma: Wgmma, a_swizzle: Swizzle, b_swizzle: Swizzle, from_registers: b
     let d_registers = wgmma.d_registers();
 
     let mut body = format!(
-        "{PROLOGUE}\t.reg .b32 w, base, x, i;\n\t.reg .b32 a<4>;\n\t.reg .f32 d<{d_registers}>;\n\t.reg .b64 a_desc, b_desc, start;\n\
-         \t.reg .pred p;\n\t.shared .align 1024 .b8 image[{}];\n\tmov.u32 base, image;\n\tshl.b32 w, t, 2;\n\tadd.u32 w, base, w;\n\
+        "{PROLOGUE}\t.reg .b32 w, base, x, i;\n\t.reg .b32 a<4>;\n\t.reg .f32 d<{d_registers}>;\n\
+         \t.reg .b64 a_desc, b_desc, start;\n\
+         \t.reg .pred p;\n\t.shared .align 1024 .b8 image[{}];\n\tmov.u32 base, image;\n\tshl.b32 w, t, 2;\n\
+         \tadd.u32 w, base, w;\n\
          \tmov.u32 i, 0;\nCOPY:\n\tld.global.b32 x, [from];\n\tst.shared.b32 [w], x;\n\tadd.u64 from, from, 512;\n\
          \tadd.u32 w, w, 512;\n\tadd.u32 i, i, 1;\n\tsetp.lt.u32 p, i, {};\n\t@p bra COPY;\n",
         4 * words,
@@ -239,7 +244,8 @@ fn wgmma(wgmma: Wgmma, a_swizzle: Swizzle, b_swizzle: Swizzle, from_registers: b
     body += &format!(
         "\tfence.proxy.async.shared::cta;\n\tbar.sync 0;\n\tshr.u32 x, base, 4;\n\tcvt.u64.u32 start, x;\n\
          \tadd.u64 a_desc, start, {a_bits:#x};\n\tadd.u64 b_desc, start, {b_bits:#x};\n\tsetp.ne.u32 p, {}, 0;\n\
-         \twgmma.fence.sync.aligned;\n\twgmma.mma_async.sync.aligned.m64n{n}k{}.f32.{ty}.{ty} {}, {}, b_desc, p, {}, {}{transposes};\n\
+         \twgmma.fence.sync.aligned;\n\twgmma.mma_async.sync.aligned.m64n{n}k{}.f32.{ty}.{ty} {}, {}, \
+         b_desc, p, {}, {}{transposes};\n\
          \twgmma.commit_group.sync.aligned;\n\twgmma.wait_group.sync.aligned 0;\n",
         u32::from(accumulate),
         wgmma.k(),
@@ -290,6 +296,7 @@ fn wgmma(wgmma: Wgmma, a_swizzle: Swizzle, b_swizzle: Swizzle, from_registers: b
         ),
         compute_capability: (9, 0),
         threads: 128,
+        cluster: 1,
         body,
         input: bytes(&[image, a, d.clone()].concat()),
         before: vec![0; 4 * d.len()],

@@ -1,10 +1,11 @@
 //! One small kernel for each instruction and layout, for the emulator and for a GPU alike.
 //!
-//! A case is the body of a kernel in PTX that reads `IN`, writes `OUT` and may use the tensor map `MAP`; these three stand
-//! for 64-bit registers with generic addresses. On the emulator the body stands in a module of its own, so that no compiler
-//! is needed; for a GPU it becomes inline assembly of a CUDA kernel. `expected` is what the definition of the instruction
-//! says.
+//! A case is the body of a kernel in PTX that reads `IN`, writes `OUT` and may use the tensor map `MAP`; these three
+//! stand for 64-bit registers with generic addresses. On the emulator the body stands in a module of its own, so that
+//! no compiler is needed; for a GPU it becomes inline assembly of a CUDA kernel. `expected` is what the definition of
+//! the instruction says.
 mod barriers;
+mod clusters;
 mod copies;
 mod matrices;
 
@@ -40,8 +41,10 @@ pub struct Case {
     pub name: String,
     /// Oldest compute capability that has the instruction; 9.0 means exactly that.
     pub compute_capability: (u32, u32),
-    /// Threads of the only block.
+    /// Threads of a block.
     pub threads: u32,
+    /// Blocks, all of one cluster.
+    pub cluster: u32,
     /// PTX.
     pub body: String,
     /// Contents of `IN`.
@@ -65,9 +68,12 @@ impl Case {
         let map_address =
             if self.map.is_some() { "\tmov.b64 MAP, case_map;\n\tcvta.param.u64 MAP, MAP;\n" } else { "" };
         format!(
-            ".version 8.3\n.target sm_{major}{minor}{suffix}\n.address_size 64\n\n.visible .entry case(\n\t.param .u64 case_in,\n\
-             \t.param .u64 case_out{map}\n)\n.maxntid {}, 1, 1\n{{\n\t.reg .b64 IN, OUT, MAP;\n\tld.param.u64 IN, [case_in];\n\
-             \tld.param.u64 OUT, [case_out];\n\tcvta.to.global.u64 IN, IN;\n\tcvta.to.global.u64 OUT, OUT;\n{map_address}{}\n\tret;\n}}\n",
+            ".version 8.3\n.target sm_{major}{minor}{suffix}\n.address_size 64\n\n.visible .entry case(\n\
+             \t.param .u64 case_in,\n\
+             \t.param .u64 case_out{map}\n)\n.maxntid {}, 1, 1\n{{\n\t.reg .b64 IN, OUT, MAP;\n\
+             \tld.param.u64 IN, [case_in];\n\
+             \tld.param.u64 OUT, [case_out];\n\tcvta.to.global.u64 IN, IN;\n\tcvta.to.global.u64 OUT, OUT;\n\
+             {map_address}{}\n\tret;\n}}\n",
             self.threads, self.body
         )
     }
@@ -86,7 +92,8 @@ impl Case {
         let mut body = self.body.replace('%', "%%").replace("OUT", "%1").replace("IN", "%0").replace("MAP", "%2");
         body = body.lines().map(|line| format!("        \"{}\\n\"\n", line.trim())).collect();
         format!(
-            "extern \"C\" __global__ void __launch_bounds__({}) {kernel}(const void* in, void* out, const __grid_constant__ Map map) \
+            "extern \"C\" __global__ void __launch_bounds__({}) {kernel}(const void* in, void* out, \
+             const __grid_constant__ Map map) \
              {{\n    asm volatile(\n        \"{{\\n\"\n{body}        \"}}\"\n        \
              :: \"l\"(in), \"l\"(out), \"l\"(&map) : \"memory\");\n}}\n",
             self.threads
@@ -131,6 +138,7 @@ pub fn all() -> Vec<Case> {
     let mut cases = matrices::cases();
     cases.extend(copies::cases());
     cases.extend(barriers::cases());
+    cases.extend(clusters::cases());
     cases
 }
 

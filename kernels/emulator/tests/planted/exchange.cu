@@ -2,7 +2,8 @@
 constexpr int MISSING_BARRIER = 1, UNINITIALISED = 2, DIVERGENT_SHUFFLE = 3, OUT_OF_BOUNDS = 4, DIVERGENT_BARRIER = 5,
               MISSING_WARP_BARRIER = 6, UNINITIALISED_GLOBAL = 7, MISALIGNED = 8, SHARED_OUT_OF_BOUNDS = 9;
 
-// out[t] = 2 (in[127 - t] + in[127 - (t ^ 1)]) for 128 threads; `in` has 128 values, the first 127 of `scratch` are not written.
+// out[t] = 2 (in[127 - t] + in[127 - (t ^ 1)]) for 128 threads; `in` has 128 values, the first 127 of `scratch` are not
+// written.
 extern "C" __global__ void __launch_bounds__(128) exchange(const u32* in, u32* out, const u32* scratch) {
     __shared__ u32 row[128];
     __shared__ u32 pairs[128];

@@ -1,7 +1,7 @@
 // A product by TMA and wgmma through two stages: warpgroup 0 multiplies, a thread of warp 4 loads.
-constexpr int EARLY_RELEASE = 1, CONSUMER_PHASE = 2, PRODUCER_PHASE = 3, FEW_BYTES = 4, MANY_BYTES = 5, SHORT_STRIDE = 6,
-              LONG_STRIDE = 7, MISSING_SWIZZLE = 8, OTHER_SWIZZLE = 9, MISSING_WAIT = 10, NO_INIT = 11, MISSING_ARRIVAL = 12,
-              OUT_OF_BOUNDS = 13;
+constexpr int EARLY_RELEASE = 1, CONSUMER_PHASE = 2, PRODUCER_PHASE = 3, FEW_BYTES = 4, MANY_BYTES = 5,
+              SHORT_STRIDE = 6, LONG_STRIDE = 7, MISSING_SWIZZLE = 8, OTHER_SWIZZLE = 9, MISSING_WAIT = 10,
+              NO_INIT = 11, MISSING_ARRIVAL = 12, OUT_OF_BOUNDS = 13;
 constexpr int STAGES = 2, A_BYTES = 64 * 128, B_BYTES = 16 * 128, STAGE_BYTES = A_BYTES + B_BYTES;
 
 __device__ __forceinline__ u64 descriptor(u32 address) {

@@ -2,7 +2,8 @@
 constexpr int MISSING_PROXY_FENCE = 1, MISSING_BARRIER = 2, EARLY_REUSE = 3;
 
 // out[y][x] = in[y][x] + 1 for y < 8 tiles and x < 32; the map describes `out` with boxes of 32 x 1.
-extern "C" __global__ void __launch_bounds__(64) tiles(const __grid_constant__ TensorMap out, const float* in, int tiles) {
+extern "C" __global__ void __launch_bounds__(64)
+tiles(const __grid_constant__ TensorMap out, const float* in, int tiles) {
     __shared__ alignas(128) float buffer[32];
     int t = threadIdx.x;
     for (int tile = 0; tile < tiles; ++tile) {
