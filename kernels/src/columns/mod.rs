@@ -2,7 +2,7 @@
 
 use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
 use crate::simd::Float;
-use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Recorded, Result, Shared, Tape, Target, Tensor, View};
+use engine::{Cost, CpuQueue, DType, Error, Meta, Op, Out, Queue, Recorded, Result, Shared, Tape, Target, Tensor, View};
 use half::bf16;
 use std::sync::Arc;
 
@@ -41,11 +41,12 @@ impl Op for JoinColumns {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+        let cpu = queue.cpu(self.name())?;
         let first = inputs[0].shape().columns();
         let [a, b] = inputs else { unreachable!("checked by infer") };
         match a.meta().dtype {
-            DType::BF16 => join(queue, a.slice::<bf16>()?, b.slice()?, first, &mut outputs[0]),
-            _ => join(queue, a.slice::<f32>()?, b.slice()?, first, &mut outputs[0]),
+            DType::BF16 => join(cpu, a.slice::<bf16>()?, b.slice()?, first, &mut outputs[0]),
+            _ => join(cpu, a.slice::<f32>()?, b.slice()?, first, &mut outputs[0]),
         }
     }
 
@@ -81,9 +82,10 @@ impl Op for SplitColumns {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+        let cpu = queue.cpu(self.name())?;
         match inputs[0].meta().dtype {
-            DType::BF16 => split::<bf16>(queue, &inputs[0], self.first, outputs),
-            _ => split::<f32>(queue, &inputs[0], self.first, outputs),
+            DType::BF16 => split::<bf16>(cpu, &inputs[0], self.first, outputs),
+            _ => split::<f32>(cpu, &inputs[0], self.first, outputs),
         }
     }
 
@@ -104,8 +106,7 @@ fn copy<T: Float>(from: &[T], to: &mut [T], accumulate: bool) {
     }
 }
 
-fn join<T: Float>(queue: &Queue, a: &[T], b: &[T], first: usize, out: &mut Out<'_>) -> Result<()> {
-    let cpu = queue.cpu("join_columns")?;
+fn join<T: Float>(cpu: &CpuQueue, a: &[T], b: &[T], first: usize, out: &mut Out<'_>) -> Result<()> {
     let (columns, rows, accumulate) = (out.shape().columns(), out.shape().rows(), out.accumulates());
     let second = columns - first;
     let out = Shared::new(out.slice_mut::<T>()?);
@@ -120,8 +121,7 @@ fn join<T: Float>(queue: &Queue, a: &[T], b: &[T], first: usize, out: &mut Out<'
     Ok(())
 }
 
-fn split<T: Float>(queue: &Queue, x: &View<'_>, first: usize, outputs: &mut [Out<'_>]) -> Result<()> {
-    let cpu = queue.cpu("split_columns")?;
+fn split<T: Float>(cpu: &CpuQueue, x: &View<'_>, first: usize, outputs: &mut [Out<'_>]) -> Result<()> {
     let (columns, rows) = (x.shape().columns(), x.shape().rows());
     let x = x.slice::<T>()?;
     let second = columns - first;
