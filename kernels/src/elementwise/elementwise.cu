@@ -44,6 +44,7 @@ elementwise(const Input* a, const Input* b, Output* out, u64 count, u32 accumula
         if (begin + WIDTH <= count) {
             elements<WIDTH>(a, b, out, begin, accumulate);
         } else {
+#pragma unroll 1
             for (u64 index = begin; index < count; ++index) elements<1>(a, b, out, index, accumulate);
         }
     } else {
