@@ -13,6 +13,7 @@ mod backward;
 pub mod buffer;
 mod check;
 pub mod cpu;
+pub mod cuda;
 mod dtype;
 mod eager;
 mod error;

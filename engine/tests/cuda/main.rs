@@ -1,0 +1,3 @@
+//! The CUDA machinery from outside: compiling with NVRTC.
+
+mod compile;
