@@ -18,8 +18,11 @@ pub struct Machine {
 
 impl Machine {
     /// This machine, as the queue uses it.
-    pub fn now(queue: &Queue) -> Machine {
-        let Queue::Cpu(cpu) = queue;
+    ///
+    /// # Errors
+    /// The queue is not the processor's.
+    pub fn now(queue: &Queue) -> engine::Result<Machine> {
+        let cpu = queue.cpu("the benches of the processor")?;
         let information = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let field = |name: &str| {
             let line = information.lines().find(|line| line.starts_with(name))?;
@@ -28,12 +31,12 @@ impl Machine {
         let family = field("cpu family").zip(field("model\t")).map(|(family, model)| format!(" {family}/{model}"));
         let processor = field("model name").unwrap_or_else(|| "unknown".into()) + &family.unwrap_or_default();
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Machine {
+        Ok(Machine {
             processor,
             isa: cpu.isa().to_string(),
             threads: cpu.threads(),
             unix_seconds: since.map_or(0, |since| since.as_secs()),
-        }
+        })
     }
 }
 

@@ -1,6 +1,7 @@
-//! Raw memory: zeroed, page-aligned, shared. Buffers know bytes; types appear only at a kernel's edge.
+//! Raw memory: zeroed, aligned, shared, of the host or of a device. Buffers know bytes; types appear only at a kernel's edge.
 
-use crate::{Element, Error, Result};
+use crate::cuda::Stream;
+use crate::{Device, Element, Error, Result};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -12,24 +13,38 @@ pub const fn align_up(bytes: usize) -> usize {
     bytes.div_ceil(ALIGNMENT) * ALIGNMENT
 }
 
-/// A block of zeroed memory. Pages come from the system on first touch, in huge pages where it grants them.
+/// A block of zeroed memory. Pages of the host come from the system on first touch, in huge pages where it grants them.
 ///
 /// Contents are shared: whoever holds the `Arc` may copy in and out between runs. Nothing here locks; the engine runs
-/// one program at a time over a buffer (see `Workspace`).
+/// one program at a time over a buffer (see `Workspace`). Copies to and from a device keep the order of its work.
 #[derive(Debug)]
 pub struct Buffer {
+    device: Device,
+    /// Of device memory the address, which the host cannot follow.
     pointer: NonNull<u8>,
     bytes: usize,
 }
 
-// SAFETY: a buffer is plain memory without thread affinity; data races are excluded by the rule that only one program
+// SAFETY: a buffer is plain memory without thread affinity, or a device's address; data races are excluded by the rule that only one program
 // (or one copying caller) works on it at a time, which the unsafe accessors state as their contract.
 unsafe impl Send for Buffer {}
 // SAFETY: as above.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Memory of `bytes` zero bytes; an error if the system refuses.
+    /// Memory of `bytes` zero bytes on a device; an error if it has no more.
+    pub fn on(device: &Device, bytes: usize) -> Result<Arc<Buffer>> {
+        let Device::Cuda(driver) = device else { return Buffer::zeroed(bytes) };
+        let size = bytes.max(1);
+        let address = driver.allocate(size)?;
+        let pointer = NonNull::new(std::ptr::without_provenance_mut(address as usize))
+            .ok_or_else(|| Error::invalid(format!("{device} gave memory at address 0")))?;
+        let buffer = Buffer { device: device.clone(), pointer, bytes };
+        driver.fill(Stream::Compute, address, 0, size)?;
+        Ok(Arc::new(buffer))
+    }
+
+    /// Memory of `bytes` zero bytes of the host; an error if the system refuses.
     pub fn zeroed(bytes: usize) -> Result<Arc<Buffer>> {
         let size = bytes.max(1);
         // SAFETY: an anonymous private mapping at an address of the system's choice; the result is checked.
@@ -52,7 +67,7 @@ impl Buffer {
             unsafe { libc::madvise(pointer, size, libc::MADV_HUGEPAGE) };
         }
         let pointer = NonNull::new(pointer.cast()).ok_or_else(|| Error::invalid("the system mapped address 0"))?;
-        Ok(Arc::new(Buffer { pointer, bytes }))
+        Ok(Arc::new(Buffer { device: Device::Cpu, pointer, bytes }))
     }
 
     /// Size in bytes.
@@ -60,7 +75,12 @@ impl Buffer {
         self.bytes
     }
 
-    /// Address of the first byte.
+    /// Whose memory it is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Address of the first byte; one of a device is not to be followed on the host.
     pub fn pointer(&self) -> *mut u8 {
         self.pointer.as_ptr()
     }
@@ -69,9 +89,7 @@ impl Buffer {
     pub fn write<T: Element>(&self, offset: usize, values: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         self.check(offset, bytes.len())?;
-        // SAFETY: the range was checked; source and target are distinct since `values` is a Rust borrow.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.pointer().add(offset), bytes.len()) };
-        Ok(())
+        self.write_bytes(offset, bytes)
     }
 
     /// Copies `count` elements from byte offset `offset`; an error if they lie outside.
@@ -79,8 +97,7 @@ impl Buffer {
         let mut values = vec![T::zeroed(); count];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
         self.check(offset, bytes.len())?;
-        // SAFETY: the range was checked; the target is a fresh vector.
-        unsafe { std::ptr::copy_nonoverlapping(self.pointer().add(offset), bytes.as_mut_ptr(), bytes.len()) };
+        self.read_bytes(offset, bytes)?;
         Ok(values)
     }
 
@@ -94,30 +111,82 @@ impl Buffer {
                 )));
             }
         }
-        // SAFETY: both ranges were checked; `copy` allows them to overlap.
-        unsafe { std::ptr::copy(source.pointer().add(from), self.pointer().add(offset), bytes) };
+        let overlaps = std::ptr::eq(self, source) && offset < from + bytes && from < offset + bytes;
+        match &self.device {
+            Device::Cpu if self.device.is(&source.device) => {
+                // SAFETY: both ranges were checked; `copy` allows them to overlap.
+                unsafe { std::ptr::copy(source.pointer().add(from), self.pointer().add(offset), bytes) };
+                Ok(())
+            }
+            Device::Cuda(driver) if self.device.is(&source.device) && !overlaps => {
+                driver.copy(Stream::Compute, self.address(offset), source.address(from), bytes)
+            }
+            _ => {
+                let mut through = vec![0u8; bytes];
+                source.read_bytes(from, &mut through)?;
+                self.write_bytes(offset, &through)
+            }
+        }
+    }
+
+    fn write_bytes(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        match &self.device {
+            // SAFETY: the range was checked; source and target are distinct since `bytes` is a Rust borrow.
+            Device::Cpu => unsafe {
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.pointer().add(offset), bytes.len());
+            },
+            Device::Cuda(driver) => driver.upload(Stream::Compute, self.address(offset), bytes)?,
+        }
         Ok(())
     }
 
-    /// The elements in place.
+    fn read_bytes(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        match &self.device {
+            // SAFETY: the range was checked; the target is a borrow of its own.
+            Device::Cpu => unsafe {
+                std::ptr::copy_nonoverlapping(self.pointer().add(offset), into.as_mut_ptr(), into.len());
+            },
+            Device::Cuda(driver) => driver.download(Stream::Compute, into, self.address(offset))?,
+        }
+        Ok(())
+    }
+
+    /// Device address of byte `offset`.
+    fn address(&self, offset: usize) -> u64 {
+        (self.pointer().addr() + offset) as u64
+    }
+
+    /// The elements in place; an error for memory of a device.
     ///
     /// # Safety
     /// Nothing writes to the range while the slice lives.
     pub unsafe fn slice<T: Element>(&self, offset: usize, count: usize) -> Result<&[T]> {
+        self.check_host()?;
         self.check(offset, count * size_of::<T>())?;
         // SAFETY: inside the mapping, aligned by `check`, any bit pattern is a value of T; no writer by contract.
         Ok(unsafe { std::slice::from_raw_parts(self.pointer().add(offset).cast(), count) })
     }
 
-    /// The elements in place, to be changed.
+    /// The elements in place, to be changed; an error for memory of a device.
     ///
     /// # Safety
     /// Nothing else reads or writes the range while the slice lives.
     #[expect(clippy::mut_from_ref, reason = "the caller promises that nothing else touches the range")]
     pub unsafe fn slice_mut<T: Element>(&self, offset: usize, count: usize) -> Result<&mut [T]> {
+        self.check_host()?;
         self.check(offset, count * size_of::<T>())?;
         // SAFETY: as in `slice`, and exclusive by contract.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.pointer().add(offset).cast(), count) })
+    }
+
+    fn check_host(&self) -> Result<()> {
+        match &self.device {
+            Device::Cpu => Ok(()),
+            device => Err(Error::invalid(format!(
+                "a buffer of {} bytes lies in the memory of {device}: it is read and written by copies",
+                self.bytes
+            ))),
+        }
     }
 
     fn check(&self, offset: usize, bytes: usize) -> Result<()> {
@@ -134,7 +203,13 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `zeroed`, with the same size, unmapped once.
-        unsafe { libc::munmap(self.pointer.as_ptr().cast(), self.bytes.max(1)) };
+        match &self.device {
+            // SAFETY: the mapping made in `zeroed`, with the same size, unmapped once.
+            Device::Cpu => unsafe {
+                libc::munmap(self.pointer.as_ptr().cast(), self.bytes.max(1));
+            },
+            // A failure here is that of earlier work, which the next call of the driver reports again.
+            Device::Cuda(driver) => drop(driver.free(self.address(0))),
+        }
     }
 }

@@ -3,9 +3,9 @@
 
 use crate::buffer::Buffer;
 use crate::cpu::Isa;
+use crate::observer::{Observer, StepView};
 use crate::op::{Out, View, Write};
-use crate::program::{Observer, StepView};
-use crate::{CpuQueue, DType, Error, Meta, Queue, Result};
+use crate::{CpuQueue, DType, Device, Error, Meta, Queue, Result};
 use half::bf16;
 use std::sync::Arc;
 
@@ -55,11 +55,16 @@ struct NanCheck;
 impl Observer for NanCheck {
     fn after(&mut self, step: &StepView<'_>) -> Result<()> {
         for (index, &(pointer, meta, _)) in step.outputs.iter().enumerate().filter(|&(index, _)| !step.scratch[index]) {
-            if let Some((element, value)) = first_where(pointer, meta, |value| !value.is_finite()) {
-                let inputs: Vec<String> = (step.inputs.iter().enumerate())
-                    .filter(|(_, view)| first_where(view.pointer(), view.meta(), |value| !value.is_finite()).is_some())
-                    .map(|(input, _)| input.to_string())
-                    .collect();
+            let broken = |pointer: *const u8, meta: Meta| -> Result<Option<(usize, f32)>> {
+                Ok(first_where(step.local(pointer, meta.bytes())?.pointer(), meta, |value| !value.is_finite()))
+            };
+            if let Some((element, value)) = broken(pointer, meta)? {
+                let mut inputs = Vec::new();
+                for (input, view) in step.inputs.iter().enumerate() {
+                    if broken(view.pointer(), view.meta())?.is_some() {
+                        inputs.push(input.to_string());
+                    }
+                }
                 let inherited = if inputs.is_empty() {
                     "all its inputs are finite".to_owned()
                 } else {
@@ -85,11 +90,11 @@ impl Observer for PoisonCheck {
         for (index, &(pointer, meta, write)) in step.outputs.iter().enumerate() {
             if write == Write::Set {
                 // SAFETY: the output's own memory, about to be overwritten by the node.
-                unsafe { std::ptr::write_bytes(pointer, POISON, meta.bytes()) };
+                unsafe { step.fill(pointer, POISON, meta.bytes())? };
             }
             if step.planned[index] {
                 // SAFETY: the planner left this many free bytes after each planned tensor.
-                unsafe { std::ptr::write_bytes(pointer.add(step.output_bytes[index]), GUARD, step.guard_bytes) };
+                unsafe { step.fill(pointer.wrapping_add(step.output_bytes[index]), GUARD, step.guard_bytes)? };
             }
         }
         Ok(())
@@ -98,14 +103,14 @@ impl Observer for PoisonCheck {
     fn after(&mut self, step: &StepView<'_>) -> Result<()> {
         for (index, &(pointer, meta, _)) in step.outputs.iter().enumerate() {
             if !step.scratch[index]
-                && let Some(element) = first_unwritten(pointer, meta)
+                && let Some(element) = first_unwritten(step.local(pointer, meta.bytes())?.pointer(), meta)
             {
                 return Err(Error::invalid(format!("output {index} ({meta}) was left unwritten at element {element}")));
             }
             if step.planned[index] {
-                // SAFETY: the guard band that `before` filled.
-                let guard =
-                    unsafe { std::slice::from_raw_parts(pointer.add(step.output_bytes[index]), step.guard_bytes) };
+                let band = step.local(pointer.wrapping_add(step.output_bytes[index]), step.guard_bytes)?;
+                // SAFETY: the guard band that `before` filled, or a copy of it.
+                let guard = unsafe { std::slice::from_raw_parts(band.pointer(), step.guard_bytes) };
                 if let Some(byte) = guard.iter().position(|&byte| byte != GUARD) {
                     return Err(Error::invalid(format!(
                         "the node wrote {byte} bytes past the end of output {index} ({meta})"
@@ -126,8 +131,9 @@ impl Observer for CpuCheck {
     fn before(&mut self, step: &StepView<'_>) -> Result<()> {
         let copy = |pointer: *const u8, meta: Meta| -> Result<Arc<Buffer>> {
             let buffer = Buffer::zeroed(meta.bytes())?;
-            // SAFETY: a live tensor of the program, read before the node runs.
-            buffer.write(0, unsafe { std::slice::from_raw_parts(pointer, meta.bytes()) })?;
+            let local = step.local(pointer, meta.bytes())?;
+            // SAFETY: a live tensor of the program, or a copy of it, read before the node runs.
+            buffer.write(0, unsafe { std::slice::from_raw_parts(local.pointer(), meta.bytes()) })?;
             Ok(buffer)
         };
         let inputs = step.inputs.iter().map(|view| copy(view.pointer(), view.meta())).collect::<Result<_>>()?;
@@ -140,11 +146,11 @@ impl Observer for CpuCheck {
         let Some((inputs, outputs)) = self.saved.take() else { return Ok(()) };
         let views: Vec<View> = (inputs.iter().zip(step.inputs))
             // SAFETY: the copies made in `before`.
-            .map(|(buffer, view)| unsafe { View::new(buffer.pointer(), view.meta()) })
+            .map(|(buffer, view)| unsafe { View::new(buffer.pointer(), view.meta(), &Device::Cpu) })
             .collect();
         let mut outs: Vec<Out> = (outputs.iter().zip(step.outputs))
             // SAFETY: as above, each output its own copy.
-            .map(|(buffer, &(_, meta, write))| unsafe { Out::new(buffer.pointer(), meta, write) })
+            .map(|(buffer, &(_, meta, write))| unsafe { Out::new(buffer.pointer(), meta, write, &Device::Cpu) })
             .collect();
         step.op.run(&self.queue, &views, &mut outs)?;
         let dtypes = (step.inputs.iter().map(View::meta)).chain(step.outputs.iter().map(|&(_, meta, _)| meta));
@@ -154,7 +160,8 @@ impl Observer for CpuCheck {
             if step.scratch[index] {
                 continue;
             }
-            let (fast, plain) = (to_f64(pointer, meta), to_f64(buffer.pointer(), meta));
+            let fast = to_f64(step.local(pointer, meta.bytes())?.pointer(), meta);
+            let plain = to_f64(buffer.pointer(), meta);
             let largest = plain.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
             // Two orders of summation of up to 2^16 terms in f32, and a rounding to the coarsest type that the op stores:
             // an f32 gradient may be a sum over intermediates in bf16.

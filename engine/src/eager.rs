@@ -39,14 +39,14 @@ impl Tape {
             .map(|&input| {
                 let (pointer, meta) = resolve(input);
                 // SAFETY: the buffer lives as long as the tape; an output shares it only with a gradient added to itself.
-                unsafe { View::new(pointer, meta) }
+                unsafe { View::new(pointer, meta, queue.device()) }
             })
             .collect();
         let mut outs: Vec<Out> = (node.outputs.iter())
             .map(|&(output, when)| {
                 let (pointer, meta) = resolve(output);
                 // SAFETY: as above; `&mut self` in the caller keeps others out.
-                unsafe { Out::new(pointer, meta, when.resolve(false)) }
+                unsafe { Out::new(pointer, meta, when.resolve(false), queue.device()) }
             })
             .collect();
         queue.enter(|| node.op.run(queue, &views, &mut outs)).map_err(|error| {

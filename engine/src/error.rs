@@ -21,6 +21,9 @@ pub enum Error {
         /// Span and source line of the code that pushed the op.
         place: String,
     },
+    /// An op, or a part of the optimiser, cannot run on the device of the queue; the text names it.
+    #[error("{0}")]
+    NoKernel(String),
     /// Reading or writing a file failed.
     #[error("{path}: {source}")]
     Io {

@@ -1,6 +1,6 @@
 //! The op contract: what every kernel declares, and the typed windows through which it sees its tensors.
 
-use crate::{Element, Error, Meta, Queue, Result, Shape, Tape, Tensor};
+use crate::{Device, Element, Error, Meta, Queue, Result, Shape, Tape, Tensor};
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -98,6 +98,7 @@ pub enum Write {
 pub struct View<'a> {
     pointer: *const u8,
     meta: Meta,
+    device: &'a Device,
     lifetime: PhantomData<&'a u8>,
 }
 
@@ -108,9 +109,10 @@ unsafe impl Sync for View<'_> {}
 
 impl<'a> View<'a> {
     /// # Safety
-    /// `pointer` is valid for `meta.bytes()` bytes during `'a`, and only in-place outputs of the same op write there.
-    pub(crate) unsafe fn new(pointer: *const u8, meta: Meta) -> View<'a> {
-        View { pointer, meta, lifetime: PhantomData }
+    /// `pointer` is valid in the memory of `device` for `meta.bytes()` bytes during `'a`, and only in-place outputs of the
+    /// same op write there.
+    pub(crate) unsafe fn new(pointer: *const u8, meta: Meta, device: &'a Device) -> View<'a> {
+        View { pointer, meta, device, lifetime: PhantomData }
     }
 
     /// Shape and dtype; a ragged leading dimension is clipped to the rows in use.
@@ -123,9 +125,10 @@ impl<'a> View<'a> {
         self.meta.shape
     }
 
-    /// The elements; an error if `T` is not the stored type. Not for an input that shares an output's memory.
+    /// The elements; an error if `T` is not the stored type, or if they lie in the memory of a device. Not for an input that
+    /// shares an output's memory.
     pub fn slice<T: Element>(&self) -> Result<&'a [T]> {
-        check_type::<T>(self.meta)?;
+        check_access::<T>(self.meta, self.device)?;
         // SAFETY: valid by `new`, typed by the check; offsets are multiples of 256, so aligned.
         Ok(unsafe { std::slice::from_raw_parts(self.pointer.cast(), self.meta.elements()) })
     }
@@ -133,6 +136,11 @@ impl<'a> View<'a> {
     /// Address of the first element, for kernels that may work in place.
     pub fn pointer(&self) -> *const u8 {
         self.pointer
+    }
+
+    /// Address of the first element for a kernel of the device.
+    pub fn address(&self) -> u64 {
+        self.pointer.addr() as u64
     }
 }
 
@@ -142,6 +150,7 @@ pub struct Out<'a> {
     pointer: *mut u8,
     meta: Meta,
     write: Write,
+    device: &'a Device,
     lifetime: PhantomData<&'a mut u8>,
 }
 
@@ -152,10 +161,10 @@ unsafe impl Sync for Out<'_> {}
 
 impl<'a> Out<'a> {
     /// # Safety
-    /// `pointer` is valid for `meta.bytes()` bytes during `'a` and nothing else touches them, but for inputs that the
-    /// op declares in place.
-    pub(crate) unsafe fn new(pointer: *mut u8, meta: Meta, write: Write) -> Out<'a> {
-        Out { pointer, meta, write, lifetime: PhantomData }
+    /// `pointer` is valid in the memory of `device` for `meta.bytes()` bytes during `'a` and nothing else touches them, but
+    /// for inputs that the op declares in place.
+    pub(crate) unsafe fn new(pointer: *mut u8, meta: Meta, write: Write, device: &'a Device) -> Out<'a> {
+        Out { pointer, meta, write, device, lifetime: PhantomData }
     }
 
     /// Shape and dtype; a ragged leading dimension is clipped to the rows in use.
@@ -178,9 +187,10 @@ impl<'a> Out<'a> {
         self.write == Write::Add
     }
 
-    /// The elements; an error if `T` is not the stored type. Not for an output that shares an input's memory.
+    /// The elements; an error if `T` is not the stored type, or if they lie in the memory of a device. Not for an output that
+    /// shares an input's memory.
     pub fn slice_mut<T: Element>(&mut self) -> Result<&mut [T]> {
-        check_type::<T>(self.meta)?;
+        check_access::<T>(self.meta, self.device)?;
         // SAFETY: valid and exclusive by `new`, typed by the check; offsets are multiples of 256, so aligned.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.pointer.cast(), self.meta.elements()) })
     }
@@ -189,9 +199,19 @@ impl<'a> Out<'a> {
     pub fn pointer(&mut self) -> *mut u8 {
         self.pointer
     }
+
+    /// Address of the first element for a kernel of the device.
+    pub fn address(&self) -> u64 {
+        self.pointer.addr() as u64
+    }
 }
 
-fn check_type<T: Element>(meta: Meta) -> Result<()> {
+fn check_access<T: Element>(meta: Meta, device: &Device) -> Result<()> {
+    if let Device::Cuda(_) = device {
+        return Err(Error::invalid(format!(
+            "a tensor of {meta} lies in the memory of {device}, where only its kernels reach it"
+        )));
+    }
     if T::DTYPE != meta.dtype {
         return Err(Error::invalid(format!("a tensor of {meta} was read as {}", T::DTYPE)));
     }

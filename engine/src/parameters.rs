@@ -1,7 +1,7 @@
 //! The parameters of a model in flat arenas: f32 master, bf16 copy, f32 gradient, found by name, never by position.
 
 use crate::buffer::{Buffer, align_up};
-use crate::{DType, Error, Result, Shape};
+use crate::{DType, Device, Error, Result, Shape};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -92,6 +92,19 @@ impl Parameters {
     /// The f32 gradient arena, if there is one.
     pub fn gradient(&self) -> Option<&Arc<Buffer>> {
         self.gradient.as_ref()
+    }
+
+    /// Moves the arenas to the memory of a device. Tapes recorded before keep the old ones.
+    pub fn move_to(&mut self, device: &Device) -> Result<()> {
+        let moved = |arena: &Arc<Buffer>| -> Result<Arc<Buffer>> {
+            let buffer = Buffer::on(device, arena.bytes())?;
+            buffer.copy(0, arena, 0, arena.bytes())?;
+            Ok(buffer)
+        };
+        let bf16 = self.bf16.as_ref().map(moved).transpose()?;
+        let gradient = self.gradient.as_ref().map(moved).transpose()?;
+        (self.master, self.bf16, self.gradient) = (moved(&self.master)?, bf16, gradient);
+        Ok(())
     }
 
     /// The values of a parameter.

@@ -1,8 +1,8 @@
 //! The profiler: time of every node and span, GFLOP/s, GB/s and percent of the roofline, as a table, JSON lines and a
 //! Chrome trace.
 
+use crate::observer::{Observer, StepView};
 use crate::op::Cost;
-use crate::program::{Observer, StepView};
 use crate::{Phase, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -1,61 +1,16 @@
 //! A compiled tape: every op with the addresses it works on, run as a plain loop.
 
 use crate::buffer::{Buffer, align_up};
+use crate::cuda::{Graphs, Inputs, Run, Source};
+use crate::observer::{Observer, StepView};
 use crate::op::{Cost, Op, Out, View, Write};
 use crate::plan::{Plan, plan};
 use crate::ragged::{Ragged, clip, rows_in_use};
 use crate::tape::{Home, Node, Tape, When};
-use crate::{Element, Error, Meta, Phase, Queue, Result, Tensor};
+use crate::{CudaQueue, Device, Element, Error, Meta, Phase, Queue, Result, Tensor, Workspace};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-
-/// The activation arena that several programs share, one at a time.
-#[derive(Clone, Debug, Default)]
-pub struct Workspace(Arc<Mutex<Arena>>);
-
-#[derive(Debug, Default)]
-struct Arena {
-    buffer: Option<Arc<Buffer>>,
-    /// The program whose results the arena holds.
-    owner: u64,
-}
-
-impl Workspace {
-    /// An empty arena; it grows to the needs of the programs that use it.
-    pub fn new() -> Workspace {
-        Workspace::default()
-    }
-
-    /// Held for the whole of a run, so that programs on several threads take turns.
-    fn lock(&self) -> MutexGuard<'_, Arena> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl Arena {
-    fn claim(&mut self, bytes: usize, program: u64) -> Result<Arc<Buffer>> {
-        self.owner = program;
-        match &self.buffer {
-            Some(buffer) if buffer.bytes() >= bytes => Ok(buffer.clone()),
-            _ => {
-                self.buffer = None; // free the old one first
-                let buffer = Buffer::zeroed(bytes)?;
-                self.buffer = Some(buffer.clone());
-                Ok(buffer)
-            }
-        }
-    }
-
-    fn results_of(&self, program: u64) -> Result<&Buffer> {
-        match &self.buffer {
-            Some(buffer) if self.owner == program => Ok(buffer),
-            _ => Err(Error::invalid(
-                "the results are not there: the program has not run yet, or another one has overwritten them",
-            )),
-        }
-    }
-}
 
 /// Settings of a compilation.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,47 +19,13 @@ pub struct Compile {
     pub guard_bytes: usize,
 }
 
-/// What happens around each node of a run: profilers and checks.
-pub trait Observer {
-    /// Before the node runs.
-    fn before(&mut self, step: &StepView<'_>) -> Result<()> {
-        let _ = step;
-        Ok(())
-    }
-    /// After the node ran.
-    fn after(&mut self, step: &StepView<'_>) -> Result<()> {
-        let _ = step;
-        Ok(())
-    }
-}
-
-/// A node about to run or just run, as observers see it.
-#[derive(Debug)]
-pub struct StepView<'a> {
-    /// Position in the program.
-    pub index: usize,
-    /// The op.
-    pub op: &'a Arc<dyn Op>,
-    /// Forward, backward or recomputation.
-    pub phase: Phase,
-    /// Span path of the model code.
-    pub span: &'a str,
-    /// Span and source line.
-    pub place: &'a str,
-    /// Inputs with clipped shapes.
-    pub inputs: &'a [View<'a>],
-    /// Outputs: address, clipped shape, write mode.
-    pub outputs: &'a [(*mut u8, Meta, Write)],
-    /// Full size in bytes of each output.
-    pub output_bytes: &'a [usize],
-    /// Work for the clipped shapes.
-    pub cost: Cost,
-    /// Guard bytes after each planned output.
-    pub guard_bytes: usize,
-    /// Which outputs lie in the planned arena (and so have guards).
-    pub planned: &'a [bool],
-    /// Which outputs are scratch: nobody reads them.
-    pub scratch: &'a [bool],
+/// What a program needs of a device; see [`Program::kernels`].
+#[derive(Clone, Debug, Default)]
+pub struct Kernels {
+    /// The source of every launch, in order.
+    pub sources: Vec<Source>,
+    /// Names of the ops without a kernel, each once.
+    pub missing: Vec<&'static str>,
 }
 
 #[derive(Debug)]
@@ -143,20 +64,32 @@ pub struct Program {
     plan: Plan,
     workspace: Workspace,
     guard_bytes: usize,
+    /// On a device, the inputs there; on the CPU they are written in place.
+    inputs: Option<Inputs>,
+    graphs: Graphs,
 }
 
 impl Program {
-    /// Plans the tape's memory and fixes its addresses.
+    /// Plans the tape's memory and fixes its addresses, on the device of the workspace. Inputs move there with the values
+    /// that they have; parameters must lie there already.
     pub fn compile(tape: Tape, workspace: &Workspace, settings: Compile) -> Result<Program> {
         if tape.is_eager() {
             return Err(Error::invalid("an eager tape has run already; record one with Tape::record"));
         }
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let plan = plan(&tape, settings.guard_bytes);
+        let inputs = match workspace.device() {
+            Device::Cpu => check_on_host(&tape).map(|()| None)?,
+            Device::Cuda(driver) => Some(Inputs::new(&tape, driver)?),
+        };
         let slot = |id: u32| -> Option<Slot> {
             let (info, root) = (&tape.infos[id as usize], tape.root(id));
             let address = match tape.home(id) {
-                Home::Owned(buffer, offset) => Address::Owned(buffer.clone(), *offset),
+                Home::Owned(buffer, offset) => {
+                    let moved = inputs.as_ref().and_then(|inputs| inputs.place(root));
+                    let (buffer, offset) = moved.unwrap_or_else(|| (buffer.clone(), *offset));
+                    Address::Owned(buffer, offset)
+                }
                 Home::Planned | Home::Alias(_) => Address::Planned(plan.offsets[root as usize]?),
             };
             let kept = tape.infos[root as usize].keep;
@@ -189,6 +122,8 @@ impl Program {
             plan,
             workspace: workspace.clone(),
             guard_bytes: align_up(settings.guard_bytes),
+            inputs,
+            graphs: Graphs::default(),
         })
     }
 
@@ -207,7 +142,8 @@ impl Program {
         self.steps.is_empty()
     }
 
-    /// Copies values into an input. Fewer values than elements leave the rest as it was.
+    /// Copies values into an input. Fewer values than elements leave the rest as it was. On a device they travel beside the
+    /// run that is under way, and the next one sees them.
     pub fn write<T: Element>(&self, tensor: Tensor, values: &[T]) -> Result<()> {
         let slot = self.slot(tensor)?;
         if T::DTYPE != slot.meta.dtype || values.len() > slot.meta.elements() {
@@ -215,7 +151,10 @@ impl Program {
             return Err(Error::invalid(format!("cannot write {count} values of {} into {}", T::DTYPE, slot.meta)));
         }
         match &slot.address {
-            Address::Owned(buffer, offset) => buffer.write(*offset, values),
+            Address::Owned(buffer, offset) => match &self.inputs {
+                Some(inputs) if inputs.write(buffer, *offset, bytemuck::cast_slice(values))? => Ok(()),
+                _ => buffer.write(*offset, values),
+            },
             Address::Planned(_) => Err(Error::invalid("only inputs can be written before a run")),
         }
     }
@@ -227,6 +166,7 @@ impl Program {
             return Err(Error::invalid(format!("cannot read {} as {}", slot.meta, T::DTYPE)));
         }
         let count = clip(slot.meta, slot.ragged.map(|group| self.used(group)).transpose()?).elements();
+        self.send_inputs()?;
         match &slot.address {
             Address::Owned(buffer, offset) => buffer.read(*offset, count),
             Address::Planned(_) if !slot.kept => {
@@ -256,16 +196,22 @@ impl Program {
             return Err(Error::invalid("only inputs can be written before a run"));
         };
         let offset = offset + target.1 * size;
+        source.0.send_inputs()?;
+        self.send_inputs()?;
         match &from.address {
-            Address::Owned(owned, first) => buffer.copy(offset, owned, first + source.2 * size, count * size),
+            Address::Owned(owned, first) => buffer.copy(offset, owned, first + source.2 * size, count * size)?,
             Address::Planned(_) if !from.kept => {
-                Err(Error::invalid(format!("a tensor of {} was not kept: call Tape::keep before compiling", from.meta)))
+                let meta = from.meta;
+                return Err(Error::invalid(format!(
+                    "a tensor of {meta} was not kept: call Tape::keep before compiling"
+                )));
             }
             Address::Planned(first) => {
                 let arena = source.0.workspace.lock();
-                buffer.copy(offset, arena.results_of(source.0.id)?, first + source.2 * size, count * size)
+                buffer.copy(offset, arena.results_of(source.0.id)?, first + source.2 * size, count * size)?;
             }
         }
+        self.inputs.as_ref().map_or(Ok(()), |inputs| inputs.copied(buffer, offset))
     }
 
     /// Work of one run for the rows in use now.
@@ -278,27 +224,86 @@ impl Program {
             .fold(Cost::default(), |sum, cost| Cost { flops: sum.flops + cost.flops, bytes: sum.bytes + cost.bytes }))
     }
 
-    /// Runs the list. With `accumulate`, gradients of parameters are added to what their arena holds.
+    /// The kernels that a run on a device launches, and the ops that have none. Nothing runs there: the program may be
+    /// compiled for another device.
+    pub fn kernels(&self, cuda: &CudaQueue) -> Result<Kernels> {
+        let (listing, list) = cuda.listing();
+        let listing = Queue::Cuda(listing);
+        // Addresses are only passed on, so any will do.
+        let arena = Buffer::zeroed(0)?;
+        let full: Vec<usize> = self.ragged.iter().map(|(group, _)| group.capacity).collect();
+        let mut missing = Vec::new();
+        for accumulate in [false, true] {
+            for (index, step) in self.steps.iter().enumerate() {
+                match self.run_step(&listing, &arena, &full, accumulate, index, step, &mut []) {
+                    Err(Error::NoKernel(_)) if missing.contains(&step.op.name()) => {}
+                    Err(Error::NoKernel(_)) => missing.push(step.op.name()),
+                    result => result?,
+                }
+            }
+        }
+        let sources = std::mem::take(&mut *list.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        Ok(Kernels { sources, missing })
+    }
+
+    /// Compiles and loads every kernel of a run on a device, so that the first run does not wait for it; `progress` hears
+    /// of each before its turn: how many are done, how many there are, its title. Nothing to do on the CPU.
+    ///
+    /// # Errors
+    /// An op has no kernel for the device, or a kernel does not compile.
+    pub fn prepare(&self, queue: &Queue, progress: &mut dyn FnMut(usize, usize, &str)) -> Result<()> {
+        let Queue::Cuda(cuda) = queue else { return Ok(()) };
+        let Kernels { sources, missing } = self.kernels(cuda)?;
+        match &missing[..] {
+            [] => cuda.prepare(&sources, progress),
+            names => Err(Error::NoKernel(format!("these ops have no CUDA kernel yet: {}", names.join(", ")))),
+        }
+    }
+
+    /// Runs the list. With `accumulate`, gradients of parameters are added to what their arena holds. On a device the run
+    /// is submitted, not waited for; from its second time on it is one captured graph, if the queue says so.
     pub fn run(&mut self, queue: &Queue, accumulate: bool) -> Result<()> {
         self.run_observed(queue, accumulate, &mut [])
     }
 
-    /// As [`Program::run`], with observers called around every node.
+    /// As [`Program::run`], with observers called around every node, each of which a device finishes before the next.
     pub fn run_observed(
         &mut self,
         queue: &Queue,
         accumulate: bool,
         observers: &mut [&mut (dyn Observer + Send)],
     ) -> Result<()> {
-        let mut workspace = self.workspace.lock();
-        let arena = workspace.claim(self.plan.peak_bytes, self.id)?;
+        self.check_queue(queue)?;
+        self.send_inputs()?;
+        let workspace = self.workspace.clone();
+        let mut workspace = workspace.lock();
+        let arena = workspace.claim(self.workspace.device(), self.plan.peak_bytes, self.id)?;
         let used = self.all_used()?;
-        queue.enter(|| {
-            for (index, step) in self.steps.iter().enumerate() {
-                self.run_step(queue, &arena, &used, accumulate, index, step, observers)?;
+        match queue {
+            Queue::Cuda(cuda) if cuda.graphs() && observers.is_empty() => {
+                let run = Run { arena: arena.pointer().addr(), used: used.clone(), accumulate };
+                let mut graphs = std::mem::take(&mut self.graphs);
+                let launches = &mut || self.run_steps(queue, &arena, &used, accumulate, &mut []);
+                let result = graphs.run(cuda.driver().as_ref(), run, launches);
+                self.graphs = graphs;
+                result
             }
-            Ok(())
-        })
+            _ => queue.enter(|| self.run_steps(queue, &arena, &used, accumulate, observers)),
+        }
+    }
+
+    fn run_steps(
+        &self,
+        queue: &Queue,
+        arena: &Arc<Buffer>,
+        used: &[usize],
+        accumulate: bool,
+        observers: &mut [&mut (dyn Observer + Send)],
+    ) -> Result<()> {
+        for (index, step) in self.steps.iter().enumerate() {
+            self.run_step(queue, arena, used, accumulate, index, step, observers)?;
+        }
+        Ok(())
     }
 
     fn run_step(
@@ -322,7 +327,7 @@ impl Program {
             .map(|slot| {
                 let (pointer, meta) = locate(slot);
                 // SAFETY: the plan keeps tensors that live at this step apart, except for declared in-place pairs.
-                unsafe { View::new(pointer, meta) }
+                unsafe { View::new(pointer, meta, queue.device()) }
             })
             .collect();
         let outputs: Vec<(*mut u8, Meta, Write)> = (step.outputs.iter())
@@ -333,7 +338,7 @@ impl Program {
             .collect();
         let mut outs: Vec<Out> = (outputs.iter())
             // SAFETY: as above.
-            .map(|&(pointer, meta, write)| unsafe { Out::new(pointer, meta, write) })
+            .map(|&(pointer, meta, write)| unsafe { Out::new(pointer, meta, write, queue.device()) })
             .collect();
         let explain = |error: Error| match error {
             Error::Invalid(detail) => Error::Op {
@@ -342,6 +347,7 @@ impl Program {
                 inputs: inputs.iter().map(|view| view.meta().to_string()).collect::<Vec<_>>().join(", "),
                 place: step.place.clone(),
             },
+            Error::NoKernel(detail) => Error::NoKernel(format!("{detail}\n  at {}", step.place)),
             other => other,
         };
         if observers.is_empty() {
@@ -356,6 +362,7 @@ impl Program {
             phase: step.phase,
             span: &self.spans[step.span as usize],
             place: &step.place,
+            device: queue.device(),
             inputs: &inputs,
             outputs: &outputs,
             output_bytes: &output_bytes,
@@ -368,11 +375,26 @@ impl Program {
             observer.before(&view).map_err(explain)?;
         }
         step.op.run(queue, &inputs, &mut outs).map_err(explain)?;
+        if let Queue::Cuda(cuda) = queue {
+            cuda.synchronize().map_err(explain)?;
+        }
         // In reverse, so that the observer nearest to the run (the profiler, when last) is called first.
         for observer in observers.iter_mut().rev() {
             observer.after(&view).map_err(explain)?;
         }
         Ok(())
+    }
+
+    fn send_inputs(&self) -> Result<()> {
+        self.inputs.as_ref().map_or(Ok(()), Inputs::send)
+    }
+
+    fn check_queue(&self, queue: &Queue) -> Result<()> {
+        let (compiled, asked) = (self.workspace.device(), queue.device());
+        if compiled.is(asked) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("a program compiled for {compiled} cannot run on {asked}: give it that workspace")))
     }
 
     fn slot(&self, tensor: Tensor) -> Result<&Slot> {
@@ -403,6 +425,21 @@ fn check_written(tape: &Tape, node: &Node, written: &mut HashSet<u32>) -> Result
         }
     }
     written.extend(node.outputs.iter().map(|(output, _)| tape.root(output.id)));
+    Ok(())
+}
+
+/// An error if a tape that is to run on the CPU has parameters on a device.
+fn check_on_host(tape: &Tape) -> Result<()> {
+    for info in &tape.infos {
+        if let Home::Owned(buffer, _) = &info.home
+            && !buffer.device().is(&Device::Cpu)
+        {
+            return Err(Error::invalid(format!(
+                "the parameters lie in the memory of {}, the program is to run on the CPU: give it a workspace on that device",
+                buffer.device()
+            )));
+        }
+    }
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! Where ops run. An op matches on the queue once and hands over to its code for that device.
 
-use crate::Result;
 use crate::cpu::{self, Isa};
+use crate::cuda::CudaQueue;
+use crate::{Device, Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub enum Queue {
     /// This machine's processor.
     Cpu(CpuQueue),
+    /// A GPU, or what stands for one.
+    Cuda(CudaQueue),
 }
 
 impl Queue {
@@ -18,10 +21,27 @@ impl Queue {
         Ok(Queue::Cpu(CpuQueue::new(Isa::from_env()?, cpu::threads_from_env()?)?))
     }
 
+    /// The CPU's queue for code that has no other path; on another device an error that names the code.
+    pub fn cpu(&self, name: &str) -> Result<&CpuQueue> {
+        match self {
+            Queue::Cpu(cpu) => Ok(cpu),
+            Queue::Cuda(_) => Err(Error::NoKernel(format!("{name} has no CUDA kernel yet"))),
+        }
+    }
+
+    /// Where the tensors lie that this queue works on.
+    pub fn device(&self) -> &Device {
+        match self {
+            Queue::Cpu(_) => &Device::Cpu,
+            Queue::Cuda(cuda) => cuda.device(),
+        }
+    }
+
     /// Runs `work` where its parallel regions are cheapest: on a worker of the pool.
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {
             Queue::Cpu(cpu) => cpu.pool.install(work),
+            Queue::Cuda(_) => work(),
         }
     }
 }
@@ -42,7 +62,7 @@ impl CpuQueue {
             .num_threads(threads)
             .thread_name(|index| format!("coca-cpu-{index}"))
             .build()
-            .map_err(|error| crate::Error::invalid(format!("cannot start {threads} threads: {error}")))?;
+            .map_err(|error| Error::invalid(format!("cannot start {threads} threads: {error}")))?;
         Ok(CpuQueue { isa, threads, pool: Arc::new(pool) })
     }
 

@@ -186,14 +186,14 @@ impl Tape {
     /// A tensor that the caller writes before each run. It has no gradient.
     #[track_caller]
     pub fn input(&mut self, name: &str, meta: Meta) -> Result<Tensor> {
-        let home = Home::Owned(Buffer::zeroed(meta.bytes())?, 0);
+        let home = Home::Owned(self.buffer(meta)?, 0);
         Ok(self.add_tensor(meta, home, Some(name.to_owned()), false, Location::caller()))
     }
 
     /// An input whose gradient is computed and kept: for gradient checks and for features that were computed elsewhere.
     #[track_caller]
     pub fn variable(&mut self, name: &str, meta: Meta) -> Result<Tensor> {
-        let home = Home::Owned(Buffer::zeroed(meta.bytes())?, 0);
+        let home = Home::Owned(self.buffer(meta)?, 0);
         Ok(self.add_tensor(meta, home, Some(name.to_owned()), true, Location::caller()))
     }
 
@@ -411,7 +411,16 @@ impl Tape {
     }
 
     pub(crate) fn value_home(&self, meta: Meta) -> Result<Home> {
-        Ok(if self.is_eager() { Home::Owned(Buffer::zeroed(meta.bytes())?, 0) } else { Home::Planned })
+        Ok(if self.is_eager() { Home::Owned(self.buffer(meta)?, 0) } else { Home::Planned })
+    }
+
+    /// Memory of its own for a tensor: of an eager tape on its queue's device, of a recording one on the host, from where
+    /// a program takes its first values to where it runs.
+    fn buffer(&self, meta: Meta) -> Result<Arc<Buffer>> {
+        match &self.eager {
+            Some(queue) => Buffer::on(queue.device(), meta.bytes()),
+            None => Buffer::zeroed(meta.bytes()),
+        }
     }
 
     pub(crate) fn root(&self, id: u32) -> u32 {

@@ -22,7 +22,8 @@ fn variables_choose_path_and_threads_and_mistakes_are_explained() {
 
     set("COCA_THREADS", Some("3"));
     set("COCA_ISA", Some("scalar"));
-    let Queue::Cpu(cpu) = Queue::cpu_from_env().expect("a queue");
+    let queue = Queue::cpu_from_env().expect("a queue");
+    let cpu = queue.cpu("this test").expect("a CPU");
     assert_eq!((cpu.threads(), cpu.isa()), (3, Isa::Scalar));
 
     for wrong in ["0", "-1", "two", "1.5", "1025"] {

@@ -15,7 +15,8 @@ pub fn report() -> Result<String> {
     let machine = Machine::detect();
     let isa = Isa::from_env()?;
     let queue = Queue::cpu_from_env()?;
-    let peaks = [DType::F32, DType::BF16].map(|dtype| gauge::flops_per_second(&queue, dtype) / 1e9);
+    let peak = |dtype| -> engine::Result<f64> { Ok(gauge::flops_per_second(&queue, dtype)? / 1e9) };
+    let peaks = [peak(DType::F32)?, peak(DType::BF16)?];
     let bandwidth = gauge::read_bytes_per_second(&queue)? / 1e9;
     Ok(render(&machine, isa.name(), threads_from_env()?) + &render_peaks(peaks, bandwidth))
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 fn main() -> engine::Result<()> {
     let queue = Queue::cpu_from_env()?;
     let filter = std::env::args().nth(1).unwrap_or_default();
-    let machine = Machine::now(&queue);
+    let machine = Machine::now(&queue)?;
     let bytes_per_second = gauge::read_bytes_per_second(&queue)?;
     println!("{} {} {} threads, {:.1} GB/s", machine.processor, machine.isa, machine.threads, bytes_per_second / 1e9);
     println!("{:>10} {:>10} {:>8} {:>9}  pass, case", "ms", "GFLOP/s", "GB/s", "roofline");
@@ -43,7 +43,7 @@ fn best_of(program: &mut Program, queue: &Queue, dtype: DType) -> engine::Result
     program.run(queue, false)?;
     let (begin, mut best, mut peak) = (Instant::now(), f64::MAX, 0.0f64);
     while begin.elapsed().as_secs_f64() < 1.0 {
-        peak = peak.max(gauge::flops_per_second(queue, dtype));
+        peak = peak.max(gauge::flops_per_second(queue, dtype)?);
         let round = Instant::now();
         while round.elapsed().as_secs_f64() < 0.1 {
             let start = Instant::now();

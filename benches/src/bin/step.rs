@@ -83,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         other => return Err(format!("--dtype {other}: use f32 or bf16").into()),
     };
     let queue = Queue::cpu_from_env()?;
-    let machine = Machine::now(&queue);
+    let machine = Machine::now(&queue)?;
     let config = CocaConfig::preset(&arguments.preset)?;
     let tokens = if arguments.tokens == 0 { config.text.context_length } else { arguments.tokens };
 
@@ -105,7 +105,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut ours = OurStep::new(&queue, config, dtype, arguments.batch, tokens)?;
     let (mut seconds, mut peaks) = (Vec::new(), Vec::new());
     for round in 0..arguments.rounds.max(2) {
-        peaks.push(gauge::flops_per_second(&queue, dtype) / 1e9);
+        peaks.push(gauge::flops_per_second(&queue, dtype)? / 1e9);
         let own = ours.run()?;
         for (_, peer, times) in &mut peers {
             let time = peer.step()?;

@@ -112,6 +112,12 @@ impl Compiled {
     }
 }
 
+/// What makes code for a device out of sources: the [`Compiler`](super::Compiler), or a stand-in of tests.
+pub trait Toolchain: fmt::Debug + Send + Sync {
+    /// Compiles a source for an architecture.
+    fn compile(&self, architecture: Architecture, source: &Source) -> Result<Compiled>;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

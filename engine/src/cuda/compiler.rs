@@ -1,7 +1,7 @@
 //! The compile service: sources in, machine code out, each variant compiled once on a machine.
 
 use super::cache::{Cache, Entry};
-use super::{Architecture, Compiled, Nvrtc, Source, log};
+use super::{Architecture, Compiled, Nvrtc, Source, Toolchain, log};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -35,37 +35,6 @@ impl Compiler {
     /// Folder of what was compiled before.
     pub fn cache_folder(&self) -> Option<&Path> {
         self.cache.as_ref().map(Cache::folder)
-    }
-
-    /// Compiles a source for an architecture, or finds it in the cache.
-    ///
-    /// # Errors
-    /// The source is at fault: the error shows the `.cu` file and line. Also where the assembler says that it ignores an
-    /// instruction or makes asynchronous products wait for each other: such a kernel is not what was written.
-    pub fn compile(&self, architecture: Architecture, source: &Source) -> Result<Compiled> {
-        let (text, options) = (source.text(), options(&architecture.to_string()));
-        let (major, minor) = self.nvrtc.version();
-        let key = format!("NVRTC {major}.{minor} {}\n{text}", options.join(" "));
-        let stored = self.cache.as_ref().and_then(|cache| cache.get(&key));
-        let entry = match stored {
-            Some(entry) => entry,
-            None => {
-                let entry = self.make(architecture, source, &text, &options)?;
-                if let Some(cache) = &self.cache {
-                    // A cache that cannot be written costs time at the next start, nothing else.
-                    let _ = cache.put(&key, &entry);
-                }
-                entry
-            }
-        };
-        let log = String::from_utf8_lossy(&entry.log);
-        Ok(Compiled {
-            title: source.title(),
-            ptx: entry.ptx.into(),
-            cubin: entry.cubin.into(),
-            functions: log::usage(&log),
-            warnings: log::warnings(&log).into_iter().map(str::to_owned).collect(),
-        })
     }
 
     fn make(&self, architecture: Architecture, source: &Source, text: &str, options: &[String]) -> Result<Entry> {
@@ -123,6 +92,39 @@ impl Compiler {
             made.push(compiled);
         }
         Ok(made)
+    }
+}
+
+impl Toolchain for Compiler {
+    /// Compiles a source for an architecture, or finds it in the cache.
+    ///
+    /// # Errors
+    /// The source is at fault: the error shows the `.cu` file and line. Also where the assembler says that it ignores an
+    /// instruction or makes asynchronous products wait for each other: such a kernel is not what was written.
+    fn compile(&self, architecture: Architecture, source: &Source) -> Result<Compiled> {
+        let (text, options) = (source.text(), options(&architecture.to_string()));
+        let (major, minor) = self.nvrtc.version();
+        let key = format!("NVRTC {major}.{minor} {}\n{text}", options.join(" "));
+        let stored = self.cache.as_ref().and_then(|cache| cache.get(&key));
+        let entry = match stored {
+            Some(entry) => entry,
+            None => {
+                let entry = self.make(architecture, source, &text, &options)?;
+                if let Some(cache) = &self.cache {
+                    // A cache that cannot be written costs time at the next start, nothing else.
+                    let _ = cache.put(&key, &entry);
+                }
+                entry
+            }
+        };
+        let log = String::from_utf8_lossy(&entry.log);
+        Ok(Compiled {
+            title: source.title(),
+            ptx: entry.ptx.into(),
+            cubin: entry.cubin.into(),
+            functions: log::usage(&log),
+            warnings: log::warnings(&log).into_iter().map(str::to_owned).collect(),
+        })
     }
 }
 

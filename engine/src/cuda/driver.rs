@@ -1,9 +1,10 @@
 //! The seam between the engine and a device: what a GPU's driver and the emulator both do.
 
-use super::{Arguments, TensorMap, TensorMapSpec};
+use super::{Arguments, Launch, TensorMap, TensorMapSpec};
 use crate::{Error, Result};
 use std::any::Any;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -25,11 +26,11 @@ pub trait Driver: Debug + Send + Sync {
     /// Copies `bytes` to the device at `to`. The host's bytes may change as soon as the call returns.
     fn upload(&self, stream: Stream, to: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Copies the first `bytes` bytes of `from` to the device at `to`, without waiting.
+    /// Copies bytes `bytes` of `from` to the device at `to`, without waiting.
     ///
     /// # Safety
     /// Nobody writes to `from` nor drops it before an event recorded after this copy has passed.
-    unsafe fn upload_pinned(&self, stream: Stream, to: u64, from: &Pinned, bytes: usize) -> Result<()>;
+    unsafe fn upload_pinned(&self, stream: Stream, to: u64, from: &Pinned, bytes: Range<usize>) -> Result<()>;
 
     /// Copies from the device at `from`, and waits for it and for all earlier work of the stream.
     fn download(&self, stream: Stream, into: &mut [u8], from: u64) -> Result<()>;
@@ -131,31 +132,6 @@ pub struct Function {
     pub module: Module,
     /// Name of the kernel, declared `extern "C"`.
     pub name: String,
-}
-
-/// The shape of a launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Launch {
-    /// Blocks along x, y and z.
-    pub grid: [u32; 3],
-    /// Threads of a block along x, y and z.
-    pub block: [u32; 3],
-    /// Blocks of a cluster along x, y and z; all 1 for none, or where the source says `__cluster_dims__`.
-    pub cluster: [u32; 3],
-    /// Bytes of dynamic shared memory of a block.
-    pub shared_bytes: u32,
-}
-
-impl Launch {
-    /// A launch along x alone, without clusters and dynamic shared memory.
-    pub fn linear(blocks: u32, threads: u32) -> Launch {
-        Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], cluster: [1; 3], shared_bytes: 0 }
-    }
-
-    /// The same launch with `bytes` bytes of dynamic shared memory a block.
-    pub fn with_shared(self, bytes: u32) -> Launch {
-        Launch { shared_bytes: bytes, ..self }
-    }
 }
 
 /// What a handle holds: a driver's own type.

@@ -1,6 +1,6 @@
 //! What the compile service makes of sound sources and of faulty ones.
 
-use engine::cuda::{Architecture, Compiler, ImageKind, Source, compiler_or_skip};
+use engine::cuda::{Architecture, Compiler, ImageKind, Source, Toolchain, compiler_or_skip};
 use std::fs;
 use std::path::PathBuf;
 

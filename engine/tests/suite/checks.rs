@@ -37,7 +37,7 @@ impl Op for Faulty {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let Queue::Cpu(cpu) = queue;
+        let cpu = queue.cpu(self.name())?;
         let count = inputs[0].meta().elements();
         let scratch = outputs[1].slice_mut::<f32>()?[0];
         let out = outputs[0].slice_mut::<f32>()?;

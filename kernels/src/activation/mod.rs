@@ -35,9 +35,8 @@ impl Op for Activate {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::run(cpu, self.0, &inputs[0], None, &mut outputs[0]),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::run(cpu, self.0, &inputs[0], None, &mut outputs[0])
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -73,9 +72,8 @@ impl Op for ActivationBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::run(cpu, self.0, &inputs[0], Some(&inputs[1]), &mut outputs[0]),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::run(cpu, self.0, &inputs[0], Some(&inputs[1]), &mut outputs[0])
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

@@ -78,9 +78,10 @@ impl Op for AttentionDecode {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match (queue, inputs[0].meta().dtype) {
-            (Queue::Cpu(cpu), DType::BF16) => self.typed::<bf16>(cpu, inputs, outputs),
-            (Queue::Cpu(cpu), _) => self.typed::<f32>(cpu, inputs, outputs),
+        let cpu = queue.cpu(self.name())?;
+        match inputs[0].meta().dtype {
+            DType::BF16 => self.typed::<bf16>(cpu, inputs, outputs),
+            _ => self.typed::<f32>(cpu, inputs, outputs),
         }
     }
 

@@ -217,9 +217,8 @@ impl Op for Attention {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => forward::forward(self, cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        forward::forward(self, cpu, inputs, outputs)
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -278,9 +277,8 @@ impl Op for AttentionBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => backward::backward(&self.of, cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        backward::backward(&self.of, cpu, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

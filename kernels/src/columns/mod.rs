@@ -105,7 +105,7 @@ fn copy<T: Float>(from: &[T], to: &mut [T], accumulate: bool) {
 }
 
 fn join<T: Float>(queue: &Queue, a: &[T], b: &[T], first: usize, out: &mut Out<'_>) -> Result<()> {
-    let Queue::Cpu(cpu) = queue;
+    let cpu = queue.cpu("join_columns")?;
     let (columns, rows, accumulate) = (out.shape().columns(), out.shape().rows(), out.accumulates());
     let second = columns - first;
     let out = Shared::new(out.slice_mut::<T>()?);
@@ -121,7 +121,7 @@ fn join<T: Float>(queue: &Queue, a: &[T], b: &[T], first: usize, out: &mut Out<'
 }
 
 fn split<T: Float>(queue: &Queue, x: &View<'_>, first: usize, outputs: &mut [Out<'_>]) -> Result<()> {
-    let Queue::Cpu(cpu) = queue;
+    let cpu = queue.cpu("split_columns")?;
     let (columns, rows) = (x.shape().columns(), x.shape().rows());
     let x = x.slice::<T>()?;
     let second = columns - first;

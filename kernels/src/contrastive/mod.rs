@@ -55,9 +55,8 @@ impl Op for Contrastive {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::forward(cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::forward(cpu, inputs, outputs)
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -86,9 +85,8 @@ impl Op for ContrastiveBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::backward(cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::backward(cpu, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

@@ -57,9 +57,8 @@ impl Op for CrossEntropy {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::forward(cpu, self.smoothing, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::forward(cpu, self.smoothing, inputs, outputs)
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -89,9 +88,8 @@ impl Op for CrossEntropyBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::backward(cpu, self.smoothing, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::backward(cpu, self.smoothing, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

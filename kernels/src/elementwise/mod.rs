@@ -65,9 +65,8 @@ impl Op for Add {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::add(cpu, &inputs[0], Some(&inputs[1]), &mut outputs[0]),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::add(cpu, &inputs[0], Some(&inputs[1]), &mut outputs[0])
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -99,9 +98,8 @@ impl Op for Copy {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::add(cpu, &inputs[0], None, &mut outputs[0]),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::add(cpu, &inputs[0], None, &mut outputs[0])
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -134,9 +132,8 @@ impl Op for Cast {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::cast(cpu, &inputs[0], &mut outputs[0]),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::cast(cpu, &inputs[0], &mut outputs[0])
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {

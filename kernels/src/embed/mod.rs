@@ -86,9 +86,8 @@ impl Op for EmbedText {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::text(cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::text(cpu, inputs, outputs)
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -121,9 +120,8 @@ impl Op for EmbedTextBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::text_backward(cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::text_backward(cpu, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {
@@ -153,9 +151,8 @@ impl Op for EmbedPatches {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::patches(cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::patches(cpu, inputs, outputs)
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -188,9 +185,8 @@ impl Op for EmbedPatchesBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::patches_backward(cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::patches_backward(cpu, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

@@ -67,9 +67,8 @@ impl Op for LayerNorm {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::forward(cpu, self.epsilon, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::forward(cpu, self.epsilon, inputs, outputs)
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -120,9 +119,8 @@ impl Op for LayerNormBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::backward(cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::backward(cpu, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

@@ -76,9 +76,8 @@ impl Op for LinearCrossEntropy {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::forward(cpu, self.ignore, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::forward(cpu, self.ignore, inputs, outputs)
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -123,9 +122,8 @@ impl Op for LinearCrossEntropyBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::backward(cpu, self.ignore, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::backward(cpu, self.ignore, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

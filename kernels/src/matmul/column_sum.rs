@@ -25,7 +25,7 @@ impl Op for ColumnSum {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let Queue::Cpu(cpu) = queue;
+        let cpu = queue.cpu(self.name())?;
         let accumulate = outputs[0].accumulates();
         let out = Shared::new(outputs[0].slice_mut::<f32>()?);
         let columns = inputs[0].shape().columns();

@@ -236,9 +236,8 @@ impl Op for Matmul {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::run(self, cpu, self.roles(inputs)?, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::run(self, cpu, self.roles(inputs)?, outputs)
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {

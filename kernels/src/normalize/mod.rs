@@ -38,7 +38,7 @@ impl Op for Normalize {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let Queue::Cpu(cpu) = queue;
+        let cpu = queue.cpu(self.name())?;
         match inputs[0].meta().dtype {
             DType::BF16 => forward::<bf16>(cpu, inputs, outputs),
             _ => forward::<f32>(cpu, inputs, outputs),
@@ -73,7 +73,7 @@ impl Op for NormalizeBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let Queue::Cpu(cpu) = queue;
+        let cpu = queue.cpu(self.name())?;
         match inputs[0].meta().dtype {
             DType::BF16 => backward::<bf16>(cpu, inputs, outputs),
             _ => backward::<f32>(cpu, inputs, outputs),

@@ -10,6 +10,7 @@ const GRAIN: usize = 1 << 15;
 /// starts as a copy of it.
 pub fn update_average(queue: &Queue, parameters: &Parameters, average: &Buffer, decay: f64) -> Result<()> {
     super::decay_rate("the decay of the average", decay)?;
+    let cpu = queue.cpu("the average of the weights")?;
     let elements = parameters.elements();
     if average.bytes() != elements * 4 {
         let bytes = average.bytes();
@@ -19,15 +20,13 @@ pub fn update_average(queue: &Queue, parameters: &Parameters, average: &Buffer, 
     let (weights, average) =
         unsafe { (parameters.master().slice::<f32>(0, elements)?, average.slice_mut::<f32>(0, elements)?) };
     let average = Shared::new(average);
-    match queue {
-        Queue::Cpu(cpu) => queue.enter(|| {
-            cpu.parallel_ranges(elements, GRAIN, |range| {
-                // SAFETY: ranges are disjoint.
-                let average = unsafe { average.part(range.clone()) };
-                approach(cpu.isa(), (1.0 - decay) as f32, &weights[range], average);
-            });
-        }),
-    }
+    queue.enter(|| {
+        cpu.parallel_ranges(elements, GRAIN, |range| {
+            // SAFETY: ranges are disjoint.
+            let average = unsafe { average.part(range.clone()) };
+            approach(cpu.isa(), (1.0 - decay) as f32, &weights[range], average);
+        });
+    });
     Ok(())
 }
 

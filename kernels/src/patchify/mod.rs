@@ -54,7 +54,7 @@ impl Op for Patchify {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let Queue::Cpu(cpu) = queue;
+        let cpu = queue.cpu(self.name())?;
         match self.dtype {
             DType::BF16 => run::<bf16>(self, cpu, inputs, outputs),
             _ => run::<f32>(self, cpu, inputs, outputs),

@@ -47,11 +47,10 @@ fn reduce(
     elements: Range<usize>,
     kernel: fn(&engine::CpuQueue, &[f32]) -> f64,
 ) -> Result<f64> {
+    let cpu = queue.cpu("reduce")?;
     // SAFETY: between runs nobody writes to an arena (the rule of `Buffer`).
     let values = unsafe { arena.slice::<f32>(elements.start * 4, elements.len())? };
-    match queue {
-        Queue::Cpu(cpu) => Ok(queue.enter(|| kernel(cpu, values))),
-    }
+    Ok(queue.enter(|| kernel(cpu, values)))
 }
 
 #[cfg(test)]

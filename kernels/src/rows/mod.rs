@@ -40,9 +40,8 @@ impl Op for TakeRows {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::take(cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::take(cpu, inputs, outputs)
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -73,9 +72,8 @@ impl Op for TakeRowsBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        match queue {
-            Queue::Cpu(cpu) => cpu::give(cpu, inputs, outputs),
-        }
+        let cpu = queue.cpu(self.name())?;
+        cpu::give(cpu, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

@@ -87,7 +87,7 @@ impl Features {
     /// # Errors
     /// The set cannot be read, an op refuses, or the folder cannot be written.
     pub fn open(set: &mut EvalSet, model: &Coca, queue: &Queue, folder: &Path) -> Result<Features> {
-        let Queue::Cpu(cpu) = queue;
+        let cpu = queue.cpu("the cache of features")?;
         let identity = Identity {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             isa: cpu.isa().to_string(),

@@ -6,6 +6,7 @@ use crate::model_folder::test_model;
 use crate::test_folder;
 use crate::test_support::TestFolder;
 use clap::Parser;
+use engine::cpu::Isa;
 use engine::{CpuQueue, DType, Queue, Workspace};
 use model::encoder::ImageEncoder;
 use std::path::{Path, PathBuf};
@@ -61,8 +62,7 @@ fn error(args: &ProbeArgs) -> String {
 }
 
 fn queue(threads: usize) -> Queue {
-    let Queue::Cpu(cpu) = Queue::cpu_from_env().unwrap();
-    Queue::Cpu(CpuQueue::new(cpu.isa(), threads).unwrap())
+    Queue::Cpu(CpuQueue::new(Isa::from_env().unwrap(), threads).unwrap())
 }
 
 fn bits(model: &model::Coca) -> Vec<u8> {

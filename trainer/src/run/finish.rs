@@ -9,7 +9,6 @@ use crate::machine::{Machine, peak_memory};
 use crate::model_folder;
 use crate::report::{self, ProfileRow, ReportData, RunFacts};
 use crate::signal::Stop;
-use engine::Queue;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -82,7 +81,7 @@ impl Run {
         if self.state.progress.skipped > 0 {
             notes.push(format!("{} steps were not finite and changed nothing.", self.state.progress.skipped));
         }
-        let Queue::Cpu(cpu) = &self.queue;
+        let cpu = self.queue.cpu("the report")?;
         Ok(ReportData {
             title: format!("CoCa on {}", config.data.train),
             facts: RunFacts {

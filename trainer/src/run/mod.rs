@@ -173,7 +173,7 @@ impl Run {
         let text = config.to_toml(true);
         write(&folder.join(CONFIG_FILE), text.as_bytes())?;
         let (metrics, history) = MetricsLog::open(&folder.join(METRICS_FILE), state.progress.step)?;
-        let peak_gflops = gauge::flops_per_second(&queue, dtype(&config)) / 1e9;
+        let peak_gflops = gauge::flops_per_second(&queue, dtype(&config))? / 1e9;
         let stepper = Stepper::new(&config, state.task.as_deref())?;
         Ok(Run {
             config,

@@ -177,6 +177,7 @@ fn second_moment_decay(beta2: f64, step: u64) -> f64 {
 impl Optimizer for Adafactor {
     fn step(&mut self, queue: &Queue, parameters: &Parameters, step: Step) -> Result<()> {
         check_step(step)?;
+        let cpu = queue.cpu("adafactor")?;
         let arenas = arenas(parameters, self.elements)?;
         let work: Vec<(Layout, Factors)> = (parameters.entries().iter().zip(&self.layouts))
             .filter(|(entry, _)| entry.trainable)
@@ -190,9 +191,7 @@ impl Optimizer for Adafactor {
                 self.scratch.slice_mut(0, self.scratch.bytes() / 4)?,
             )
         };
-        match queue {
-            Queue::Cpu(cpu) => queue.enter(|| cpu::update(cpu, &work, arenas, momentum, second, scratch)),
-        }
+        queue.enter(|| cpu::update(cpu, &work, arenas, momentum, second, scratch));
         Ok(())
     }
 

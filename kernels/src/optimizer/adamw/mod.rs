@@ -83,6 +83,7 @@ impl AdamW {
 impl Optimizer for AdamW {
     fn step(&mut self, queue: &Queue, parameters: &Parameters, step: Step) -> Result<()> {
         check_step(step)?;
+        let cpu = queue.cpu("adamw")?;
         let Arenas { master, gradient, bf16 } = arenas(parameters, self.elements)?;
         // SAFETY: the moments belong to this optimizer, which is borrowed exclusively.
         let (first, second) =
@@ -91,9 +92,7 @@ impl Optimizer for AdamW {
         let segments: Vec<_> = segments
             .map(|(entry, &rule)| (entry.offset..entry.offset + entry.shape.elements(), self.factors(rule, step)))
             .collect();
-        match queue {
-            Queue::Cpu(cpu) => queue.enter(|| cpu::update(cpu, &segments, master, gradient, bf16, first, second)),
-        }
+        queue.enter(|| cpu::update(cpu, &segments, master, gradient, bf16, first, second));
         Ok(())
     }
 
