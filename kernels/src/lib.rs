@@ -4,6 +4,7 @@
 //! `draw()`) and `cpu.rs`, and put its name into the `ops!` list below.
 
 pub mod case;
+pub mod cuda;
 pub mod gauge;
 pub mod simd;
 

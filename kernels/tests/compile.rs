@@ -3,7 +3,7 @@
 //!
 //! `COCA_WRITE_REGISTERS=1 cargo test -p kernels --test compile` writes the table anew.
 
-use engine::cuda::{Architecture, Source, Usage, compiler_or_skip};
+use engine::cuda::{Architecture, Source, Toolchain, Usage, compiler_or_skip};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -21,9 +21,10 @@ fn constants(source: &Source) -> String {
 }
 
 fn text(table: &Table) -> String {
-    let mut text = "# registers/static shared bytes/spilled bytes of each kernel, by NVRTC 13.0; written by tests/compile.rs\n\
+    let mut text =
+        "# registers/static shared bytes/spilled bytes of each kernel, by NVRTC 13.0; written by tests/compile.rs\n\
                     kernel\tconstants"
-        .to_owned();
+            .to_owned();
     for capability in CAPABILITIES {
         let _ = write!(text, "\t{}", Architecture::of(capability).expect("supported"));
     }
@@ -70,7 +71,12 @@ fn every_variant_compiles_for_every_architecture_as_the_table_says() {
     } else if compiler.nvrtc().version() == VERSION {
         let committed = std::fs::read_to_string(&path).expect("the table is there");
         for (committed, made) in committed.lines().zip(made.lines()) {
-            assert_eq!(committed, made, "a row of {} differs; see tests/compile.rs for how to write it anew", path.display());
+            assert_eq!(
+                committed,
+                made,
+                "a row of {} differs; see tests/compile.rs for how to write it anew",
+                path.display()
+            );
         }
         assert_eq!(committed.lines().count(), made.lines().count(), "rows of {}", path.display());
     }

@@ -106,9 +106,7 @@ fn check_poison(case: &Case, isa: Isa) {
 fn check_all(case: &Case) {
     check_reference(case);
     for isa in Isa::available() {
-        let run = |threads, copies| {
-            check(case, &queue(isa, threads), &format!("{isa}, {threads} threads"), copies)
-        };
+        let run = |threads, copies| check(case, &queue(isa, threads), &format!("{isa}, {threads} threads"), copies);
         run(2, 2);
         let two = run(2, 1);
         for threads in [1, 3] {
