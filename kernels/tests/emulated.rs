@@ -196,8 +196,7 @@ fn products_have_no_bank_conflicts_and_store_whole_sectors() {
     let (m, n, k) = (128, 256, 128);
     for capability in [AMPERE, HOPPER] {
         let machine = machine(&compiler, capability, 6);
-        for (layout, a, b) in
-            [(Layout::Nn, [m, k], [k, n]), (Layout::Nt, [m, k], [n, k]), (Layout::Tn, [k, m], [k, n])]
+        for (layout, a, b) in [(Layout::Nn, [m, k], [k, n]), (Layout::Nt, [m, k], [n, k]), (Layout::Tn, [k, m], [k, n])]
         {
             for dtype in [DType::BF16, DType::F32] {
                 let (a, b) = (Meta::new(a, dtype), Meta::new(b, dtype));
