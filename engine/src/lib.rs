@@ -4,6 +4,9 @@
 //! list; [`Tape::checkpoint`] may rewrite it to save memory; [`Program::compile`] gives every tensor a place in one
 //! arena; [`Program::run`] runs the list, again and again. An eager tape runs the same ops as they are pushed.
 //!
+//! A [`Queue`] says where ops run. On a GPU the arenas lie in its memory ([`Device`]), kernels are compiled at run time
+//! ([`cuda`]), and a run that comes again is replayed as one graph.
+//!
 //! Rules of an op (see [`Op`]): saved statistics are outputs; scratch is an output that nobody reads; the first writer
 //! of a gradient sets it and later writers add; tensors are contiguous; results do not depend on the number of threads.
 //! Text is ragged: a tensor declared with [`Tape::set_ragged`] has a fixed capacity of rows, and each run sees only the

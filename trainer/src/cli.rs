@@ -145,6 +145,9 @@ pub struct TrainArgs {
     /// Folder of the run; as --set run.out=DIR
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Compute on this device; as --set compute.device=DEVICE
+    #[arg(long, value_name = "auto|cpu|cuda")]
+    pub device: Option<String>,
     /// Check every node of every step; as --set compute.check=KIND
     #[arg(long, value_name = "nan|poison|cpu")]
     pub check: Option<String>,
@@ -166,6 +169,7 @@ impl TrainArgs {
         let text = |path: &PathBuf| toml::Value::String(path.display().to_string());
         set("model.init", self.init.as_ref().map(text));
         set("run.out", self.out.as_ref().map(text));
+        set("compute.device", self.device.clone().map(toml::Value::String));
         set("compute.check", self.check.clone().map(toml::Value::String));
         set("logging.profile_steps", self.profile.map(|steps| toml::Value::Integer(steps as i64)));
         config.load()
@@ -461,7 +465,7 @@ mod tests {
 
     #[test]
     fn flags_of_train_are_laid_over_sets() {
-        let line = "train --set run.seed=3 --set run.out=a --out b --init w --check nan --profile --resume runs/x";
+        let line = "train --set run.seed=3 --set run.out=a --out b --init w --check nan --profile --resume runs/x --device cpu";
         let args = parse_train(line);
         assert_eq!(args.resume, Resume::From("runs/x".into()));
         let config = args.load().unwrap();
@@ -469,6 +473,7 @@ mod tests {
         assert_eq!(config.run.out, PathBuf::from("b"));
         assert_eq!(config.model.init, PathBuf::from("w"));
         assert_eq!(config.compute.check, crate::config::CheckKind::Nan);
+        assert_eq!(config.compute.device, crate::config::DeviceKind::Cpu);
         assert_eq!(config.logging.profile_steps, 3);
         let args = parse_train("--set run.seed=3");
         assert_eq!((args.resume.clone(), args.load().unwrap().run.seed), (Resume::Auto, 3));

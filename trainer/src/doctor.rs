@@ -1,8 +1,9 @@
 //! `coca doctor`: what this machine offers, what a run would use of it, and what is missing, in plain words.
 
 use crate::Result;
-use crate::machine::{Cuda, CudaDevice, Machine, bytes};
+use crate::machine::{Machine, bytes};
 use engine::cpu::{Isa, threads_from_env};
+use engine::cuda::{Compiler, Detected, DetectedDevice};
 use engine::{DType, Queue};
 use kernels::gauge;
 use std::fmt::Write;
@@ -18,7 +19,23 @@ pub fn report() -> Result<String> {
     let peak = |dtype| -> engine::Result<f64> { Ok(gauge::flops_per_second(&queue, dtype)? / 1e9) };
     let peaks = [peak(DType::F32)?, peak(DType::BF16)?];
     let bandwidth = gauge::read_bytes_per_second(&queue)? / 1e9;
-    Ok(render(&machine, isa.name(), threads_from_env()?) + &render_peaks(peaks, bandwidth))
+    Ok(render(&machine, isa.name(), threads_from_env()?, &compiler(&machine.cuda)) + &render_peaks(peaks, bandwidth))
+}
+
+/// The compiler of CUDA kernels for the driver, or for any where there is none; or why there is none.
+fn compiler(cuda: &Detected) -> String {
+    let newest = match cuda {
+        Detected::Found { cuda, .. } => Some(*cuda),
+        Detected::Absent(_) => None,
+    };
+    match Compiler::find(newest) {
+        Err(error) => format!("none: {error}"),
+        Ok(compiler) => {
+            let ((major, minor), path) = (compiler.nvrtc().version(), compiler.nvrtc().path().display());
+            let kept = compiler.cache_folder().map(|folder| format!(", kernels kept in {}", folder.display()));
+            format!("{major}.{minor}, {path}{}", kept.unwrap_or_default())
+        }
+    }
 }
 
 /// What the multiply-add units and the memory reach, measured by running them for a moment.
@@ -26,7 +43,7 @@ fn render_peaks([f32, bf16]: [f64; 2], bandwidth: f64) -> String {
     format!("{:<14}{f32:.0} GFLOP/s in f32, {bf16:.0} in bf16, {bandwidth:.1} GB/s from memory\n", "measured peak")
 }
 
-fn render(machine: &Machine, isa: &str, threads: usize) -> String {
+fn render(machine: &Machine, isa: &str, threads: usize, compiler: &str) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<14}{value}");
@@ -46,18 +63,16 @@ fn render(machine: &Machine, isa: &str, threads: usize) -> String {
         total => line("memory", &format!("{}, {} available", bytes(total), bytes(machine.memory_available))),
     }
     match &machine.cuda {
-        Cuda::Absent(reason) => line("GPU", &format!("none: {reason}")),
-        Cuda::Found { driver, devices } => {
-            line("GPU driver", &format!("CUDA {driver}"));
+        Detected::Absent(reason) => line("GPU", &format!("none: {reason}")),
+        Detected::Found { cuda: (major, minor), devices } => {
+            line("GPU driver", &format!("CUDA {major}.{minor}"));
             for device in devices {
-                let CudaDevice { name, compute_capability, memory } = device;
-                line("GPU", &format!("{name}, compute capability {compute_capability}, {}", bytes(*memory)));
-            }
-            if devices.is_empty() {
-                line("GPU", "none: the NVIDIA driver sees no device.");
+                let DetectedDevice { name, compute_capability: (major, minor), memory_bytes } = device;
+                line("GPU", &format!("{name}, compute capability {major}.{minor}, {}", bytes(*memory_bytes)));
             }
         }
     }
+    line("NVRTC", compiler);
     text
 }
 
@@ -78,19 +93,20 @@ mod tests {
         let mut machine = Machine::detect();
         machine.memory_total = 8 << 30;
         machine.memory_available = 5 << 30;
-        machine.cuda = Cuda::Absent("no NVIDIA driver is installed (libcuda.so.1 is not found).".into());
-        let text = render(&machine, "scalar", 3);
+        machine.cuda = Detected::Absent("no NVIDIA driver is installed (libcuda.so.1 is not found).".into());
+        let text = render(&machine, "scalar", 3, "none: it is not found");
         assert!(text.contains("memory        8.0 GiB, 5.0 GiB available\n"), "{text}");
         assert!(
             text.contains("GPU           none: no NVIDIA driver is installed (libcuda.so.1 is not found).\n"),
             "{text}"
         );
         assert!(text.contains("(used: scalar"), "{text}");
-        let device = CudaDevice { name: "H100".into(), compute_capability: "9.0".into(), memory: 80 << 30 };
-        machine.cuda = Cuda::Found { driver: "12.8".into(), devices: vec![device] };
-        let text = render(&machine, "scalar", 3);
+        assert!(text.ends_with("NVRTC         none: it is not found\n"), "{text}");
+        let device = DetectedDevice { name: "H100".into(), compute_capability: (9, 0), memory_bytes: 80 << 30 };
+        machine.cuda = Detected::Found { cuda: (12, 8), devices: vec![device] };
+        let text = render(&machine, "scalar", 3, "13.0, /lib/libnvrtc.so.13");
         assert!(
-            text.contains("GPU driver    CUDA 12.8\nGPU           H100, compute capability 9.0, 80.0 GiB\n"),
+            text.contains("GPU driver    CUDA 12.8\nGPU           H100, compute capability 9.0, 80.0 GiB\nNVRTC         13.0, /lib"),
             "{text}"
         );
     }

@@ -93,6 +93,69 @@ fn doctor_names_what_it_uses() {
     assert!(text.contains("\nGPU") && text.contains("\nmeasured peak "), "{text}");
 }
 
+/// A stand-in for NVIDIA's driver library, from the engine's tests; its folder.
+fn stub_driver(folder: &Folder) -> String {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/tests/stub/libcuda.rs");
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    for name in ["libcuda.so.1", "libcuda.so"] {
+        let arguments = ["--edition", "2024", "--crate-type", "cdylib", "--crate-name", "cuda", "-A", "warnings", "-o"];
+        let status =
+            Command::new(&compiler).args(arguments).arg(folder.path(name)).arg(source).status().expect("rustc");
+        assert!(status.success(), "the stub compiles");
+    }
+    folder.0.display().to_string()
+}
+
+#[test]
+fn doctor_and_training_say_the_same_of_a_gpu_that_cannot_be_used() {
+    let folder = Folder::new("stub");
+    let library = stub_driver(&folder);
+    let run = |arguments: &[&str], settings: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coca"));
+        let output = command.args(arguments).env("LD_LIBRARY_PATH", &library).envs(settings.iter().copied()).output();
+        let output = output.expect("the program starts");
+        (stdout(&output), String::from_utf8(output.stderr).expect("UTF-8"), output.status.code())
+    };
+    let out = folder.path("run");
+    let train = ["train", "--device", "cuda", "--set", "batch.size=2", "--out", &out];
+    let sentences = [
+        ([("STUB_INIT", "100")], "the NVIDIA driver is installed but sees no GPU."),
+        (
+            [("STUB_INIT", "803")],
+            "the NVIDIA driver's library and its kernel module are of different versions (code 803)",
+        ),
+    ];
+    for (settings, sentence) in sentences {
+        let (text, ..) = run(&["doctor"], &settings);
+        assert!(text.contains(&format!("\nGPU           none: {sentence}")), "{text}");
+        let (_, error, code) = run(&train, &settings);
+        assert_eq!(code, Some(1));
+        assert!(error.starts_with(&format!("error: compute.device = \"cuda\": {sentence}")), "{error}");
+        assert!(error.ends_with(". With \"auto\" or \"cpu\" it runs on the processor.\n"), "{error}");
+    }
+    if let Some(compiler) =
+        engine::cuda::compiler_or_skip("doctor_and_training_say_the_same_of_a_gpu_that_cannot_be_used")
+    {
+        let path = compiler.nvrtc().path().display().to_string();
+        let (text, ..) = run(&["doctor"], &[("STUB_VERSION", "13000"), ("COCA_NVRTC", &path)]);
+        assert!(
+            text.contains("\nGPU driver    CUDA 13.0\nGPU           Stub GPU, compute capability 9.0, 8.0 GiB\n"),
+            "{text}"
+        );
+        assert!(text.contains(&path), "{text}");
+        let (_, error, code) = run(&train, &[("STUB_VERSION", "13000"), ("COCA_NVRTC", &path)]);
+        assert_eq!(code, Some(1));
+        assert!(error.contains("training has parts without a CUDA kernel yet: "), "{error}");
+        assert!(error.contains(", adamw. With"), "{error}");
+        // A compiler that is newer than the driver makes code that it does not run.
+        let (text, ..) = run(&["doctor"], &[("STUB_VERSION", "12020"), ("COCA_NVRTC", &path)]);
+        assert!(
+            compiler.nvrtc().version().0 == 12 || text.contains("the GPU's driver runs code of CUDA 12.2"),
+            "{text}"
+        );
+    }
+}
+
 /// The tiny model for few captions.
 const TINY: &str = concat!(
     include_str!("tiny.toml"),

@@ -23,7 +23,8 @@ pub trait Driver: Debug + Send + Sync {
     /// Gives memory back that [`Driver::allocate`] returned, once all work submitted so far is done.
     fn free(&self, address: u64) -> Result<()>;
 
-    /// Copies `bytes` to the device at `to`. The host's bytes may change as soon as the call returns.
+    /// Copies ordinary host memory, which is not [`Pinned`], to the device at `to`. It may change as soon as the call
+    /// returns.
     fn upload(&self, stream: Stream, to: u64, bytes: &[u8]) -> Result<()>;
 
     /// Copies bytes `bytes` of `from` to the device at `to`, without waiting.

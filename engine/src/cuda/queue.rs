@@ -1,8 +1,8 @@
 //! The queue of a device: kernels by their source, compiled and loaded once; launches in order.
 
 use super::{
-    Architecture, Arguments, Driver, Function, Launch, Module, Source, StepScalars, Stream, TensorMap, TensorMapSpec,
-    Toolchain,
+    Architecture, Arguments, Compiler, Driver, Function, Gpu, Launch, Module, Source, StepScalars, Stream, TensorMap,
+    TensorMapSpec, Toolchain,
 };
 use crate::{Buffer, Device, Result};
 use std::collections::HashMap;
@@ -44,6 +44,16 @@ fn key(source: &Source) -> Key {
 }
 
 impl CudaQueue {
+    /// The queue of this machine's GPU.
+    ///
+    /// # Errors
+    /// There is no GPU that can be used, or no compiler for it: one sentence that says why.
+    pub fn open() -> Result<CudaQueue> {
+        let gpu = Gpu::open()?;
+        let compiler = Compiler::find(gpu.properties().cuda)?;
+        CudaQueue::new(Arc::new(gpu), compiler)
+    }
+
     /// A queue on a device, which compiles with `toolchain`.
     ///
     /// # Errors

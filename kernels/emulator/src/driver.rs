@@ -216,7 +216,7 @@ impl Driver for Emulator {
     }
 
     fn record(&self, _stream: Stream) -> Result<Event> {
-        self.immediate("an event")?;
+        drop(self.immediate("an event")?);
         Ok(Event::new(Instant::now()))
     }
 

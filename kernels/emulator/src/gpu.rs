@@ -45,7 +45,7 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Threads of a block in x, y, z.
     pub block: [u32; 3],
-    /// Blocks of a cluster in x, y, z; all 1 without clusters.
+    /// Blocks of a cluster in x, y, z; all 1 without clusters, or where the source says `__cluster_dims__`.
     pub cluster: [u32; 3],
     /// Dynamic shared memory of a block in bytes.
     pub shared_bytes: u32,
@@ -157,6 +157,9 @@ impl Gpu {
         parameters: &[u8],
     ) -> Result<Report, Fault> {
         let kernel = module.kernel(kernel)?;
+        // What the source says of clusters holds where the launch says nothing.
+        let cluster = kernel.limits.cluster.filter(|_| launch.cluster == [1; 3]).unwrap_or(launch.cluster);
+        let launch = &Launch { cluster, ..*launch };
         self.check(module, kernel, launch, parameters).map_err(|message| {
             let mut fault = Fault::new(FaultKind::Launch, message);
             fault.place.kernel = Some(kernel.name.clone());

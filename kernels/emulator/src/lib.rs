@@ -7,6 +7,7 @@
 
 pub mod banks;
 mod decode;
+mod driver;
 mod exec;
 mod fault;
 mod gpu;
@@ -22,6 +23,7 @@ pub mod tensor_core;
 pub mod tensor_map;
 pub mod tiles;
 
+pub use driver::Emulator;
 pub use fault::{Fault, FaultKind, Place};
 pub use gpu::{Checks, Config, Gpu, Launch};
 pub use module::Module;

@@ -2,14 +2,15 @@
 //!
 //! A wrong stride or swizzle in a matrix descriptor is no fault of the hardware: the product is merely wrong. But the
 //! emulator knows how a tensor map laid the tile out. For every 16-byte chunk that a tensor copy delivers it keeps the copy,
-//! the swizzle and the row of the box, until something else writes there. An operand must then be read with that swizzle,
-//! and along one column of chunks the rows of a box must follow each other as the rows (K-major) or the steps along K
-//! (MN-major) of the operand do. Chunks that nobody knows of, and those of different copies, are not compared.
-use crate::tensor_core::{ChunkRead, Major};
-use crate::tensor_map::Swizzle;
-use crate::{Fault, FaultKind};
+//! the swizzle, the row of the box and the contents; once these have changed, something else was written there and nothing is
+//! known any more. An operand must then be read with that swizzle, and along one column of chunks the rows of a box must
+//! follow each other as the rows (K-major) or the steps along K (MN-major) of the operand do. Chunks of different copies are
+//! not compared.
+use std::collections::HashMap;
 
-const CHUNK_BYTES: u32 = 16;
+use crate::tensor_core::{ChunkRead, Major, Shared};
+use crate::tensor_map::{Descriptor, Swizzle};
+use crate::{Fault, FaultKind};
 
 /// What is known of a chunk of shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,55 +22,50 @@ struct Tag {
     /// Row of the box.
     row: u32,
     swizzle: Swizzle,
+    contents: [u8; 16],
 }
 
 /// The tiles in the shared memory of a block.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Tiles {
-    base: u32,
-    chunks: Vec<Option<Tag>>,
+    chunks: HashMap<u32, Tag>,
     copies: u32,
 }
 
 impl Tiles {
-    /// Nothing known of `bytes` bytes of shared memory from `base` on.
-    pub fn new(base: u32, bytes: u32) -> Tiles {
-        Tiles { base, chunks: vec![None; bytes.div_ceil(CHUNK_BYTES) as usize], copies: 0 }
-    }
-
-    /// A number for the next copy, to be given to [`Tiles::deliver`].
-    pub fn copy(&mut self) -> u32 {
+    /// The tensor copy at `line` of the PTX has delivered its box to `at`.
+    ///
+    /// # Errors
+    /// When the box is not inside of shared memory.
+    pub fn deliver(&mut self, line: u32, map: &Descriptor, at: u32, shared: Shared) -> Result<(), Fault> {
         self.copies += 1;
-        self.copies
-    }
-
-    /// A tensor copy, written at `line` of the PTX, brought the chunk at `address`: part of row `row` of its box.
-    pub fn deliver(&mut self, copy: u32, line: u32, address: u32, row: u32, swizzle: Swizzle) {
-        if let Some(chunk) = self.slot(address) {
-            *chunk = Some(Tag { line, copy, row, swizzle });
+        for chunk in (0..map.box_bytes()).step_by(16) {
+            let address = map.swizzle.apply(at + chunk);
+            let contents = *shared.chunk(address)?;
+            let row = chunk / map.row_bytes();
+            self.chunks.insert(address, Tag { line, copy: self.copies, row, swizzle: map.swizzle, contents });
         }
-    }
-
-    /// Something else wrote `bytes` bytes.
-    pub fn overwrite(&mut self, address: u32, bytes: u32) {
-        if self.copies == 0 {
-            return;
-        }
-        for chunk in address / CHUNK_BYTES..(address + bytes).div_ceil(CHUNK_BYTES) {
-            if let Some(chunk) = self.slot(chunk * CHUNK_BYTES) {
-                *chunk = None;
-            }
-        }
+        Ok(())
     }
 
     /// Checks how one operand is read: its chunks in the order of [`crate::tensor_core::Wgmma::chunks`].
     ///
     /// # Errors
     /// A fault that names the copy's line.
-    pub fn check(&mut self, operand: &str, major: Major, swizzle: Swizzle, chunks: &[ChunkRead]) -> Result<(), Fault> {
+    pub fn check(
+        &self,
+        operand: &str,
+        major: Major,
+        swizzle: Swizzle,
+        chunks: &[ChunkRead],
+        shared: Shared,
+    ) -> Result<(), Fault> {
         let mut columns: Vec<Option<(Tag, u32)>> = Vec::new();
         for read in chunks {
-            let Some(tag) = self.slot(read.address).and_then(|chunk| *chunk) else { continue };
+            let Some(&tag) = self.chunks.get(&read.address) else { continue };
+            if *shared.chunk(read.address)? != tag.contents {
+                continue;
+            }
             if tag.swizzle != swizzle {
                 return Err(Fault::new(
                     FaultKind::Descriptor,
@@ -104,10 +100,6 @@ impl Tiles {
         }
         Ok(())
     }
-
-    fn slot(&mut self, address: u32) -> Option<&mut Option<Tag>> {
-        self.chunks.get_mut(address.checked_sub(self.base)? as usize / CHUNK_BYTES as usize)
-    }
 }
 
 #[cfg(test)]
@@ -118,7 +110,12 @@ mod tests {
 
     const BASE: u32 = 0x400;
 
-    /// Two boxes of 64 x 64 bf16, one above the other, from 0x400 on.
+    /// A block in which every chunk is different.
+    fn memory() -> Vec<u8> {
+        (0..0x2000u32).flat_map(u32::to_le_bytes).collect()
+    }
+
+    /// Two boxes of 64 rows, one above the other, from 0x400 on.
     fn tiles(swizzle: Swizzle) -> Tiles {
         let map = Descriptor {
             address: 0x10000,
@@ -130,18 +127,18 @@ mod tests {
             swizzle,
             fill: Fill::Zero,
         };
-        let mut tiles = Tiles::new(BASE, 0x8000);
+        let mut tiles = Tiles::default();
+        let shared = Shared { base: BASE, bytes: &memory() };
         for tile in 0..2 {
-            let (copy, at) = (tiles.copy(), BASE + tile * map.box_bytes());
-            for piece in map.pieces(&[0, 0], at).unwrap() {
-                tiles.deliver(copy, 10 + tile, piece.shared, piece.row, map.swizzle);
-            }
+            tiles.deliver(10 + tile, &map, BASE + tile * map.box_bytes(), shared).unwrap();
         }
+        let end = BASE + 0x8000;
+        assert!(tiles.deliver(12, &map, end - 128, shared).is_err());
         tiles
     }
 
     /// Checks operand B of 128 columns with a descriptor.
-    fn check(tiles: &mut Tiles, major: Major, descriptor: MatrixDescriptor) -> Result<(), String> {
+    fn check(tiles: &Tiles, major: Major, descriptor: MatrixDescriptor, memory: &[u8]) -> Result<(), String> {
         let wgmma = Wgmma {
             n: 128,
             element: Element::Bf16,
@@ -153,7 +150,8 @@ mod tests {
         let none = OperandA::Registers(&[[0; 32]; 4]);
         let chunks = wgmma.chunks(0, none, descriptor);
         assert!(chunks[0].is_empty());
-        tiles.check("B", major, descriptor.swizzle, &chunks[1]).map_err(|fault| fault.message)
+        let shared = Shared { base: BASE, bytes: memory };
+        tiles.check("B", major, descriptor.swizzle, &chunks[1], shared).map_err(|fault| fault.message)
     }
 
     #[test]
@@ -163,9 +161,10 @@ mod tests {
             let right = MatrixDescriptor { start: BASE, leading: 64 * span, stride: 8 * span, swizzle };
             for major in [Major::K, Major::Mn] {
                 // MN-major the second half is another copy, as far as the columns reach.
-                check(&mut tiles(swizzle), major, right).unwrap();
+                check(&tiles(swizzle), major, right, &memory()).unwrap();
                 for stride in [4 * span, 16 * span] {
-                    let message = check(&mut tiles(swizzle), major, MatrixDescriptor { stride, ..right }).unwrap_err();
+                    let message =
+                        check(&tiles(swizzle), major, MatrixDescriptor { stride, ..right }, &memory()).unwrap_err();
                     assert!(message.contains("PTX line 10") && message.contains("stride"), "{message}");
                     assert!(
                         message.contains(if major == Major::K { "row 8 is" } else { "step along K 8" }),
@@ -174,7 +173,7 @@ mod tests {
                 }
                 for other in Swizzle::ALL.into_iter().filter(|&other| other != swizzle) {
                     let wrong = MatrixDescriptor { swizzle: other, ..right };
-                    let message = check(&mut tiles(swizzle), major, wrong).unwrap_err();
+                    let message = check(&tiles(swizzle), major, wrong, &memory()).unwrap_err();
                     assert!(message.contains(&format!("wrote 0x400 with {swizzle:?}")), "{message}");
                 }
             }
@@ -184,10 +183,10 @@ mod tests {
     #[test]
     fn what_was_written_over_is_not_judged() {
         let wrong = MatrixDescriptor { start: BASE, leading: 16, stride: 512, swizzle: Swizzle::B128 };
-        let mut tiles = tiles(Swizzle::B128);
-        assert!(check(&mut tiles, Major::K, wrong).is_err());
-        tiles.overwrite(BASE + 1, 0x2000);
-        check(&mut tiles, Major::K, wrong).unwrap();
-        assert!(check(&mut Tiles::new(BASE, 0x100), Major::K, wrong).is_ok());
+        let (tiles, mut memory) = (tiles(Swizzle::B128), memory());
+        assert!(check(&tiles, Major::K, wrong, &memory).is_err());
+        memory.fill(0);
+        check(&tiles, Major::K, wrong, &memory).unwrap();
+        check(&Tiles::default(), Major::K, wrong, &memory).unwrap();
     }
 }

@@ -117,7 +117,7 @@ fn floats() {
             of(if x.is_nan() || x <= 0.0 { 0.0 } else { x.min(1.0) })
         }),
         ("add.ftz.f32 %f0, %f1, 0f00000000;", |a, _| {
-            of(if f(a).is_subnormal() || f(a) == 0.0 { if a == 0x8000_0000 { 0.0 } else { 0.0 } } else { f(a) })
+            of(if f(a).is_subnormal() || f(a) == 0.0 { 0.0 } else { f(a) })
         }),
         ("div.rn.f32 %f0, %f1, %f2;", |a, b| of(f(a) / f(b))),
         ("rcp.rn.f32 %f0, %f1;", |a, _| of(1.0 / f(a))),
@@ -434,7 +434,8 @@ fn faults() {
         (FaultKind::Deadlock, "mov.u32 %r0, 0;\n bar.sync 1, 64;"),
         (FaultKind::Unsupported, "frobnicate.b32 %r0, %r1;"),
         (FaultKind::Unsupported, "add.sideways.u32 %r0, %r1, %r2;"),
-        (FaultKind::Parse, "add.u32 %r0, %r1, %nothing;"),
+        (FaultKind::Unsupported, "add.u32 %r0, %r1, %nothing;"),
+        (FaultKind::Parse, "add.u32 %r0, %r1, nothing;"),
         (FaultKind::Parse, "add.u32 %r0, %r1;"),
         (FaultKind::Parse, "bra NOWHERE;"),
         (FaultKind::Unsupported, "call.uni vprintf, (%r1);"),

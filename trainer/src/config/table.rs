@@ -70,6 +70,15 @@ choices! {
         /// bfloat16, with f32 master weights, statistics, losses and gradients
         BF16 = "bf16",
     }
+    /// The device that computes.
+    DeviceKind {
+        /// a GPU once every part of training has a kernel for it; until then the processor
+        Auto = "auto",
+        /// the processor
+        Cpu = "cpu",
+        /// a GPU
+        Cuda = "cuda",
+    }
     /// A check around every node of a step.
     CheckKind {
         /// off
@@ -238,6 +247,8 @@ sections! {
     }
     /// How it is computed.
     compute: Compute {
+        /// Where it is computed.
+        device: DeviceKind = DeviceKind::Auto,
         /// Storage type of activations.
         dtype: Precision = Precision::F32,
         /// Threads; 0: COCA_THREADS, else every core that the process may use. The result does not depend on it.

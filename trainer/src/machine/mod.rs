@@ -1,10 +1,7 @@
 //! The machine that a run happens on: processor, memory, GPU. Stamped on reports and shown by `coca doctor`.
 
-mod cuda;
-
-pub use cuda::{Cuda, CudaDevice};
-
 use engine::cpu::{Caches, Isa};
+use engine::cuda::Detected;
 use serde::{Deserialize, Serialize};
 use std::fs;
 
@@ -27,8 +24,8 @@ pub struct Machine {
     pub memory_total: u64,
     /// Bytes of memory that are free or can be freed; 0 if unknown.
     pub memory_available: u64,
-    /// The CUDA devices, or why there are none.
-    pub cuda: Cuda,
+    /// The GPUs, or why there are none.
+    pub cuda: Detected,
 }
 
 impl Machine {
@@ -45,7 +42,7 @@ impl Machine {
             caches: [caches.l1, caches.l2, caches.l3],
             memory_total,
             memory_available,
-            cuda: Cuda::detect(),
+            cuda: Detected::now(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! `coca train` and `coca finetune`: from a configuration to a trained model, its evaluation and its report.
 
+mod device;
 mod findings;
 mod finish;
 mod rates;
@@ -23,7 +24,7 @@ use crate::signal::Stop;
 use crate::task::Task;
 use crate::tensorboard::EventWriter;
 use crate::{Error, Result, progress, schedule};
-use engine::{CpuQueue, Observer, Profiler, Queue};
+use engine::{Observer, Profiler, Queue};
 use kernels::{gauge, reduce};
 use model::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
@@ -124,7 +125,8 @@ impl Run {
             return Err(Error::invalid("batch.size and batch.accumulation must be at least 1"));
         }
         let folder = config.run.out.clone();
-        let queue = Queue::Cpu(CpuQueue::new(config.isa()?, config.threads()?)?);
+        let queue = device::processor(&config)?;
+        let gpu = device::gpu(&config)?;
         let held_out = held_out(&config)?;
         std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         let root = folder.join(CHECKPOINT_FOLDER);
@@ -151,6 +153,8 @@ impl Run {
             }
         }
         let state = State::new(&config, tokenizer, task, checkpoint.as_ref())?;
+        let stepper = Stepper::new(&config, state.task.as_deref())?;
+        device::refuse(gpu, &config, &stepper, &state.model)?;
         if let Some(text) = state.unreached() {
             eprintln!("{text}");
             notes.push(text);
@@ -174,7 +178,6 @@ impl Run {
         write(&folder.join(CONFIG_FILE), text.as_bytes())?;
         let (metrics, history) = MetricsLog::open(&folder.join(METRICS_FILE), state.progress.step)?;
         let peak_gflops = gauge::flops_per_second(&queue, dtype(&config))? / 1e9;
-        let stepper = Stepper::new(&config, state.task.as_deref())?;
         Ok(Run {
             config,
             state,

@@ -112,8 +112,13 @@ impl Machine<'_> {
             return Ok((place.block, address));
         }
         let rank = tag as usize - 1;
-        if rank >= self.clusters[place.cluster].blocks.len() || (space == Space::Shared && rank != place.block) {
+        let blocks = &self.clusters[place.cluster].blocks;
+        if rank >= blocks.len() || (space == Space::Shared && rank != place.block) {
             return Err(outside());
+        }
+        if blocks[rank].live == 0 {
+            let message = format!("{address:#x} is in the shared memory of block {rank} of the cluster, which has ended");
+            return Err(Fault::new(FaultKind::OutOfBounds, message));
         }
         Ok((rank, address & ((1 << RANK_SHIFT) - 1)))
     }

@@ -1,5 +1,6 @@
 //! Barriers of a block and of a cluster.
 use super::warp::{State, Warp};
+use super::asynchronous::{Pending, Transfer};
 use super::turn::Flow;
 use super::{Machine, Place};
 use crate::op::{Barrier, Predicate, Reg};
@@ -211,7 +212,11 @@ impl Machine<'_> {
 
     /// A warp has returned: barriers of the whole block or cluster wait for one less.
     pub(super) fn warp_ended(&mut self, place: Place) -> Result<(), Fault> {
-        self.clusters[place.cluster].blocks[place.block].live -= 1;
+        let block = &mut self.clusters[place.cluster].blocks[place.block];
+        block.live -= 1;
+        if block.live == 0 {
+            self.block_ended(place)?;
+        }
         for id in 0..COUNT {
             if self.clusters[place.cluster].blocks[place.block].barriers.barriers[id].expected.is_none() {
                 self.try_barrier(place, id as u32, None)?;
@@ -219,5 +224,25 @@ impl Machine<'_> {
         }
         self.try_cluster(place.cluster);
         Ok(())
+    }
+
+    /// The shared memory of a block must outlive the bulk copies that read and write it.
+    fn block_ended(&self, place: Place) -> Result<(), Fault> {
+        let uses = |pending: &Pending| {
+            let same = |rank: usize| pending.place.cluster == place.cluster && rank == place.block;
+            match &pending.transfer {
+                Transfer::Load { ranks, .. } => ranks.iter().any(|&rank| same(rank)),
+                Transfer::Exchange { rank, .. } => same(*rank) || same(pending.place.block),
+                Transfer::Store { .. } => same(pending.place.block),
+                Transfer::Copy { .. } | Transfer::Arrive { .. } => false,
+            }
+        };
+        match self.pending.iter().find(|pending| uses(pending)) {
+            Some(pending) => {
+                let message = "the block ended while this bulk copy was using its shared memory; wait for it";
+                Err(Fault::new(FaultKind::Race, message).at_line(pending.line))
+            }
+            None => Ok(()),
+        }
     }
 }

@@ -2,12 +2,13 @@
 use super::Machine;
 use super::barrier::Barriers;
 use super::lanes::Words;
-use super::warp::{State, Warp};
+use super::warp::{Files, State, Warp};
 use crate::decode::SHARED_BASE;
 use crate::kernel::{InitialLong, InitialWord, Special};
 use crate::mbarrier::Mbarriers;
 use crate::memory::Shared;
 use crate::race::{Races, Shape};
+use crate::tiles::Tiles;
 
 /// Registers of a multiprocessor, which `setmaxnreg` shares out.
 const REGISTERS: u32 = 65536;
@@ -22,6 +23,8 @@ pub struct Block {
     pub warps: Vec<Option<Box<Warp>>>,
     pub barriers: Barriers,
     pub mbarriers: Mbarriers,
+    /// How tensor copies laid tiles out; kept with the checks of races.
+    pub tiles: Tiles,
     /// Committed groups of `wgmma` of each warp.
     pub matrix_commits: Vec<u32>,
     /// Warps that have not ended.
@@ -40,8 +43,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster at an index of the grid of clusters.
-    pub fn new(machine: &Machine<'_>, xyz: [u32; 3], linear: u32) -> Cluster {
+    /// The cluster at an index of the grid of clusters. `spare` are warps of a cluster that has ended.
+    pub fn new(machine: &Machine<'_>, xyz: [u32; 3], linear: u32, mut spare: Vec<Box<Warp>>) -> Cluster {
         let launch = machine.launch;
         let ranks: u32 = launch.cluster.iter().product();
         let threads: u32 = launch.block.iter().product();
@@ -54,13 +57,14 @@ impl Cluster {
                 let inner = [rank % cx, rank / cx % cy, rank / cx / cy];
                 let index = std::array::from_fn(|i| xyz[i] * launch.cluster[i] + inner[i]);
                 let context = Context { machine, xyz, linear, inner, rank, index };
-                let warps: Vec<_> = (0..warps).map(|warp| Some(Box::new(context.warp(warp, threads)))).collect();
+                let warps: Vec<_> = (0..warps).map(|warp| Some(context.warp(warp, threads, spare.pop()))).collect();
                 let taken = warps.len() as u32 * 32 * context.registers_of_a_thread();
                 Block {
                     index,
                     shared: Shared::new(shared_bytes as usize),
                     barriers: Barriers::default(),
                     mbarriers: Mbarriers::default(),
+                    tiles: Tiles::default(),
                     matrix_commits: vec![0; warps.len()],
                     live: warps.len() as u32,
                     free_registers: REGISTERS.saturating_sub(taken),
@@ -72,6 +76,11 @@ impl Cluster {
             Shape { cluster: linear, blocks: ranks, warps, shared_base: SHARED_BASE, shared_bytes };
         let races = machine.shadow.as_ref().map(|shadow| Box::new(Races::new(shape, shadow.clone())));
         Cluster { blocks, races, phase: 0, arrived: 0 }
+    }
+
+    /// The warps of a cluster that has ended, to be used again.
+    pub fn take_warps(&mut self) -> Vec<Box<Warp>> {
+        self.blocks.iter_mut().flat_map(|block| std::mem::take(&mut block.warps)).flatten().collect()
     }
 
     /// Whether every warp has ended.
@@ -102,12 +111,16 @@ impl Context<'_> {
         (REGISTERS / threads.max(1)).min(255) / 8 * 8
     }
 
-    fn warp(&self, index: u32, threads: u32) -> Warp {
+    fn warp(&self, index: u32, threads: u32, spare: Option<Box<Warp>>) -> Box<Warp> {
         let kernel = self.machine.kernel;
         let count = (threads - index * 32).min(32);
         let existing = if count == 32 { u32::MAX } else { (1 << count) - 1 };
         let check = self.machine.config.checks.uninitialised;
-        let mut warp = Warp::new(kernel.words, kernel.longs, kernel.predicates, existing, kernel.local_bytes, check);
+        let files = match spare {
+            Some(spare) => spare.into_files(),
+            None => Files::new(kernel.words, kernel.longs, kernel.predicates),
+        };
+        let mut warp = Box::new(Warp::new(files, existing, kernel.local_bytes, check));
         for &(register, value) in &kernel.initial.words {
             let words = match value {
                 InitialWord::Constant(value) => [value; 32],

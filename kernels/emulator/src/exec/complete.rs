@@ -23,7 +23,7 @@ impl Machine<'_> {
 
     fn perform(&mut self, pending: Pending) -> Result<(), Fault> {
         self.events += 1;
-        let Pending { place, order, ticket, transfer, .. } = pending;
+        let Pending { place, order, line, ticket, transfer, .. } = pending;
         match transfer {
             Transfer::Copy { mask, shared, global, sources, bytes } => {
                 for lane in lanes(mask) {
@@ -68,6 +68,10 @@ impl Machine<'_> {
                         Remote::Tensor { map, coordinates } => {
                             for piece in map.pieces(coordinates, to)? {
                                 self.load_piece(place, bound.as_ref(), rank, piece, map.fill.byte())?;
+                            }
+                            if bound.is_some() {
+                                let block = &mut self.clusters[place.cluster].blocks[rank];
+                                block.tiles.deliver(line, map, to, block.shared.view())?;
                             }
                             map.box_bytes()
                         }

@@ -1,4 +1,5 @@
-//! The arithmetic tables compiled for the CPU at hand: with AVX2 and FMA where it has them, chosen once.
+//! The arithmetic tables compiled for the CPU at hand, chosen once: vectors of AVX2 and FMA where it has them, else lane by
+//! lane.
 use super::lanes::{Longs, Words};
 use super::{long, word};
 
@@ -12,16 +13,16 @@ pub struct Isa {
 }
 
 impl Isa {
-    /// The best that this machine can run.
+    /// The fastest that this machine can run.
     pub fn detect() -> Isa {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return x86::AVX2;
         }
         Isa {
-            word: |kind, a, b, c, e| kind.run(a, b, c, e),
-            long: |kind, a, b, c, x, y| kind.run(a, b, c, x, y),
-            compare_word: |kind, a, b| kind.run(a, b),
+            word: |kind, a, b, c, e| std::array::from_fn(|i| kind.lane(a[i], b[i], c[i], e[i])),
+            long: |kind, a, b, c, x, y| std::array::from_fn(|i| kind.lane(a[i], b[i], c[i], x[i], y[i])),
+            compare_word: |kind, a, b| super::lanes::ballot(|i| kind.lane(a[i], b[i])),
             compare_long: |kind, a, b| kind.run(a, b),
         }
     }

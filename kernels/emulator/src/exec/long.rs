@@ -24,7 +24,7 @@ macro_rules! longs {
         pub enum $name { $($kind),* }
 
         impl $name {
-            /// Computes all lanes.
+            /// Computes all lanes, in vectors.
             #[inline(always)]
             #[allow(unused_variables)]
             pub fn run(self, a: &Longs, b: &Longs, c: &Longs, x: &Words, y: &Words) -> Longs {
@@ -36,6 +36,12 @@ macro_rules! longs {
                     }),*
                 }
                 result
+            }
+
+            /// Computes one lane.
+            #[allow(unused_variables)]
+            pub fn lane(self, $a: u64, $b: u64, $c: u64, $x: u32, $y: u32) -> u64 {
+                match self { $($name::$kind => $body),* }
             }
         }
     };

@@ -169,13 +169,20 @@ impl Machine<'_> {
         let mut reads = Vec::new();
         let index = (place.warp % GROUP) as u32;
         let block = &self.clusters[place.cluster].blocks[place.block];
-        let shared = tensor_core::Shared { base: crate::decode::SHARED_BASE, bytes: &block.shared.bytes };
+        let shared = block.shared.view();
         shape.run(index, operand, b, scale != 0, shared, &mut accumulators, &mut reads)?;
         if self.config.checks.uninitialised
             && let Some(chunk) = reads.iter().find(|&&chunk| !block.shared.is_written(chunk, 16))
         {
             let message = format!("wgmma reads shared memory at {chunk:#x}, and nothing was written there");
             return Err(Fault::new(FaultKind::Uninitialised, message));
+        }
+        if self.config.checks.races {
+            let [a_chunks, b_chunks] = shape.chunks(index, operand, b);
+            if let OperandA::Shared(a) = operand {
+                block.tiles.check("A", shape.a_major, a.swizzle, &a_chunks, shared)?;
+            }
+            block.tiles.check("B", shape.b_major, b.swizzle, &b_chunks, shared)?;
         }
         let line = self.line(warp);
         if let Some(races) = self.clusters[place.cluster].races.as_mut() {

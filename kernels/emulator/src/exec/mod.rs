@@ -126,13 +126,19 @@ impl<'a> Machine<'a> {
         let mut idle_rounds = 0;
         let mut last_event = (0, 0);
         loop {
+            // What a cluster still has in the queue is over before another takes its place.
+            while let Some(index) = self.pending.iter().position(|p| self.clusters[p.place.cluster].is_done()) {
+                self.complete(index)?;
+            }
             while next < total && self.clusters.iter().filter(|cluster| !cluster.is_done()).count() < resident {
                 let index = next as u32;
                 let xyz = [index % per_axis[0], index / per_axis[0] % per_axis[1], index / per_axis[0] / per_axis[1]];
-                let cluster = Cluster::new(&self, xyz, index);
                 match self.clusters.iter().position(Cluster::is_done) {
-                    Some(free) => self.clusters[free] = cluster,
-                    None => self.clusters.push(cluster),
+                    Some(free) => {
+                        let spare = self.clusters[free].take_warps();
+                        self.clusters[free] = Cluster::new(&self, xyz, index, spare);
+                    }
+                    None => self.clusters.push(Cluster::new(&self, xyz, index, Vec::new())),
                 }
                 next += 1;
             }

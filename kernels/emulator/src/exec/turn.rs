@@ -178,13 +178,13 @@ impl Machine<'_> {
         }
         let block = &mut self.clusters[place.cluster].blocks[place.block];
         let (now, free) = (warp.registers, &mut block.free_registers);
-        if increase == (count < now) && count != now {
-            let what = if increase { "increase" } else { "decrease" };
-            let message = format!("setmaxnreg cannot {what} {now} registers of a thread to {count}");
+        if !increase && count > now {
+            let message = format!("setmaxnreg cannot decrease {now} registers of a thread to {count}");
             return Err(Fault::new(FaultKind::Launch, message));
         }
         if increase {
-            let wanted = (count - now) * 32;
+            // The registers at the start are an upper bound, so an increase may begin below it.
+            let wanted = count.saturating_sub(now) * 32;
             if wanted > *free {
                 return Ok(Flow::Retry);
             }

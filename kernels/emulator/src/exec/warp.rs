@@ -98,18 +98,38 @@ impl Groups {
     }
 }
 
-impl Warp {
-    /// A warp with `existing` lanes, at the start of a kernel.
-    pub fn new(words: usize, longs: usize, predicates: usize, existing: u32, local_bytes: u32, check: bool) -> Warp {
-        let ready = if check { 0 } else { u32::MAX };
-        let local = local_bytes as usize * 32;
-        let mut warp = Warp {
+/// The registers of a warp. They are large, so they outlive it: what an earlier warp left there counts as unwritten.
+#[derive(Debug)]
+pub struct Files {
+    words: Vec<Words>,
+    longs: Vec<Longs>,
+    predicates: Vec<u32>,
+}
+
+impl Files {
+    /// So many registers of each class.
+    pub fn new(words: usize, longs: usize, predicates: usize) -> Files {
+        Files {
             words: vec![[u32::from_ne_bytes([POISON; 4]); 32]; words],
             longs: vec![[u64::from_ne_bytes([POISON; 8]); 32]; longs],
             predicates: vec![0; predicates],
-            word_ready: vec![ready; words],
-            long_ready: vec![ready; longs],
-            predicate_ready: vec![ready; predicates],
+        }
+    }
+}
+
+impl Warp {
+    /// A warp with `existing` lanes, at the start of a kernel.
+    pub fn new(files: Files, existing: u32, local_bytes: u32, check: bool) -> Warp {
+        let ready = if check { 0 } else { u32::MAX };
+        let local = local_bytes as usize * 32;
+        let Files { words, longs, predicates } = files;
+        let mut warp = Warp {
+            word_ready: vec![ready; words.len()],
+            long_ready: vec![ready; longs.len()],
+            predicate_ready: vec![ready; predicates.len()],
+            words,
+            longs,
+            predicates,
             carry: 0,
             existing,
             live: existing,
@@ -138,6 +158,11 @@ impl Warp {
         warp.predicates[0] = u32::MAX;
         warp.predicate_ready[0] = u32::MAX;
         warp
+    }
+
+    /// The registers of a warp that has ended, to be used again.
+    pub fn into_files(self) -> Files {
+        Files { words: self.words, longs: self.longs, predicates: self.predicates }
     }
 
     /// Lanes for which a predicate holds, without a look at who wrote it.
@@ -329,7 +354,7 @@ mod tests {
 
     #[test]
     fn parted_lanes_meet_again() {
-        let mut warp = Warp::new(2, 2, 2, u32::MAX, 0, true);
+        let mut warp = Warp::new(Files::new(2, 2, 2), u32::MAX, 0, true);
         warp.pc = 10;
         warp.branch(0xff, 20);
         assert_eq!((warp.active, warp.pc), (0xffff_ff00, 11));
@@ -348,7 +373,7 @@ mod tests {
 
     #[test]
     fn blocked_lanes_wait_for_the_others() {
-        let mut warp = Warp::new(2, 2, 2, 0xf, 0, true);
+        let mut warp = Warp::new(Files::new(2, 2, 2), 0xf, 0, true);
         warp.pc = 5;
         // Two lanes go far ahead and come back to where the others are blocked.
         warp.branch(0x3, 40);

@@ -29,11 +29,17 @@ macro_rules! table {
         pub enum $name { $($kind),* }
 
         impl $name {
-            /// Computes all lanes.
+            /// Computes all lanes, in vectors.
             #[inline(always)]
             #[allow(unused_variables)]
             pub fn run(self, a: &Words, b: &Words, c: &Words, e: &Words) -> Words {
                 match self { $($name::$kind => map(a, b, c, e, |$a, $b, $c, $e| $body)),* }
+            }
+
+            /// Computes one lane.
+            #[allow(unused_variables)]
+            pub fn lane(self, $a: u32, $b: u32, $c: u32, $e: u32) -> u32 {
+                match self { $($name::$kind => $body),* }
             }
         }
     };
@@ -260,6 +266,11 @@ macro_rules! compare {
             #[inline(always)]
             pub fn run(self, a: &Words, b: &Words) -> u32 {
                 match self { $($name::$kind => super::lanes::ballot(|i| { let ($a, $b) = (a[i], b[i]); $body })),* }
+            }
+
+            /// Whether it holds in one lane.
+            pub fn lane(self, $a: u32, $b: u32) -> bool {
+                match self { $($name::$kind => $body),* }
             }
         }
     };

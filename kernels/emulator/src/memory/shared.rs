@@ -1,7 +1,7 @@
 //! The shared memory of a block, as a window that starts at [`SHARED_BASE`].
 use super::{Bits, POISON};
 use crate::decode::SHARED_BASE;
-use crate::{Fault, FaultKind};
+use crate::{Fault, FaultKind, tensor_core};
 
 /// Shared memory.
 #[derive(Debug)]
@@ -33,6 +33,11 @@ impl Shared {
             "{bytes} bytes at shared address {address:#x} are outside of the block's shared memory, {SHARED_BASE:#x} to {end:#x}"
         );
         Fault::new(FaultKind::OutOfBounds, message)
+    }
+
+    /// The contents, as matrix instructions read them.
+    pub fn view(&self) -> tensor_core::Shared<'_> {
+        tensor_core::Shared { base: SHARED_BASE, bytes: &self.bytes }
     }
 
     /// Reads at an address.

@@ -11,7 +11,7 @@ use crate::config::{self, CheckKind, Config};
 use crate::data::Batch;
 use crate::task::Task;
 use crate::{Error, Result};
-use engine::{Check, Checkpointing, Observer, Program, Queue, Workspace};
+use engine::{Check, Checkpointing, CudaQueue, Observer, Program, Queue, Workspace};
 use model::Coca;
 use model::config::TextConfig;
 use model::packing::PackedText;
@@ -89,6 +89,18 @@ impl Stepper {
             Stepper::Pairs(stepper) => stepper.unreached(model),
             Stepper::Samples(stepper) => stepper.unreached(model),
         }
+    }
+
+    /// Names of the ops of a step that have no kernel for this device.
+    ///
+    /// # Errors
+    /// As [`Stepper::unreached`].
+    pub fn missing_kernels(&self, model: &Coca, cuda: &CudaQueue) -> Result<Vec<&'static str>> {
+        let missing = match self {
+            Stepper::Pairs(stepper) => stepper.longest(model)?.program().kernels(cuda),
+            Stepper::Samples(stepper) => stepper.longest(model)?.program().kernels(cuda),
+        };
+        Ok(missing?.missing)
     }
 
     /// Forward and backward over the batches of one step.

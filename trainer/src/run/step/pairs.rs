@@ -82,11 +82,17 @@ impl PairStepper {
     /// # Errors
     /// The batch is too large for an op.
     pub fn unreached(&self, model: &Coca) -> Result<Vec<String>> {
-        let (text_rows, decoder_rows) = PackedText::capacity(self.plan.batch, &model.config().text);
-        let pass = TrainStep::new(model, StepPlan { text_rows, decoder_rows, ..self.plan }, &Workspace::new())?;
+        let pass = self.longest(model)?;
         // Where the contrastive loss is taken over several passes, the temperature is not in the pass itself.
         let elsewhere = |name: &str| self.plan.contrastive == Contrast::Given && name == LOGIT_SCALE;
         Ok(pass.unreached().iter().filter(|name| !elsewhere(name)).cloned().collect())
+    }
+
+    /// A pass that holds the longest texts there can be.
+    pub(super) fn longest(&self, model: &Coca) -> Result<TrainStep> {
+        let (text_rows, decoder_rows) = PackedText::capacity(self.plan.batch, &model.config().text);
+        let plan = StepPlan { text_rows, decoder_rows, ..self.plan };
+        Ok(TrainStep::new(model, plan, &Workspace::new())?)
     }
 
     /// Forward and backward over the batches of one step.

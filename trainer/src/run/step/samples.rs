@@ -65,8 +65,12 @@ impl SampleStepper {
 
     /// See [`Stepper::unreached`](super::Stepper::unreached).
     pub fn unreached(&self, model: &Coca) -> Result<Vec<String>> {
-        let pass = TaskStep::new(model, self.plan.with_longest_texts(model), &Workspace::new())?;
-        Ok(pass.unreached().to_vec())
+        Ok(self.longest(model)?.unreached().to_vec())
+    }
+
+    /// A pass that holds the longest texts there can be.
+    pub(super) fn longest(&self, model: &Coca) -> Result<TaskStep> {
+        Ok(TaskStep::new(model, self.plan.with_longest_texts(model), &Workspace::new())?)
     }
 
     /// See [`Stepper::run`](super::Stepper::run).
