@@ -64,15 +64,9 @@ fn check(case: &Case, machines: &[[Machine; 2]; 2]) {
 fn check_all(test: &str, cases: Vec<Case>) {
     let Some(compiler) = compiler_or_skip(test) else { return };
     let machines = machines(&Shared(Arc::new(compiler)), [1, 2]);
-    let (started, mut count) = (Instant::now(), 0);
     for case in cases.iter().filter(|case| !case.bench_only) {
         check(case, &machines);
-        count += 1;
     }
-    let seconds = started.elapsed().as_secs_f64();
-    let counters = machines.iter().flatten().map(|machine| machine.emulator.take_counters());
-    let lanes: u64 = counters.map(|counters| counters.lane_instructions).sum();
-    println!("{test}: {count} cases, {:.0} M lane-instructions a second", lanes as f64 / seconds / 1e6);
 }
 
 #[test]
@@ -115,15 +109,22 @@ proptest! {
 
 // ---- what the kernels ask of the memory ---------------------------------------------------------------------------------
 
-/// Counters of one op on zeros, and the bytes of its inputs and outputs.
-fn count(machine: &Machine, op: impl Op + 'static, inputs: &[Meta]) -> (Counters, u64, u64) {
+/// Counters of one op on zeros, and the bytes of its inputs and outputs. Says how fast the emulator was.
+fn count(machine: &Machine, op: impl Op + Clone + 'static, inputs: &[Meta]) -> (Counters, u64, u64) {
     let mut tape = Tape::eager(machine.queue.clone());
     let tensors: Vec<_> = inputs.iter().map(|&meta| tape.input("input", meta).expect("input")).collect();
+    // The first run compiles and loads.
+    tape.push(op.clone(), &tensors).expect("push");
     machine.emulator.take_counters();
+    let (started, name) = (Instant::now(), op.name());
     let outputs = tape.push(op, &tensors).expect("push");
+    let seconds = started.elapsed().as_secs_f64();
     let bytes = |metas: &mut dyn Iterator<Item = Meta>| metas.map(|meta| meta.bytes() as u64).sum();
-    let read = bytes(&mut inputs.iter().copied());
-    (machine.emulator.take_counters(), read, bytes(&mut outputs.iter().map(|output| output.meta())))
+    let (read, written) = (bytes(&mut inputs.iter().copied()), bytes(&mut outputs.iter().map(|output| output.meta())));
+    let counters = machine.emulator.take_counters();
+    let speed = counters.lane_instructions as f64 / seconds / 1e6;
+    println!("{name} on {}: {speed:.1} M lane-instructions a second, checks included", machine.place);
+    (counters, read, written)
 }
 
 fn bf16(sizes: [usize; 2]) -> Meta {
