@@ -257,6 +257,15 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(Matmul::new(layout, DType::BF16), (40, 72, 136), dtype, None));
         }
         cases.push(Case { results: 0, ..case(Matmul::new(Nt, DType::BF16), (136, 264, 72), dtype, None) });
+        if dtype == DType::BF16 {
+            // Pipelines of GPUs that go round several times, also from one tile to the next; a gradient of a weight of so
+            // few tiles that blocks share k.
+            cases.push(Case { results: 0, ..case(Matmul::new(Nt, DType::BF16), (136, 264, 456), dtype, None) });
+            for layout in [Nn, Nt, Tn] {
+                cases.push(Case { results: 0, ..case(Matmul::new(layout, DType::F32), (72, 136, 1096), dtype, None) });
+            }
+            cases.push(case(Matmul::new(Nt, DType::BF16), (520, 136, 40), dtype, None));
+        }
         // A k of several blocks, so that partial sums wait outside C.
         cases.push(Case { results: 0, ..case(Matmul::new(Nn, DType::BF16), (15, 33, 9001), dtype, None) });
         // Every epilogue, with and without what may stand before it, on whole and on ragged rows.
