@@ -284,7 +284,7 @@ impl Program {
                 let run = Run { arena: arena.pointer().addr(), used: used.clone(), accumulate };
                 let mut graphs = std::mem::take(&mut self.graphs);
                 let launches = &mut || self.run_steps(queue, &arena, &used, accumulate, &mut []);
-                let result = graphs.run(cuda.driver().as_ref(), run, launches);
+                let result = graphs.run(cuda, run, launches);
                 self.graphs = graphs;
                 result
             }

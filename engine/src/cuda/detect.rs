@@ -10,6 +10,9 @@ const LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 /// The oldest version that is used here: launches with attributes, tensor maps, and the calls that copy and capture.
 const OLDEST: (u32, u32) = (12, 2);
 
+/// What is said where there is a driver, but no device.
+pub(super) const NO_GPU: &str = "the NVIDIA driver is installed but sees no GPU.";
+
 /// NVIDIA's driver and its devices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Detected {
@@ -50,7 +53,7 @@ fn check(call: &str, code: c_int) -> Result<(), String> {
             "the library libcuda.so is the CUDA toolkit's stub, not a driver: take its folder out of LD_LIBRARY_PATH."
         }
         35 => "the NVIDIA driver is older than its GPU or its library needs (code 35): update the driver.",
-        100 => "the NVIDIA driver is installed but sees no GPU.",
+        100 => NO_GPU,
         802 => "the NVIDIA driver is not ready (code 802): the service nvidia-fabricmanager is not running.",
         803 => {
             "the NVIDIA driver's library and its kernel module are of different versions (code 803): restart the machine, \
@@ -95,7 +98,7 @@ fn query() -> Result<Detected, String> {
         ));
     }
     if count <= 0 {
-        return Err("the NVIDIA driver is installed but sees no GPU.".to_owned());
+        return Err(NO_GPU.to_owned());
     }
     let mut devices = Vec::new();
     for device in 0..count {

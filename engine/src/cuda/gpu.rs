@@ -1,6 +1,6 @@
 //! A GPU behind NVIDIA's driver, through the bindings of cudarc, which open the library at run time.
 
-use super::detect::Detected;
+use super::detect::{Detected, NO_GPU};
 use super::{
     Architecture, Arguments, Driver, Event, Fill, Function, Graph, Image, ImageKind, Launch, Module, Pinned,
     Properties, Stream, Swizzle, TensorMap, TensorMapSpec,
@@ -75,13 +75,14 @@ impl Gpu {
             Detected::Absent(reason) => return Err(Error::invalid(reason)),
             Detected::Found { cuda, devices } => (cuda, devices),
         };
-        let able = devices.iter().position(|device| Architecture::of(device.compute_capability).is_ok());
-        let Some(ordinal) = able else {
-            return Err(match devices.first().map(|device| Architecture::of(device.compute_capability)) {
-                Some(Err(error)) => error,
-                _ => Error::invalid("the NVIDIA driver is installed but sees no GPU."),
-            });
-        };
+        let (mut able, mut refusal) = (None, Error::invalid(NO_GPU));
+        for (ordinal, device) in devices.iter().enumerate() {
+            match Architecture::of(device.compute_capability) {
+                Ok(_) => able = able.or(Some(ordinal)),
+                Err(error) => refusal = error,
+            }
+        }
+        let Some(ordinal) = able else { return Err(refusal) };
         result::init().map_err(|error| failed("cuInit", error))?;
         let device = result::device::get(ordinal as i32).map_err(|error| failed("cuDeviceGet", error))?;
         use sys::CUdevice_attribute as Attribute;

@@ -1,6 +1,6 @@
 //! The runs of a program that are captured as graphs.
 
-use super::{Driver, Graph};
+use super::{CudaQueue, Graph};
 use crate::Result;
 use std::collections::VecDeque;
 
@@ -19,12 +19,19 @@ pub(crate) struct Run {
 #[derive(Debug, Default)]
 pub(crate) struct Graphs {
     runs: VecDeque<(Run, Option<Graph>)>,
+    /// The queue whose kernels and scalars they use, kept as long as they are.
+    queue: Option<CudaQueue>,
 }
 
 impl Graphs {
     /// Runs `launches`: as it is for the first time, which also loads what is not loaded; the second time it is captured,
     /// and from then on replayed. A run that never comes again is never captured, which would cost more than it saves.
-    pub fn run(&mut self, driver: &dyn Driver, run: Run, launches: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    pub fn run(&mut self, queue: &CudaQueue, run: Run, launches: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        if !self.queue.as_ref().is_some_and(|known| known.is(queue)) {
+            self.runs.clear();
+            self.queue = Some(queue.clone());
+        }
+        let driver = queue.driver();
         let known = self.runs.iter().position(|(known, _)| *known == run).and_then(|index| self.runs.remove(index));
         let graph = match known {
             None => {

@@ -36,6 +36,13 @@ impl fmt::Debug for Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Kernels may still run, whose code and scalars go with this. Of a device that has failed nothing does.
+        let _ = self.driver.synchronize();
+    }
+}
+
 /// What tells one variant of a source from another: its texts are constants of the program, so that their address does.
 type Key = (usize, Vec<(String, i64)>);
 
@@ -75,6 +82,11 @@ impl CudaQueue {
     /// Whether programs are captured as graphs.
     pub fn graphs(&self) -> bool {
         self.graphs
+    }
+
+    /// True if both are clones of one queue.
+    pub fn is(&self, other: &CudaQueue) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// The driver behind the queue.

@@ -238,6 +238,28 @@ fn scalars_of_a_step_reach_a_captured_graph() {
 }
 
 #[test]
+fn graphs_belong_to_their_queue() {
+    let fake = fake(16);
+    let mut tape = Tape::record();
+    let x = tape.input("x", f32s([2])).expect("input");
+    let y = push(&mut tape, Rate, &[x]);
+    tape.keep(y);
+    let mut program = Program::compile(tape, &Workspace::on(&device(&fake)), Compile::default()).expect("compile");
+    let mut counts = Vec::new();
+    for learning_rate in [0.5, 0.25] {
+        let cuda = CudaQueue::new(fake.clone(), HandsThrough::default()).expect("a queue");
+        cuda.set_scalars(StepScalars { learning_rate, ..StepScalars::default() }).expect("scalars");
+        let queue = Queue::Cuda(cuda);
+        for _ in 0..2 {
+            program.run(&queue, false).expect("run");
+            assert_eq!(program.read::<f32>(y).expect("read"), [learning_rate; 2]);
+        }
+        counts.push(fake.counts());
+    }
+    assert_eq!(counts, [[1, 1, 1], [2, 2, 2]]);
+}
+
+#[test]
 fn every_variant_is_compiled_before_the_first_run() {
     let fake = fake(9);
     let toolchain = HandsThrough::default();
