@@ -1,5 +1,5 @@
-//! How fast the emulator is on one core: lane instructions per second of loops that do one kind of thing, with every check
-//! and with none. `cargo run --release -p ptxemu --example speed`
+//! How fast the emulator is on one core: lane instructions per second of loops that do one kind of thing, with every
+//! check and with none. `cargo run --release -p ptxemu --example speed`
 use ptxemu::{Checks, Config, Gpu, Launch, Module};
 use std::time::Instant;
 
@@ -25,7 +25,8 @@ fn main() {
     let memory = "ld.global.f32 %f3, [%d2]; st.shared.f32 [%r6], %f3; bar.sync 0; ld.shared.f32 %f3, [%r6]; add.f32 %f0, %f0, %f3;\n";
     let matrix = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f4, %f5, %f6, %f7}, {%r4, %r4, %r4, %r4}, {%r4, %r4}, \
                   {%f4, %f5, %f6, %f7};\n";
-    let shared = ".shared .align 16 .b8 tile[1024]; mov.u32 %r6, tile; mov.u32 %r7, %tid.x; mad.lo.u32 %r6, %r7, 4, %r6;";
+    let shared =
+        ".shared .align 16 .b8 tile[1024]; mov.u32 %r6, tile; mov.u32 %r7, %tid.x; mad.lo.u32 %r6, %r7, 4, %r6;";
     let loops = [
         ("arithmetic", kernel("", arithmetic), 2000),
         ("memory and barriers", kernel(shared, memory), 200),
@@ -33,7 +34,9 @@ fn main() {
     ];
     for (name, text, steps) in loops {
         let module = Module::parse(&text).unwrap_or_else(|fault| panic!("{name}: {fault}"));
-        for (checks, checked) in [(Checks { uninitialised: false, races: false }, "unchecked"), (Checks::ALL, "checked")] {
+        for (checks, checked) in
+            [(Checks { uninitialised: false, races: false }, "unchecked"), (Checks::ALL, "checked")]
+        {
             let mut gpu = Gpu::new(Config { compute_capability: (8, 0), checks, ..Config::default() });
             let memory = gpu.allocate(4 * 256 * 4);
             gpu.write(memory, &[0; 4 * 256 * 4]).expect("it was allocated");
@@ -41,7 +44,8 @@ fn main() {
             parameters.extend(u32::to_le_bytes(steps));
             let launch = Launch { grid: [4, 1, 1], block: [256, 1, 1], cluster: [1; 3], shared_bytes: 0 };
             let start = Instant::now();
-            let report = gpu.launch(&module, "k", &launch, &parameters).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+            let report =
+                gpu.launch(&module, "k", &launch, &parameters).unwrap_or_else(|fault| panic!("{name}: {fault}"));
             let seconds = start.elapsed().as_secs_f64();
             let counters = report.counters;
             let lanes = counters.lane_instructions as f64 / seconds / 1e6;

@@ -3,8 +3,8 @@ use crate::module::Module as Parsed;
 use crate::tensor_map::{self, Descriptor, ElementType};
 use crate::{Config, Counters, Fault, Gpu, Launch as Shape};
 use engine::cuda::{
-    Arguments, Driver, Event, Fill, Function, Graph, Image, ImageKind, Launch, Module, Pinned, Properties, Stream, Swizzle,
-    TensorMap, TensorMapSpec,
+    Arguments, Driver, Event, Fill, Function, Graph, Image, ImageKind, Launch, Module, Pinned, Properties, Stream,
+    Swizzle, TensorMap, TensorMapSpec,
 };
 use engine::{DType, Error, Result};
 use std::ops::Range;
@@ -146,9 +146,10 @@ impl Driver for Emulator {
     }
 
     unsafe fn upload_pinned(&self, stream: Stream, to: u64, from: &Pinned, bytes: Range<usize>) -> Result<()> {
-        let source = from.as_slice().get(bytes.clone()).ok_or_else(|| {
-            Error::invalid(format!("bytes {bytes:?} of {} bytes of pinned memory", from.len()))
-        })?;
+        let source = from
+            .as_slice()
+            .get(bytes.clone())
+            .ok_or_else(|| Error::invalid(format!("bytes {bytes:?} of {} bytes of pinned memory", from.len())))?;
         self.upload(stream, to, source)
     }
 

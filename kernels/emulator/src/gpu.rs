@@ -86,8 +86,8 @@ impl Gpu {
         }
     }
 
-    /// Allocates `bytes` of global memory at a 256-byte boundary; its contents are undefined, and reading them in a kernel
-    /// is a fault. The address is never used again.
+    /// Allocates `bytes` of global memory at a 256-byte boundary; its contents are undefined, and reading them in a
+    /// kernel is a fault. The address is never used again.
     pub fn allocate(&mut self, bytes: usize) -> u64 {
         self.memory.allocate(bytes)
     }
@@ -187,7 +187,10 @@ impl Gpu {
         let wanted: u32 = target.trim_end_matches(['a', 'f']).parse().unwrap_or(0);
         let have = major * 10 + minor;
         if wanted > have || (exact && wanted != have) {
-            return Err(format!("the module is for {}, the device has compute capability {major}.{minor}", module.target()));
+            return Err(format!(
+                "the module is for {}, the device has compute capability {major}.{minor}",
+                module.target()
+            ));
         }
         if grid.contains(&0) || block.contains(&0) || cluster.contains(&0) {
             return Err(format!("grid {grid:?}, block {block:?} and cluster {cluster:?} must not have zeros"));
@@ -215,7 +218,9 @@ impl Gpu {
             return Err(format!("a cluster of {cluster:?} blocks; the kernel was compiled for {exact:?}"));
         }
         if cluster.iter().product::<u32>() > MOST_BLOCKS_OF_CLUSTER || (major < 9 && cluster != [1; 3]) {
-            return Err(format!("clusters of {cluster:?} blocks are not possible on compute capability {major}.{minor}"));
+            return Err(format!(
+                "clusters of {cluster:?} blocks are not possible on compute capability {major}.{minor}"
+            ));
         }
         if (0..3).any(|i| grid[i] % cluster[i] != 0) {
             return Err(format!("the grid {grid:?} is not a multiple of the cluster {cluster:?}"));

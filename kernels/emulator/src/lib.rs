@@ -1,9 +1,11 @@
-//! A GPU for tests on machines that have none: it executes the PTX that NVRTC emits, inline assembly included, on the CPU.
+//! A GPU for tests on machines that have none: it executes the PTX that NVRTC emits, inline assembly included, on the
+//! CPU.
 //!
-//! [`Module::parse`] reads PTX and decodes it once; [`Gpu`] owns global memory; [`Gpu::launch`] runs a kernel to its end and
-//! returns a [`Report`] of counters, or the first [`Fault`] with the PTX line, the `.cu` line, the block, the warp and the
-//! lanes. Warps and asynchronous operations are interleaved by a seed, so a test that runs with several seeds sees several
-//! schedules, and each of them can be run again. There is no model of time: counters say what a kernel asks of the machine.
+//! [`Module::parse`] reads PTX and decodes it once; [`Gpu`] owns global memory; [`Gpu::launch`] runs a kernel to its
+//! end and returns a [`Report`] of counters, or the first [`Fault`] with the PTX line, the `.cu` line, the block, the
+//! warp and the lanes. Warps and asynchronous operations are interleaved by a seed, so a test that runs with several
+//! seeds sees several schedules, and each of them can be run again. There is no model of time: counters say what a
+//! kernel asks of the machine.
 
 pub mod banks;
 mod decode;

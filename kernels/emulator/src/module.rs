@@ -57,8 +57,8 @@ impl Module {
         self.lines.get(line as usize - 1).cloned()
     }
 
-    /// Bytes of each variable in global memory, with the addresses that its initialiser refers to; none for those in other
-    /// spaces.
+    /// Bytes of each variable in global memory, with the addresses that its initialiser refers to; none for those in
+    /// other spaces.
     pub(crate) fn variables(&self) -> impl Iterator<Item = Option<&Variable>> {
         self.variables.iter().map(|v| matches!(v.space, Space::Global | Space::Const).then_some(v))
     }

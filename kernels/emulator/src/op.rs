@@ -1,10 +1,11 @@
-//! The decoded instructions. Every operand is a register: literals and special registers are kept in registers that a warp
-//! starts with, so that executing an instruction never asks what an operand is.
+//! The decoded instructions. Every operand is a register: literals and special registers are kept in registers that a
+//! warp starts with, so that executing an instruction never asks what an operand is.
 use crate::exec::{float, long, word};
 use crate::tensor_core::{Mma, Wgmma};
 
-/// Index of a register in the file of its class: predicates, 32-bit words (which also hold 8 and 16 bits, zero-extended) or
-/// 64-bit longs. Register 0 of each class is a constant: true, 0 and 0; register 1 takes what nobody reads (`_`).
+/// Index of a register in the file of its class: predicates, 32-bit words (which also hold 8 and 16 bits,
+/// zero-extended) or 64-bit longs. Register 0 of each class is a constant: true, 0 and 0; register 1 takes what nobody
+/// reads (`_`).
 pub type Reg = u16;
 
 /// The predicate of an instruction; register 0 for none.
@@ -238,70 +239,217 @@ pub enum Clock {
 #[derive(Clone, Debug)]
 pub enum Op {
     /// A word from words.
-    Word { f: word::Kind, form: Form, d: Reg, a: Reg, b: Reg, c: Reg, e: Reg },
+    Word {
+        f: word::Kind,
+        form: Form,
+        d: Reg,
+        a: Reg,
+        b: Reg,
+        c: Reg,
+        e: Reg,
+    },
     /// A word from longs.
-    Narrow { f: long::NarrowKind, d: Reg, a: Reg, b: Reg },
+    Narrow {
+        f: long::NarrowKind,
+        d: Reg,
+        a: Reg,
+        b: Reg,
+    },
     /// A long from longs (a, b, c) and words (x, y).
-    Long { f: long::Kind, d: Reg, a: Reg, b: Reg, c: Reg, x: Reg, y: Reg },
+    Long {
+        f: long::Kind,
+        d: Reg,
+        a: Reg,
+        b: Reg,
+        c: Reg,
+        x: Reg,
+        y: Reg,
+    },
     /// An f32 operation with a directed rounding.
-    Rounded { f: float::Kind, round: float::Round, form: Form, d: Reg, a: Reg, b: Reg, c: Reg },
+    Rounded {
+        f: float::Kind,
+        round: float::Round,
+        form: Form,
+        d: Reg,
+        a: Reg,
+        b: Reg,
+        c: Reg,
+    },
     /// `setp` on words: `d` gets the comparison, `q` its complement.
-    CompareWord { f: word::Compare, form: Form, combine: Combine, d: Reg, q: Reg, a: Reg, b: Reg },
+    CompareWord {
+        f: word::Compare,
+        form: Form,
+        combine: Combine,
+        d: Reg,
+        q: Reg,
+        a: Reg,
+        b: Reg,
+    },
     /// `setp` on longs.
-    CompareLong { f: long::Compare, combine: Combine, d: Reg, q: Reg, a: Reg, b: Reg },
+    CompareLong {
+        f: long::Compare,
+        combine: Combine,
+        d: Reg,
+        q: Reg,
+        a: Reg,
+        b: Reg,
+    },
     /// `set`: a word of ones (or 1.0) where the predicate holds.
-    Set { d: Reg, p: Reg, one: u32 },
+    Set {
+        d: Reg,
+        p: Reg,
+        one: u32,
+    },
     /// `selp` on words.
-    SelectWord { d: Reg, a: Reg, b: Reg, p: Predicate },
+    SelectWord {
+        d: Reg,
+        a: Reg,
+        b: Reg,
+        p: Predicate,
+    },
     /// `selp` on longs.
-    SelectLong { d: Reg, a: Reg, b: Reg, p: Predicate },
+    SelectLong {
+        d: Reg,
+        a: Reg,
+        b: Reg,
+        p: Predicate,
+    },
     /// Logic on predicates.
-    Logic { f: Logic, d: Reg, a: Predicate, b: Predicate },
+    Logic {
+        f: Logic,
+        d: Reg,
+        a: Predicate,
+        b: Predicate,
+    },
     /// An addition with carry in and out (`add.cc`, `addc`, `sub.cc`, `subc`, `mad.lo.cc`, ...).
-    Carry { f: word::CarryKind, d: Reg, a: Reg, b: Reg, c: Reg },
+    Carry {
+        f: word::CarryKind,
+        d: Reg,
+        a: Reg,
+        b: Reg,
+        c: Reg,
+    },
     Load(Box<Access>),
     Store(Box<Access>),
     Atomic(Box<Atomic>),
     /// `mov` of a register that changes: `%clock`, `%clock64`, `%globaltimer`.
-    Clock { d: Reg, clock: Clock },
+    Clock {
+        d: Reg,
+        clock: Clock,
+    },
     /// Maps a shared address to a block of the cluster.
-    MapShared { d: Reg, a: Reg, rank: Reg, wide: bool, generic: bool },
+    MapShared {
+        d: Reg,
+        a: Reg,
+        rank: Reg,
+        wide: bool,
+        generic: bool,
+    },
     /// The rank of the block that a shared address belongs to.
-    RankOf { d: Reg, a: Reg, wide: bool },
+    RankOf {
+        d: Reg,
+        a: Reg,
+        wide: bool,
+    },
     /// `isspacep`.
-    IsSpace { d: Reg, a: Reg, space: Space },
+    IsSpace {
+        d: Reg,
+        a: Reg,
+        space: Space,
+    },
     /// `cvta`: between a space and generic addresses.
-    Convert { d: Reg, a: Reg, space: Space, to_generic: bool },
-    Branch { target: u32 },
+    Convert {
+        d: Reg,
+        a: Reg,
+        space: Space,
+        to_generic: bool,
+    },
+    Branch {
+        target: u32,
+    },
     /// `brx.idx`.
-    BranchIndexed { index: Reg, targets: Box<[u32]> },
+    BranchIndexed {
+        index: Reg,
+        targets: Box<[u32]>,
+    },
     Exit,
     Trap,
     Breakpoint,
     /// Hints, and fences that matter only to the race detector, which are in [`Op::Fence`].
     Nothing,
     Fence(Fence),
-    Shuffle { how: Shuffle, d: Reg, valid: Reg, a: Reg, b: Reg, c: Reg, members: Reg },
-    Vote { how: Vote, d: Reg, p: Predicate, members: Reg },
-    Match { all: bool, d: Reg, valid: Reg, a: Reg, wide: bool, members: Reg },
-    ReduceWarp { how: Reduce, d: Reg, a: Reg, members: Reg },
-    ActiveMask { d: Reg },
-    Elect { d: Reg, p: Reg, members: Reg },
-    WarpBarrier { members: Reg },
-    Barrier { how: Barrier, id: Reg, count: Option<Reg>, p: Predicate, d: Option<Reg> },
+    Shuffle {
+        how: Shuffle,
+        d: Reg,
+        valid: Reg,
+        a: Reg,
+        b: Reg,
+        c: Reg,
+        members: Reg,
+    },
+    Vote {
+        how: Vote,
+        d: Reg,
+        p: Predicate,
+        members: Reg,
+    },
+    Match {
+        all: bool,
+        d: Reg,
+        valid: Reg,
+        a: Reg,
+        wide: bool,
+        members: Reg,
+    },
+    ReduceWarp {
+        how: Reduce,
+        d: Reg,
+        a: Reg,
+        members: Reg,
+    },
+    ActiveMask {
+        d: Reg,
+    },
+    Elect {
+        d: Reg,
+        p: Reg,
+        members: Reg,
+    },
+    WarpBarrier {
+        members: Reg,
+    },
+    Barrier {
+        how: Barrier,
+        id: Reg,
+        count: Option<Reg>,
+        p: Predicate,
+        d: Option<Reg>,
+    },
     /// `barrier.cluster.arrive`; `relaxed` orders no memory.
-    ClusterArrive { relaxed: bool },
+    ClusterArrive {
+        relaxed: bool,
+    },
     ClusterWait,
     /// `setmaxnreg`.
-    Registers { count: u32, increase: bool },
+    Registers {
+        count: u32,
+        increase: bool,
+    },
     /// Spins are slowed down: the warp gives way.
     Sleep,
     Matrix(Box<Matrix>),
     Async(Box<Async>),
     /// `cluster`: the address may be of another block.
-    MBarrier { op: Box<MBarrier>, address: Address, cluster: Space },
+    MBarrier {
+        op: Box<MBarrier>,
+        address: Address,
+        cluster: Space,
+    },
     /// `mbarrier.pending_count`.
-    PendingCount { d: Reg, state: Reg },
+    PendingCount {
+        d: Reg,
+        state: Reg,
+    },
 }
 
 /// Fences that the checks know.
@@ -366,21 +514,49 @@ pub enum Region {
 #[derive(Clone, Debug)]
 pub enum Async {
     /// `cp.async`: `bytes` to shared memory, of which `source` come from global memory and the others are zero.
-    Copy { shared: Address, global: Address, bytes: u32, source: Option<Reg>, skip: Option<Predicate> },
+    Copy {
+        shared: Address,
+        global: Address,
+        bytes: u32,
+        source: Option<Reg>,
+        skip: Option<Predicate>,
+    },
     Commit,
     /// `cp.async.wait_group`; none for `wait_all`.
-    Wait { groups: Option<u32> },
+    Wait {
+        groups: Option<u32>,
+    },
     /// `cp.async.mbarrier.arrive`; without `.noinc` it also expects the arrival.
-    Arrive { barrier: Address, expect: bool },
+    Arrive {
+        barrier: Address,
+        expect: bool,
+    },
     /// A bulk copy from global memory that reports to an mbarrier.
-    Load { shared: Address, from: Region, barrier: Address, multicast: Option<Reg> },
+    Load {
+        shared: Address,
+        from: Region,
+        barrier: Address,
+        multicast: Option<Reg>,
+    },
     /// A bulk copy between blocks of a cluster.
-    Exchange { to: Address, from: Address, bytes: Reg, barrier: Address },
+    Exchange {
+        to: Address,
+        from: Address,
+        bytes: Reg,
+        barrier: Address,
+    },
     /// A bulk copy or reduction to global memory.
-    Store { to: Region, shared: Address, reduction: Option<Reduction> },
+    Store {
+        to: Region,
+        shared: Address,
+        reduction: Option<Reduction>,
+    },
     BulkCommit,
     /// `cp.async.bulk.wait_group`; with `read` only until the sources have been read.
-    BulkWait { groups: u32, read: bool },
+    BulkWait {
+        groups: u32,
+        read: bool,
+    },
 }
 
 /// What a wait at an mbarrier asks for.
@@ -395,12 +571,28 @@ pub enum Phase {
 /// Operations on mbarriers.
 #[derive(Clone, Debug)]
 pub enum MBarrier {
-    Init { count: Reg },
+    Init {
+        count: Reg,
+    },
     Invalidate,
     /// `arrive`, with its count, the bytes it expects, and where the state goes.
-    Arrive { state: Reg, count: Option<Reg>, expect: Option<Reg>, drop: bool, relaxed: bool },
-    ExpectBytes { bytes: Reg },
-    CompleteBytes { bytes: Reg },
+    Arrive {
+        state: Reg,
+        count: Option<Reg>,
+        expect: Option<Reg>,
+        drop: bool,
+        relaxed: bool,
+    },
+    ExpectBytes {
+        bytes: Reg,
+    },
+    CompleteBytes {
+        bytes: Reg,
+    },
     /// `test_wait` and `try_wait`.
-    Wait { p: Reg, phase: Phase, relaxed: bool },
+    Wait {
+        p: Reg,
+        phase: Phase,
+        relaxed: bool,
+    },
 }

@@ -1,28 +1,67 @@
 //! Every instruction and layout of matrices, copies and barriers: the emulator against the definition, and against a GPU.
+//!
+//! With a GPU at hand, `COCA_GOLDEN=FILE` keeps what it answered, a line a case.
 mod cases;
-mod support;
 
-use cases::{Case, Map};
-use engine::cuda::{Architecture, Source, Toolchain, compiler_or_skip};
-use ptxemu::tensor_map::Descriptor;
-use ptxemu::{Fault, Launch, Module};
+use cases::{Agreement, Case, Map};
+use engine::DType;
+use engine::cuda::{
+    Architecture, Arguments, Driver, Fill, Function, Gpu, Image, ImageKind, Launch, Source, Stream, Swizzle, TensorMap,
+    TensorMapSpec, Toolchain, compiler_or_skip,
+};
+use ptxemu::tensor_map::{self, Descriptor, ElementType};
+use ptxemu::{Config, Emulator};
+use std::io::Write;
+use std::sync::Arc;
 
-/// Runs a case on the emulator and returns what is in `OUT`.
-fn emulate(case: &Case, seed: u64) -> Result<Vec<u8>, Fault> {
-    let module = Module::parse(&case.ptx())?;
-    let mut gpu = support::gpu(case.compute_capability, seed);
-    let (input, out) = (support::upload(&mut gpu, &case.input)?, support::upload(&mut gpu, &case.before)?);
-    let mut parameters = support::Parameters::default().u64(input).u64(out);
-    if let Some(map) = case.map {
-        let map = match map {
-            Map::Input(map) => Descriptor { address: input, ..map },
-            Map::Output(map) => Descriptor { address: out, ..map },
-        };
-        parameters = parameters.map(&map.encode()?);
+/// The driver of an emulated device.
+fn emulator(compute_capability: (u32, u32), seed: u64) -> Emulator {
+    Emulator::new(Config { compute_capability, seed, ..Config::default() })
+}
+
+/// A tensor map for the engine's drivers.
+fn specification(map: &Descriptor, address: u64) -> TensorMapSpec {
+    TensorMapSpec {
+        address,
+        element: match map.element {
+            ElementType::U8 => DType::U8,
+            ElementType::I32 => DType::I32,
+            ElementType::Bf16 => DType::BF16,
+            ElementType::F32 => DType::F32,
+            other => panic!("the engine has no {other:?}"),
+        },
+        sizes: map.sizes[..map.rank].to_vec(),
+        strides_bytes: map.strides[..map.rank - 1].to_vec(),
+        box_sizes: map.box_sizes[..map.rank].to_vec(),
+        swizzle: match map.swizzle {
+            tensor_map::Swizzle::None => Swizzle::None,
+            tensor_map::Swizzle::B32 => Swizzle::B32,
+            tensor_map::Swizzle::B64 => Swizzle::B64,
+            tensor_map::Swizzle::B128 => Swizzle::B128,
+        },
+        fill: if map.fill == tensor_map::Fill::Zero { Fill::Zero } else { Fill::Nan },
     }
-    let launch = Launch { grid: [1; 3], block: [case.threads, 1, 1], cluster: [1; 3], shared_bytes: 0 };
-    gpu.launch(&module, "case", &launch, &parameters.bytes())?;
-    support::download(&gpu, out, case.before.len())
+}
+
+/// Runs a case on a device and returns what is in `OUT`. With `always_map` the kernel takes a tensor map in any case.
+fn run(driver: &dyn Driver, function: &Function, case: &Case, always_map: bool) -> engine::Result<Vec<u8>> {
+    let (input, out) = (driver.allocate(case.input.len())?, driver.allocate(case.before.len())?);
+    driver.upload(Stream::Compute, input, &case.input)?;
+    driver.upload(Stream::Compute, out, &case.before)?;
+    let mut arguments = Arguments::new().address(input).address(out);
+    match &case.map {
+        Some(Map::Input(map)) => arguments = arguments.tensor_map(&driver.tensor_map(&specification(map, input))?),
+        Some(Map::Output(map)) => arguments = arguments.tensor_map(&driver.tensor_map(&specification(map, out))?),
+        None if always_map => arguments = arguments.tensor_map(&TensorMap::from_bytes([0; 128])),
+        None => {}
+    }
+    let launch = Launch { cluster: [case.cluster, 1, 1], ..Launch::linear(case.cluster, case.threads) };
+    driver.launch(Stream::Compute, function, &launch, &arguments)?;
+    let mut found = vec![0; case.before.len()];
+    driver.download(Stream::Compute, &mut found, out)?;
+    driver.free(input)?;
+    driver.free(out)?;
+    Ok(found)
 }
 
 #[test]
@@ -30,7 +69,12 @@ fn the_emulator_does_what_the_manual_says() {
     let mut failures = Vec::new();
     for case in cases::all() {
         for seed in [1, 2] {
-            let result = emulate(&case, seed).map_err(|fault| format!("{}: {fault}", case.name));
+            let driver = emulator(case.compute_capability, seed);
+            let bytes = Arc::from(case.ptx().into_bytes());
+            let image = Image { name: case.name.clone(), kind: ImageKind::Ptx, bytes };
+            let function = driver.load(&image).map(|module| Function { module, name: "case".into() });
+            let result = function.and_then(|function| run(&driver, &function, &case, false));
+            let result = result.map_err(|error| format!("{}: {error}", case.name));
             if let Err(failure) = result.and_then(|found| case.compare(&found, &case.expected)) {
                 failures.push(failure);
                 break;
@@ -40,17 +84,58 @@ fn the_emulator_does_what_the_manual_says() {
     assert!(failures.is_empty(), "{} cases:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// The cases as kernels for a GPU: NVIDIA's compiler and assembler accept each of them.
+/// Compiles the cases that a device can run, runs all of them, and returns what each left. Nothing without NVRTC.
+fn run_compiled(test: &str, driver: &dyn Driver) -> Option<Vec<(Case, Vec<u8>)>> {
+    let properties = driver.properties();
+    let (text, cases) = cases::cuda(properties.compute_capability);
+    let parts: &[(&str, &str)] = vec![("cases.cu", text.leak() as &str)].leak();
+    let source = Source { name: "cases", parts, constants: Vec::new() };
+    let architecture = Architecture::of(properties.compute_capability).expect("supported");
+    let compiled = compiler_or_skip(test)?.compile(architecture, &source).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(compiled.functions.len(), cases.len());
+    let module = driver.load(&compiled.image(properties.image)).unwrap_or_else(|error| panic!("{error}"));
+    let results = cases.into_iter().enumerate().map(|(index, case)| {
+        let function = Function { module: module.clone(), name: format!("case_{index}") };
+        let found = run(driver, &function, &case, true).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        (case, found)
+    });
+    Some(results.collect())
+}
+
+/// NVIDIA's compiler and assembler accept the cases as inline assembly, and the driver seam carries them to the device.
 #[test]
-fn the_assembler_accepts_the_cases() {
-    let test = "the_assembler_accepts_the_cases";
+fn compiled_cases_say_the_same() {
     for compute_capability in [(8, 0), (9, 0)] {
-        let (text, cases) = cases::cuda(compute_capability);
-        let parts: &[(&str, &str)] = vec![("cases.cu", text.leak() as &str)].leak();
-        let source = Source { name: "cases", parts, constants: Vec::new() };
-        let Some(compiler) = compiler_or_skip(test) else { return };
-        let architecture = Architecture::of(compute_capability).expect("supported");
-        let compiled = compiler.compile(architecture, &source).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(compiled.functions.len(), cases.len());
+        let driver = emulator(compute_capability, 3);
+        for (case, found) in run_compiled("compiled_cases_say_the_same", &driver).into_iter().flatten() {
+            case.compare(&found, &case.expected).unwrap_or_else(|failure| panic!("{failure}"));
+        }
     }
+}
+
+#[test]
+fn a_gpu_says_the_same() {
+    let test = "a_gpu_says_the_same";
+    let gpu = match Gpu::open() {
+        Ok(gpu) => gpu,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "skipped: {test}: {error}");
+            return;
+        }
+    };
+    let results = run_compiled(test, &gpu).unwrap_or_default();
+    if let Some(file) = std::env::var_os("COCA_GOLDEN") {
+        let lines = results.iter().map(|(case, found)| format!("{}\t{:016x}\n", case.name, digest(found)));
+        std::fs::write(&file, lines.collect::<String>()).expect("written");
+    }
+    let failures: Vec<String> =
+        results.iter().filter_map(|(case, found)| case.compare(found, &case.expected).err()).collect();
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), gpu.properties().name, failures.join("\n"));
+    let exact = results.iter().filter(|(case, _)| case.agreement == Agreement::Bits).count();
+    let _ = writeln!(std::io::stderr(), "{test}: {} cases, {exact} bit by bit", results.len());
+}
+
+/// FNV-1a.
+fn digest(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

@@ -116,9 +116,7 @@ fn floats() {
             let x = f(a).mul_add(f(b), f(a));
             of(if x.is_nan() || x <= 0.0 { 0.0 } else { x.min(1.0) })
         }),
-        ("add.ftz.f32 %f0, %f1, 0f00000000;", |a, _| {
-            of(if f(a).is_subnormal() || f(a) == 0.0 { 0.0 } else { f(a) })
-        }),
+        ("add.ftz.f32 %f0, %f1, 0f00000000;", |a, _| of(if f(a).is_subnormal() || f(a) == 0.0 { 0.0 } else { f(a) })),
         ("div.rn.f32 %f0, %f1, %f2;", |a, b| of(f(a) / f(b))),
         ("rcp.rn.f32 %f0, %f1;", |a, _| of(1.0 / f(a))),
         ("sqrt.rn.f32 %f0, %f1;", |a, _| of(f(a).sqrt())),
@@ -151,9 +149,7 @@ fn floats() {
         ("setp.gt.s32 %p1, %r1, 0;\n setp.lt.and.s32 %p0|%p2, %r1, 100, %p1;", |a, _| {
             u64::from((a as i32) > 0 && (a as i32) < 100)
         }),
-        ("setp.gt.s32 %p1, %r1, 0;\n setp.lt.and.s32 %p2|%p0, %r1, 100, !%p1;", |a, _| {
-            u64::from((a as i32) <= 0 && (a as i32) >= 100)
-        }),
+        ("setp.gt.s32 %p1, %r1, 0;\n setp.lt.and.s32 %p2|%p0, %r1, 100, %p1;", |a, _| u64::from((a as i32) >= 100)),
         ("setp.eq.s32 %p1, %r1, %r2;\n not.pred %p2, %p1;\n xor.pred %p0, %p2, %p1;", |_, _| 1),
         ("setp.gt.s32 %p1, %r1, 0;\n selp.b32 %r0, %r1, %r2, %p1;", |a, b| if (a as i32) > 0 { a } else { b }.into()),
         ("set.lt.f32.s32 %f0, %r1, %r2;", |a, b| if (a as i32) < (b as i32) { 0x3f80_0000 } else { 0 }),
@@ -181,7 +177,10 @@ fn conversions() {
         }),
         ("cvt.rn.f32.s64 %f0, %d1;", |a, b| of((u64::from(a) | u64::from(b) << 32) as i64 as f32)),
         ("cvt.rn.f64.u32 %g0, %r1;", |a, _| f64::from(a).to_bits()),
-        ("cvt.rn.bf16.f32 %h0, %f1;", |a, _| if f(a).is_nan() { 0x7fff } else { bf16::from_f32(f(a)).to_bits().into() }),
+        (
+            "cvt.rn.bf16.f32 %h0, %f1;",
+            |a, _| if f(a).is_nan() { 0x7fff } else { bf16::from_f32(f(a)).to_bits().into() },
+        ),
         ("cvt.rn.f16.f32 %h0, %f1;", |a, _| if f(a).is_nan() { 0x7fff } else { f16::from_f32(f(a)).to_bits().into() }),
         ("cvt.rn.bf16x2.f32 %r0, %f1, %f2;", |a, b| {
             let half = |x: u32| if f(x).is_nan() { 0x7fff } else { u64::from(bf16::from_f32(f(x)).to_bits()) };
@@ -190,7 +189,13 @@ fn conversions() {
         ("cvt.f32.f16 %f0, %h1;", |a, _| of(f16::from_bits(a as u16).to_f32())),
         ("cvt.f32.bf16 %f0, %h1;", |a, _| u64::from(a << 16)),
         ("cvt.rna.tf32.f32 %r0, %f1;", |a, _| {
-            if f(a).is_nan() { 0x7fff_ffff } else if f(a).is_infinite() { a.into() } else { (a.wrapping_add(0x1000) & 0xffff_e000).into() }
+            if f(a).is_nan() {
+                0x7fff_ffff
+            } else if f(a).is_infinite() {
+                a.into()
+            } else {
+                (a.wrapping_add(0x1000) & 0xffff_e000).into()
+            }
         }),
         ("cvt.u16.u32 %h0, %r1;", |a, _| u64::from(a as u16)),
         ("cvt.s32.s16 %r0, %h1;", |a, _| i32::from(a as i16) as u32 as u64),
@@ -279,7 +284,10 @@ fn warps_exchange_values() {
     let a = |lane: usize| u64::from(A[lane]);
     let cases: Vec<(&str, Box<dyn Fn(usize) -> u64>)> = vec![
         ("shfl.sync.bfly.b32 %r0, %r1, 5, 31, -1;", Box::new(move |lane| a(lane ^ 5))),
-        ("shfl.sync.up.b32 %r0|%p1, %r1, 4, 0, 0xffffffff;", Box::new(move |lane| a(if lane < 4 { lane } else { lane - 4 }))),
+        (
+            "shfl.sync.up.b32 %r0|%p1, %r1, 4, 0, 0xffffffff;",
+            Box::new(move |lane| a(if lane < 4 { lane } else { lane - 4 })),
+        ),
         ("shfl.sync.down.b32 %r4|%p0, %r1, 1, 0x1807, -1;", Box::new(|lane| u64::from(lane % 8 < 7))),
         ("setp.lt.u32 %p1, %r30, 12;\n vote.sync.ballot.b32 %r0, %p1, -1;", Box::new(|_| 0xfff)),
         ("setp.lt.u32 %p1, %r30, 12;\n vote.sync.any.pred %p0, !%p1, -1;", Box::new(|_| 1)),
@@ -367,9 +375,10 @@ fn memory_of_all_spaces() {
                 .into(),
             Box::new(|_| 1),
         ),
-        ("ld.global.nc.L1::no_allocate.v2.u32 {%r4, %r5}, [%in];\n sub.u32 %r0, %r4, %r5;".into(), Box::new(|lane| {
-            A[lane].wrapping_sub(B[lane]).into()
-        })),
+        (
+            "ld.global.nc.L1::no_allocate.v2.u32 {%r4, %r5}, [%in];\n sub.u32 %r0, %r4, %r5;".into(),
+            Box::new(|lane| A[lane].wrapping_sub(B[lane]).into()),
+        ),
     ];
     for (body, expected) in cases {
         let found = run(&body).unwrap_or_else(|fault| panic!("{body}: {fault}"));

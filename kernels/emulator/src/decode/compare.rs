@@ -112,7 +112,8 @@ impl<'t> Builder<'t> {
     }
 
     fn set_predicate(&mut self, s: &Statement, mut m: Modifiers<'_>) -> Result<(), Fault> {
-        let names: Vec<(&str, Comparison)> = s.modifiers.iter().filter_map(|n| Some((n.as_str(), comparison(n)?))).collect();
+        let names: Vec<(&str, Comparison)> =
+            s.modifiers.iter().filter_map(|n| Some((n.as_str(), comparison(n)?))).collect();
         let chosen = m.choice(&names).ok_or_else(|| unsupported(s, "it has no comparison"))?;
         let logic = m.choice(&[("and", Logic::And), ("or", Logic::Or), ("xor", Logic::Xor)]);
         let flush = m.flag("ftz");
@@ -126,9 +127,7 @@ impl<'t> Builder<'t> {
         };
         let (d, q) = match (&s.operands[0], result) {
             (_, Some(_)) => (self.new_predicate()?, 1),
-            (Operand::Pair(d, q), None) => {
-                (self.target(s, d, Class::Predicate)?, self.target(s, q, Class::Predicate)?)
-            }
+            (Operand::Pair(d, q), None) => (self.target(s, d, Class::Predicate)?, self.target(s, q, Class::Predicate)?),
             (d, None) => (self.target(s, d, Class::Predicate)?, 1),
         };
         self.emit_comparison(s, chosen, kind, flush, combine, d, q)?;

@@ -180,8 +180,7 @@ impl<'t> Builder<'t> {
             (true, false, false) => Barrier::Sync,
             (false, true, false) => Barrier::Arrive,
             (false, false, true) => {
-                let how =
-                    [("and", Barrier::ReduceAnd), ("or", Barrier::ReduceOr), ("popc", Barrier::ReduceCount)];
+                let how = [("and", Barrier::ReduceAnd), ("or", Barrier::ReduceOr), ("popc", Barrier::ReduceCount)];
                 m.choice(&how).ok_or_else(|| unsupported(s, "an unknown reduction"))?
             }
             _ => return Err(unsupported(s, "an unknown barrier")),

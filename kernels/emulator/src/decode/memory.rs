@@ -132,15 +132,8 @@ impl<'t> Builder<'t> {
         if kind.bits() > 64 {
             return Err(unsupported(s, "elements of 128 bits"));
         }
-        let access = Access {
-            space,
-            address,
-            bytes: kind.bytes() as u8,
-            signed: kind.is_signed(),
-            registers,
-            wide,
-            order,
-        };
+        let access =
+            Access { space, address, bytes: kind.bytes() as u8, signed: kind.is_signed(), registers, wide, order };
         // A narrow signed value extends to its register of 16 bits only.
         self.emit(if store { Op::Store(Box::new(access.clone())) } else { Op::Load(Box::new(access.clone())) });
         let register_bits = self.register_type(first).map_or(32, Type::bits);

@@ -1,11 +1,12 @@
-//! From the syntax tree to instructions with resolved registers, once for each kernel. Device functions are inlined where
-//! they are called, their parameters living in local memory.
+//! From the syntax tree to instructions with resolved registers, once for each kernel. Device functions are inlined
+//! where they are called, their parameters living in local memory.
 mod arithmetic;
 mod compare;
 mod control;
 mod convert;
 mod memory;
 mod modifiers;
+mod moves;
 mod operands;
 mod tensor;
 
@@ -142,7 +143,8 @@ impl<'t> Builder<'t> {
     /// Decodes the statements of a function at the end of the code.
     fn function(&mut self, function: &'t Function, parameters: HashMap<&'t str, Location>) -> Result<(), Fault> {
         if self.frames.len() == DEEPEST_CALL {
-            let message = format!("function `{}` calls itself, or calls nest deeper than {DEEPEST_CALL}", function.name);
+            let message =
+                format!("function `{}` calls itself, or calls nest deeper than {DEEPEST_CALL}", function.name);
             return Err(Fault::new(FaultKind::Unsupported, message).at_line(function.line));
         }
         let mut registers = Vec::with_capacity(function.registers.len());
@@ -206,9 +208,8 @@ impl<'t> Builder<'t> {
     }
 
     fn new_register(count: &mut u32) -> Result<Reg, Fault> {
-        let register = Reg::try_from(*count).map_err(|_| {
-            Fault::new(FaultKind::Unsupported, "a kernel with more than 65536 registers of one class")
-        })?;
+        let register = Reg::try_from(*count)
+            .map_err(|_| Fault::new(FaultKind::Unsupported, "a kernel with more than 65536 registers of one class"))?;
         *count += 1;
         Ok(register)
     }
@@ -282,17 +283,19 @@ impl<'t> Builder<'t> {
     fn instruction(&mut self, s: &'t Statement) -> Result<(), Fault> {
         match s.opcode.as_str() {
             "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg" | "sad" | "mul24"
-            | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "dp4a" | "addc" | "subc"
-            | "madc" => self.arithmetic(s),
-            "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "lop3" | "prmt" | "bfe" | "bfi" | "bfind"
-            | "popc" | "clz" | "brev" | "fns" | "szext" | "bmsk" => self.bits(s),
-            "mov" | "cvt" | "cvta" => self.convert(s),
+            | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "dp4a" | "addc"
+            | "subc" | "madc" => self.arithmetic(s),
+            "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "lop3" | "prmt" | "bfe" | "bfi"
+            | "bfind" | "popc" | "clz" | "brev" | "fns" | "szext" | "bmsk" => self.bits(s),
+            "mov" => self.mov(s),
+            "cvta" => self.cvta(s),
+            "cvt" => self.cvt(s),
             "setp" | "set" | "selp" | "slct" | "testp" => self.compare(s),
-            "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu" | "discard" | "applypriority" | "isspacep"
-            | "mapa" | "getctarank" | "createpolicy" | "multimem" => self.memory(s),
-            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "bar" | "barrier" | "membar" | "fence" | "shfl"
-            | "vote" | "match" | "redux" | "activemask" | "elect" | "nanosleep" | "griddepcontrol" | "setmaxnreg"
-            | "pmevent" => self.control(s),
+            "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu" | "discard" | "applypriority"
+            | "isspacep" | "mapa" | "getctarank" | "createpolicy" | "multimem" => self.memory(s),
+            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "bar" | "barrier" | "membar" | "fence"
+            | "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "nanosleep" | "griddepcontrol"
+            | "setmaxnreg" | "pmevent" => self.control(s),
             "mma" | "ldmatrix" | "stmatrix" | "movmatrix" | "wgmma" | "cp" | "mbarrier" => self.tensor(s),
             _ => Err(unsupported(s, "unknown opcode")),
         }

@@ -16,7 +16,12 @@ impl<'s> Modifiers<'s> {
 
     fn unused(&self) -> impl Iterator<Item = (usize, &'s str)> + use<'s> {
         let used = self.used;
-        self.statement.modifiers.iter().enumerate().filter(move |(i, _)| used >> i & 1 == 0).map(|(i, m)| (i, m.as_str()))
+        self.statement
+            .modifiers
+            .iter()
+            .enumerate()
+            .filter(move |(i, _)| used >> i & 1 == 0)
+            .map(|(i, m)| (i, m.as_str()))
     }
 
     /// Takes a modifier if it is there.
@@ -91,7 +96,8 @@ pub fn unsupported(statement: &Statement, why: impl std::fmt::Display) -> Fault 
         opcode += ".";
         opcode += modifier;
     }
-    let mut fault = Fault::new(FaultKind::Unsupported, format!("`{opcode}` is not supported: {why}")).at_line(statement.line);
+    let mut fault =
+        Fault::new(FaultKind::Unsupported, format!("`{opcode}` is not supported: {why}")).at_line(statement.line);
     fault.place.instruction = Some(opcode);
     fault
 }

@@ -224,9 +224,8 @@ impl<'t> Builder<'t> {
             return Err(unsupported(s, "it copies 4, 8 or 16 bytes, with `.cg` 16"));
         }
         let last = (count == 4).then(|| &s.operands[3]);
-        let skips = last.is_some_and(|last| {
-            matches!(last, Operand::Not(_)) || self.register_type(last) == Some(Type::Predicate)
-        });
+        let skips = last
+            .is_some_and(|last| matches!(last, Operand::Not(_)) || self.register_type(last) == Some(Type::Predicate));
         let (source, skip) = match last {
             Some(last) if skips => (None, Some(self.predicate(s, last)?)),
             Some(last) => (Some(self.unsigned(s, last)?), None),
@@ -293,7 +292,8 @@ impl<'t> Builder<'t> {
                     (Region::Linear { address, bytes: self.unsigned(s, &s.operands[2])? }, 3)
                 };
                 let barrier = self.plain_address(s, &s.operands[next])?;
-                let multicast = if multicast { Some(self.word(s, &s.operands[next + 1], Type::Bits(16))?) } else { None };
+                let multicast =
+                    if multicast { Some(self.word(s, &s.operands[next + 1], Type::Bits(16))?) } else { None };
                 self.asynchronous(Async::Load { shared, from, barrier, multicast })
             }
             (Some(Space::Cluster), Some(Space::Shared)) if by_barrier && !reduce && !tensor => {
@@ -330,7 +330,15 @@ impl<'t> Builder<'t> {
 
     fn mbarrier(&mut self, s: &Statement, mut m: Modifiers<'_>) -> Result<(), Fault> {
         let operations = [
-            "init", "inval", "arrive", "arrive_drop", "expect_tx", "complete_tx", "test_wait", "try_wait", "pending_count",
+            "init",
+            "inval",
+            "arrive",
+            "arrive_drop",
+            "expect_tx",
+            "complete_tx",
+            "test_wait",
+            "try_wait",
+            "pending_count",
         ];
         let operation = operations.into_iter().find(|name| m.flag(name));
         let operation = operation.ok_or_else(|| unsupported(s, "an unknown operation"))?;

@@ -15,6 +15,9 @@ pub fn execute(isa: &Isa, warp: &mut Warp, op: &Op, mask: u32) -> Result<bool, F
         Op::Word { f, form, d, a, b, c, e } => {
             let ready = |r: Reg| warp.word_ready[r as usize];
             if ready(a) & ready(b) & ready(c) & ready(e) & mask != mask {
+                if f == Kind::Move && form == Form::Plain && warp.move_accumulator(d, a) {
+                    return Ok(true);
+                }
                 for r in [a, b, c, e] {
                     warp.need_word(r, mask)?;
                 }

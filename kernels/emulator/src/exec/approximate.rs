@@ -1,6 +1,6 @@
-//! The `.approx` functions. The hardware's tables are not public; these are the correctly rounded values or within one unit
-//! in the last place of them, which lies inside the error that the PTX manual allows. Tests that compare with a kernel's
-//! output must allow the manual's error.
+//! The `.approx` functions. The hardware's tables are not public; these are the correctly rounded values or within one
+//! unit in the last place of them, which lies inside the error that the PTX manual allows. Tests that compare with a
+//! kernel's output must allow the manual's error.
 
 /// `ex2.approx`: 2 to the power of x.
 pub fn exp2(x: f32) -> f32 {

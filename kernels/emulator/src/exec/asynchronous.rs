@@ -319,7 +319,8 @@ impl Machine<'_> {
             let (rank, to) = self.shared_address(place, Space::Cluster, to[lane])?;
             let (barrier_rank, barrier) = self.shared_address(place, Space::Cluster, barriers[lane])?;
             if rank != barrier_rank {
-                let message = format!("the copy goes to block {rank} of the cluster, its mbarrier is in block {barrier_rank}");
+                let message =
+                    format!("the copy goes to block {rank} of the cluster, its mbarrier is in block {barrier_rank}");
                 return Err(fault_at(FaultKind::Barrier, lane, message));
             }
             let from = self.remote(place, warp, from, to, lane)?;
@@ -362,7 +363,8 @@ impl Machine<'_> {
             let (_, from) = self.shared_address(place, Space::Shared, from[lane])?;
             let (barrier_rank, barrier) = self.shared_address(place, Space::Cluster, barriers[lane])?;
             if rank != barrier_rank {
-                let message = format!("the copy goes to block {rank} of the cluster, its mbarrier is in block {barrier_rank}");
+                let message =
+                    format!("the copy goes to block {rank} of the cluster, its mbarrier is in block {barrier_rank}");
                 return Err(fault_at(FaultKind::Barrier, lane, message));
             }
             let bytes = self.bulk_bytes(warp, bytes, lane)?;

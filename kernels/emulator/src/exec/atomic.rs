@@ -50,7 +50,7 @@ impl Machine<'_> {
                         let one = [u64::from(at); 32];
                         let space = race::Space::Shared(rank as u32);
                         let result = races.strong(place.race(), line, space, 1 << lane, &one, bytes as u32, strong);
-                        result.map_err(|race| self.race(race))?;
+                        result.map_err(|race| self.race(*race))?;
                     }
                     let shared = &mut self.clusters[place.cluster].blocks[rank].shared;
                     let offset = shared.locate(at, bytes)?;
@@ -66,7 +66,8 @@ impl Machine<'_> {
                         fault
                     })?;
                     if self.config.checks.uninitialised && !self.memory.written(range, bytes) {
-                        let message = format!("an atomic on global memory at {address:#x}, and nothing was written there");
+                        let message =
+                            format!("an atomic on global memory at {address:#x}, and nothing was written there");
                         return Err(fault_at(FaultKind::Uninitialised, lane, message));
                     }
                     self.memory.bytes_mut(range, bytes)
@@ -100,7 +101,7 @@ impl Machine<'_> {
                 if let Some(races) = self.clusters[place.cluster].races.as_mut() {
                     let space = race::Space::Global;
                     let result = races.strong(place.race(), line, space, mask, &addresses, bytes as u32, strong);
-                    result.map_err(|race| self.race(race))?;
+                    result.map_err(|race| self.race(*race))?;
                 }
             }
         }
@@ -138,8 +139,20 @@ pub fn combine(op: AtomicOp, kind: AtomicKind, bytes: u8, old: u64, value: u64) 
                 AtomicOp::And => a & b,
                 AtomicOp::Or => a | b,
                 AtomicOp::Xor => a ^ b,
-                AtomicOp::Increment => if a >= b { 0 } else { a + 1 },
-                AtomicOp::Decrement => if a == 0 || a > b { b } else { a - 1 },
+                AtomicOp::Increment => {
+                    if a >= b {
+                        0
+                    } else {
+                        a + 1
+                    }
+                }
+                AtomicOp::Decrement => {
+                    if a == 0 || a > b {
+                        b
+                    } else {
+                        a - 1
+                    }
+                }
                 AtomicOp::Exchange | AtomicOp::CompareExchange => b,
             }
         }

@@ -1,7 +1,7 @@
 //! Barriers of a block and of a cluster.
-use super::warp::{State, Warp};
 use super::asynchronous::{Pending, Transfer};
 use super::turn::Flow;
+use super::warp::{State, Warp};
 use super::{Machine, Place};
 use crate::op::{Barrier, Predicate, Reg};
 use crate::race::Object;
@@ -78,7 +78,8 @@ impl Machine<'_> {
         let block = &mut self.clusters[place.cluster].blocks[place.block];
         let barrier = &mut block.barriers.barriers[id as usize];
         if barrier.arrived > 0 && barrier.expected != expected {
-            let name = |count: Option<u32>| count.map_or("the whole block".into(), |warps| format!("{} threads", warps * 32));
+            let name =
+                |count: Option<u32>| count.map_or("the whole block".into(), |warps| format!("{} threads", warps * 32));
             let message =
                 format!("barrier {id} waits for {} and a warp arrives for {}", name(barrier.expected), name(expected));
             return fail(message);
@@ -88,7 +89,10 @@ impl Machine<'_> {
         barrier.holding += holding;
         barrier.threads += mask.count_ones();
         if expected.is_some_and(|expected| barrier.arrived > expected) {
-            return fail(format!("more warps arrive at barrier {id} than the {} threads it waits for", 32 * expected.unwrap_or(0)));
+            return fail(format!(
+                "more warps arrive at barrier {id} than the {} threads it waits for",
+                32 * expected.unwrap_or(0)
+            ));
         }
         let object = Object::Barrier { block: place.block as u32, id };
         if let Some(races) = self.clusters[place.cluster].races.as_mut() {
@@ -132,7 +136,9 @@ impl Machine<'_> {
                 let all = done.holding == done.threads;
                 match how {
                     Barrier::ReduceCount => warp.set_word(register, &[done.holding; 32], mask),
-                    Barrier::ReduceOr => warp.set_predicate(register, if done.holding > 0 { u32::MAX } else { 0 }, mask),
+                    Barrier::ReduceOr => {
+                        warp.set_predicate(register, if done.holding > 0 { u32::MAX } else { 0 }, mask)
+                    }
                     _ => warp.set_predicate(register, if all { u32::MAX } else { 0 }, mask),
                 }
             }

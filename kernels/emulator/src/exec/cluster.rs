@@ -43,8 +43,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster at an index of the grid of clusters. `spare` are warps of a cluster that has ended.
-    pub fn new(machine: &Machine<'_>, xyz: [u32; 3], linear: u32, mut spare: Vec<Box<Warp>>) -> Cluster {
+    /// The cluster at an index of the grid of clusters. `spare` are the registers of one that has ended.
+    pub fn new(machine: &Machine<'_>, xyz: [u32; 3], linear: u32, mut spare: Vec<Files>) -> Cluster {
         let launch = machine.launch;
         let ranks: u32 = launch.cluster.iter().product();
         let threads: u32 = launch.block.iter().product();
@@ -72,15 +72,15 @@ impl Cluster {
                 }
             })
             .collect();
-        let shape =
-            Shape { cluster: linear, blocks: ranks, warps, shared_base: SHARED_BASE, shared_bytes };
+        let shape = Shape { cluster: linear, blocks: ranks, warps, shared_base: SHARED_BASE, shared_bytes };
         let races = machine.shadow.as_ref().map(|shadow| Box::new(Races::new(shape, shadow.clone())));
         Cluster { blocks, races, phase: 0, arrived: 0 }
     }
 
-    /// The warps of a cluster that has ended, to be used again.
-    pub fn take_warps(&mut self) -> Vec<Box<Warp>> {
-        self.blocks.iter_mut().flat_map(|block| std::mem::take(&mut block.warps)).flatten().collect()
+    /// The registers of a cluster that has ended, to be used again.
+    pub fn take_files(&mut self) -> Vec<Files> {
+        let warps = self.blocks.iter_mut().flat_map(|block| std::mem::take(&mut block.warps)).flatten();
+        warps.map(|warp| warp.into_files()).collect()
     }
 
     /// Whether every warp has ended.
@@ -111,15 +111,12 @@ impl Context<'_> {
         (REGISTERS / threads.max(1)).min(255) / 8 * 8
     }
 
-    fn warp(&self, index: u32, threads: u32, spare: Option<Box<Warp>>) -> Box<Warp> {
+    fn warp(&self, index: u32, threads: u32, spare: Option<Files>) -> Box<Warp> {
         let kernel = self.machine.kernel;
         let count = (threads - index * 32).min(32);
         let existing = if count == 32 { u32::MAX } else { (1 << count) - 1 };
         let check = self.machine.config.checks.uninitialised;
-        let files = match spare {
-            Some(spare) => spare.into_files(),
-            None => Files::new(kernel.words, kernel.longs, kernel.predicates),
-        };
+        let files = spare.unwrap_or_else(|| Files::new(kernel.words, kernel.longs, kernel.predicates));
         let mut warp = Box::new(Warp::new(files, existing, kernel.local_bytes, check));
         for &(register, value) in &kernel.initial.words {
             let words = match value {

@@ -17,17 +17,21 @@ impl Machine<'_> {
             return fail(format!("lane {lane} names the members {:#010x}, others name {first:#010x}", words[lane]));
         }
         if mask & !first != 0 {
-            return fail(format!("lanes {:#010x} execute it and are not among the members {first:#010x}", mask & !first));
+            return fail(format!(
+                "lanes {:#010x} execute it and are not among the members {first:#010x}",
+                mask & !first
+            ));
         }
-        let wanted = first & warp.existing;
-        if wanted & !warp.live != 0 {
-            return fail(format!("the members {:#010x} have returned", wanted & !warp.live));
-        }
+        // Those that have returned are not waited for (CUDA programming guide, warp shuffle and vote functions).
+        let wanted = first & warp.live;
         if wanted & !mask == 0 {
             return Ok(Some(wanted));
         }
         if mask != warp.active {
-            return fail(format!("a predicate keeps the members {:#010x} from executing it", wanted & warp.active & !mask));
+            return fail(format!(
+                "a predicate keeps the members {:#010x} from executing it",
+                wanted & warp.active & !mask
+            ));
         }
         warp.block()?;
         Ok(None)
@@ -76,7 +80,8 @@ impl Machine<'_> {
                     warp.need_word(a, mask)?;
                     warp.words[a as usize].map(u64::from)
                 };
-                let same = |lane: usize| lanes(mask).filter(|&other| values[other] == values[lane]).fold(0, |m, l| m | 1 << l);
+                let same =
+                    |lane: usize| lanes(mask).filter(|&other| values[other] == values[lane]).fold(0, |m, l| m | 1 << l);
                 let mut result = [0u32; 32];
                 for lane in lanes(mask) {
                     result[lane] = same(lane);
@@ -129,8 +134,8 @@ fn reduce(how: Reduce, x: u32, y: u32) -> u32 {
     }
 }
 
-/// The value that each lane gets, and the lanes whose source is inside their segment. The clamp c holds the last lane of a
-/// segment in bits 0 to 4 and the mask of the segment in bits 8 to 12.
+/// The value that each lane gets, and the lanes whose source is inside their segment. The clamp c holds the last lane
+/// of a segment in bits 0 to 4 and the mask of the segment in bits 8 to 12.
 fn shuffle(how: Shuffle, a: &Words, b: &Words, c: &Words, mask: u32) -> Result<(Words, u32), Fault> {
     let mut value = [0; 32];
     let mut valid = 0;

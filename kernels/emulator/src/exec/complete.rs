@@ -1,5 +1,5 @@
-//! Asynchronous operations are completed here, some time after they were issued: memory is read and written, and mbarriers
-//! hear of it.
+//! Asynchronous operations are completed here, some time after they were issued: memory is read and written, and
+//! mbarriers hear of it.
 use super::asynchronous::{Pending, Remote, Transfer};
 use super::atomic::combine;
 use super::lanes::lanes;
@@ -41,9 +41,8 @@ impl Machine<'_> {
                 }
             }
             Transfer::Arrive { barriers } => {
-                let earlier = |p: &Pending| {
-                    p.place == place && p.order < order && matches!(p.transfer, Transfer::Copy { .. })
-                };
+                let earlier =
+                    |p: &Pending| p.place == place && p.order < order && matches!(p.transfer, Transfer::Copy { .. });
                 while let Some(index) = self.pending.iter().position(earlier) {
                     self.complete(index)?;
                 }
@@ -117,12 +116,20 @@ impl Machine<'_> {
         access: Access,
     ) -> Result<(), Fault> {
         let (Some(ticket), Some(races)) = (ticket, self.clusters[place.cluster].races.as_mut()) else { return Ok(()) };
-        races.transfer(ticket, space, address, bytes, access).map_err(|race| self.race(race))
+        races.transfer(ticket, space, address, bytes, access).map_err(|race| self.race(*race))
     }
 
-    fn bind(&mut self, place: Place, ticket: Option<&Ticket>, rank: usize, barrier: u32) -> Result<Option<Ticket>, Fault> {
-        let (Some(ticket), Some(races)) = (ticket, self.clusters[place.cluster].races.as_mut()) else { return Ok(None) };
-        races.bind(ticket, rank as u32, barrier).map(Some).map_err(|race| self.race(race))
+    fn bind(
+        &mut self,
+        place: Place,
+        ticket: Option<&Ticket>,
+        rank: usize,
+        barrier: u32,
+    ) -> Result<Option<Ticket>, Fault> {
+        let (Some(ticket), Some(races)) = (ticket, self.clusters[place.cluster].races.as_mut()) else {
+            return Ok(None);
+        };
+        races.bind(ticket, rank as u32, barrier).map(Some).map_err(|race| self.race(*race))
     }
 
     /// The mbarrier of a load hears of its bytes.
@@ -213,7 +220,7 @@ impl Machine<'_> {
             old.copy_from_slice(&result.to_le_bytes()[..size]);
         }
         let (Some(ticket), Some(races)) = (ticket, self.clusters[place.cluster].races.as_mut()) else { return Ok(()) };
-        races.reduce(ticket, race::Space::Global, address, bytes).map_err(|race| self.race(race))
+        races.reduce(ticket, race::Space::Global, address, bytes).map_err(|race| self.race(*race))
     }
 }
 

@@ -97,7 +97,8 @@ pub fn integral(value: f64, round: Round) -> f64 {
     }
 }
 
-/// An integral f64 as an integer of the given width, clamped to its range; NaN becomes zero (for 64 bits, the sign bit).
+/// An integral f64 as an integer of the given width, clamped to its range; NaN becomes zero (for 64 bits, the sign
+/// bit).
 pub fn float_to_integer(value: f64, bits: u32, signed: bool) -> u64 {
     if value.is_nan() {
         return if bits == 64 { 1 << 63 } else { 0 };

@@ -1,5 +1,5 @@
-//! The arithmetic tables compiled for the CPU at hand, chosen once: vectors of AVX2 and FMA where it has them, else lane by
-//! lane.
+//! The arithmetic tables compiled for the CPU at hand, chosen once: vectors of AVX2 and FMA where it has them, else
+//! lane by lane.
 use super::lanes::{Longs, Words};
 use super::{long, word};
 

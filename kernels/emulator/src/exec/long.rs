@@ -18,7 +18,10 @@ fn canonical(value: f64) -> u64 {
 }
 
 macro_rules! longs {
-    ($(#[$meta:meta])* $name:ident, |$a:ident, $b:ident, $c:ident, $x:ident, $y:ident| { $($kind:ident => $body:expr,)* }) => {
+    (
+        $(#[$meta:meta])* $name:ident,
+        |$a:ident, $b:ident, $c:ident, $x:ident, $y:ident| { $($kind:ident => $body:expr,)* }
+    ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name { $($kind),* }
@@ -105,8 +108,8 @@ longs! {
         SubF64 => canonical(d(a) - d(b)),
         MulF64 => canonical(d(a) * d(b)),
         FmaF64 => canonical(d(a).mul_add(d(b), d(c))),
-        MinF64 => if d(a).is_nan() { b } else if d(b).is_nan() { a } else if d(a) == d(b) { a | b } else if d(a) < d(b) { a } else { b },
-        MaxF64 => if d(a).is_nan() { b } else if d(b).is_nan() { a } else if d(a) == d(b) { a & b } else if d(a) > d(b) { a } else { b },
+        MinF64 => minimum(a, b),
+        MaxF64 => maximum(a, b),
         AbsF64 => a & (u64::MAX >> 1),
         NegateF64 => a ^ (1 << 63),
         CopySign => (a & (1 << 63)) | (b & (u64::MAX >> 1)),
@@ -133,6 +136,33 @@ longs! {
         F64ToUnsignedZero => float_to_integer(d(a).trunc(), 64, false),
         F64ToUnsignedDown => float_to_integer(d(a).floor(), 64, false),
         F64ToUnsignedUp => float_to_integer(d(a).ceil(), 64, false),
+    }
+}
+
+fn minimum(a: u64, b: u64) -> u64 {
+    if d(a).is_nan() {
+        return canonical(d(b));
+    }
+    // -0 is smaller than +0.
+    if d(b).is_nan() || d(a) < d(b) {
+        a
+    } else if d(a) == d(b) {
+        a | b
+    } else {
+        b
+    }
+}
+
+fn maximum(a: u64, b: u64) -> u64 {
+    if d(a).is_nan() {
+        return canonical(d(b));
+    }
+    if d(b).is_nan() || d(a) > d(b) {
+        a
+    } else if d(a) == d(b) {
+        a & b
+    } else {
+        b
     }
 }
 

@@ -16,13 +16,7 @@ fn gather(warp: &Warp, registers: &[Reg]) -> Result<Vec<Register>, Fault> {
 }
 
 impl Machine<'_> {
-    pub(super) fn matrix(
-        &mut self,
-        place: Place,
-        warp: &mut Warp,
-        matrix: &Matrix,
-        mask: u32,
-    ) -> Result<Flow, Fault> {
+    pub(super) fn matrix(&mut self, place: Place, warp: &mut Warp, matrix: &Matrix, mask: u32) -> Result<Flow, Fault> {
         if !self.complete_warp(warp, mask)? {
             return Ok(Flow::Blocked);
         }
@@ -50,7 +44,8 @@ impl Machine<'_> {
                     let bytes = shared.read(row, 16)?;
                     data.push(bytes.try_into().expect("16 bytes were asked for"));
                     if self.config.checks.uninitialised && !shared.is_written(row, 16) {
-                        let message = format!("ldmatrix reads shared memory at {row:#x}, and nothing was written there");
+                        let message =
+                            format!("ldmatrix reads shared memory at {row:#x}, and nothing was written there");
                         return Err(Fault::new(FaultKind::Uninitialised, message));
                     }
                     self.row_race(place, line, row, race::Access::Read)?;
@@ -101,7 +96,8 @@ impl Machine<'_> {
         for (lane, &address) in addresses.iter().enumerate().take(lanes) {
             let (_, row) = self.shared_address(place, Space::Shared, address)?;
             if !row.is_multiple_of(tensor_core::ROW_BYTES) {
-                let message = format!("row address {row:#x} of a matrix is not a multiple of {}", tensor_core::ROW_BYTES);
+                let message =
+                    format!("row address {row:#x} of a matrix is not a multiple of {}", tensor_core::ROW_BYTES);
                 return Err(super::access::fault_at(FaultKind::Misaligned, lane, message));
             }
             rows.push(row);
@@ -118,7 +114,7 @@ impl Machine<'_> {
         let Some(races) = self.clusters[place.cluster].races.as_mut() else { return Ok(()) };
         let space = race::Space::Shared(place.block as u32);
         let result = races.collective(place.race(), line, space, row.into(), tensor_core::ROW_BYTES, access);
-        result.map_err(|race| self.race(race))
+        result.map_err(|race| self.race(*race))
     }
 
     /// `wgmma.mma_async`: computed at once; the accumulators are not to be read before the wait for the group, and the
@@ -191,7 +187,7 @@ impl Machine<'_> {
             for chunk in reads {
                 let result = races.transfer(&ticket, space, chunk.into(), 16, race::Access::Read);
                 if let Err(race) = result {
-                    return Err(self.race(race));
+                    return Err(self.race(*race));
                 }
             }
         }

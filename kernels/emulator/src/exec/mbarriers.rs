@@ -140,7 +140,7 @@ impl Machine<'_> {
         let access = race::Access::Write;
         let bytes = Mbarriers::BYTES;
         let result = races.access(place.race(), line, space, 1 << lane, &addresses, bytes, access);
-        result.map_err(|race| self.race(race))
+        result.map_err(|race| self.race(*race))
     }
 
     /// Passes on what the arrivals of a completed phase brought.

@@ -1,9 +1,10 @@
 //! The execution of a launch: blocks, warps, and the order in which they take turns.
 //!
 //! As many clusters as the device has multiprocessors are resident at once, in the order of the grid. In a round every
-//! warp that can run gets a turn of random length; between turns, asynchronous operations complete at random. When no warp
-//! gets on, one is completed by force; when there is none, the launch is deadlocked.
+//! warp that can run gets a turn of random length; between turns, asynchronous operations complete at random. When no
+//! warp gets on, one is completed by force; when there is none, the launch is deadlocked.
 mod access;
+mod addresses;
 mod alu;
 pub mod approximate;
 mod asynchronous;
@@ -12,6 +13,7 @@ mod barrier;
 mod cluster;
 mod collective;
 mod complete;
+mod contiguous;
 pub mod float;
 mod half;
 mod isa;
@@ -39,6 +41,8 @@ use warp::{State, Warp};
 
 /// Warp instructions that a launch may execute without any effect on others before it counts as stuck.
 const IDLE_INSTRUCTIONS: u64 = 20_000_000;
+/// Instructions of the shortest turns.
+const SHORT_TURN: usize = 8;
 /// Rounds in which every warp only waited before the launch counts as stuck.
 const IDLE_ROUNDS: u32 = 64;
 
@@ -135,7 +139,7 @@ impl<'a> Machine<'a> {
                 let xyz = [index % per_axis[0], index / per_axis[0] % per_axis[1], index / per_axis[0] / per_axis[1]];
                 match self.clusters.iter().position(Cluster::is_done) {
                     Some(free) => {
-                        let spare = self.clusters[free].take_warps();
+                        let spare = self.clusters[free].take_files();
                         self.clusters[free] = Cluster::new(&self, xyz, index, spare);
                     }
                     None => self.clusters.push(Cluster::new(&self, xyz, index, Vec::new())),
@@ -205,7 +209,7 @@ impl<'a> Machine<'a> {
     /// Gives a warp its turn.
     fn turn(&mut self, place: Place) -> Result<Turn, Fault> {
         let budget = match self.random.below(4) {
-            0 => 1 + self.random.below(8),
+            0 => 1 + self.random.below(SHORT_TURN),
             1 => 1 + self.random.below(60),
             _ => 1 + self.random.below(400),
         };
@@ -214,7 +218,15 @@ impl<'a> Machine<'a> {
         if self.random.below(2) == 0 {
             warp.forget_deferred();
         }
-        let result = self.execute(place, &mut warp, budget);
+        let mut result = self.execute(place, &mut warp, budget);
+        if budget <= SHORT_TURN && matches!(result, Ok(Turn::Ran)) {
+            // Too short to tell a warp that works from one that goes around a wait.
+            result = Ok(Turn::Spins);
+        }
+        if matches!(result, Ok(Turn::Ran)) && self.random.below(4) == 0 {
+            // Parted lanes go on independently: any group may be the next.
+            warp.defer();
+        }
         let result = result.map_err(|fault| self.placed(fault, place, &warp));
         self.clusters[place.cluster].blocks[place.block].warps[place.warp] = Some(warp);
         result

@@ -197,7 +197,8 @@ impl Machine<'_> {
         Ok(Flow::Next)
     }
 
-    /// Whether the whole warp is here, as instructions demand that no lane may miss; sets the group aside when it is not.
+    /// Whether the whole warp is here, as instructions demand that no lane may miss; sets the group aside when it is
+    /// not.
     pub(super) fn whole(&self, warp: &mut Warp, mask: u32) -> Result<bool, Fault> {
         if mask != warp.active {
             let message = format!("a predicate lets {mask:#010x} of the lanes {:#010x} execute it", warp.active);

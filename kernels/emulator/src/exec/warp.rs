@@ -1,8 +1,8 @@
 //! A warp: its registers, and which of its lanes run next.
 //!
-//! Each lane has a program counter. The lanes with the lowest one run together as the active group, so that lanes which a
-//! branch parted meet again where their paths join. A group that comes to an instruction which needs more lanes than it
-//! has is set aside until the others arrive; when all groups are set aside, the lanes of the warp disagree for good.
+//! Each lane has a program counter. The lanes with the lowest one run together as the active group, so that lanes which
+//! a branch parted meet again where their paths join. A group that comes to an instruction which needs more lanes than
+//! it has is set aside until the others arrive; when all groups are set aside, the lanes of the warp disagree for good.
 use super::lanes::{Longs, Words, lanes};
 use crate::memory::{Bits, POISON};
 use crate::op::{Predicate, Reg};
@@ -32,8 +32,6 @@ pub struct Warp {
     pub predicate_ready: Vec<u32>,
     /// The carry flag of each lane.
     pub carry: u32,
-    /// Lanes that exist: fewer than 32 in the last warp of a block.
-    pub existing: u32,
     /// Lanes that have not returned.
     pub live: u32,
     /// The group that runs.
@@ -70,8 +68,8 @@ pub struct Warp {
     pub cluster_phase: Option<u32>,
 }
 
-/// Groups of asynchronous operations. Each lane has groups of its own, numbered from 0; the operations themselves are in the
-/// machine's queue, with the numbers of their groups.
+/// Groups of asynchronous operations. Each lane has groups of its own, numbered from 0; the operations themselves are
+/// in the machine's queue, with the numbers of their groups.
 #[derive(Clone, Debug, Default)]
 pub struct Groups {
     /// For each lane, what the race detector calls the end of each committed group.
@@ -89,11 +87,12 @@ impl Groups {
         lanes(mask).for_each(|lane| self.committed[lane].push(sequence));
     }
 
-    /// For a wait that leaves `pending` groups of each lane: the groups below these numbers are waited for, and what the
-    /// race detector calls the end of the newest of them.
+    /// For a wait that leaves `pending` groups of each lane: the groups below these numbers are waited for, and what
+    /// the race detector calls the end of the newest of them.
     pub fn waited(&self, mask: u32, pending: u32) -> ([u32; 32], Option<u32>) {
         let limits = self.open().map(|open| open.saturating_sub(pending));
-        let ends = lanes(mask).filter(|&lane| limits[lane] > 0).map(|lane| self.committed[lane][limits[lane] as usize - 1]);
+        let ends =
+            lanes(mask).filter(|&lane| limits[lane] > 0).map(|lane| self.committed[lane][limits[lane] as usize - 1]);
         (limits, ends.max())
     }
 }
@@ -131,7 +130,6 @@ impl Warp {
             longs,
             predicates,
             carry: 0,
-            existing,
             live: existing,
             active: existing,
             pc: 0,
@@ -173,7 +171,11 @@ impl Warp {
 
     #[inline]
     pub fn need_predicate(&self, p: Predicate, mask: u32) -> Result<(), Fault> {
-        if self.predicate_ready[p.register as usize] & mask == mask { Ok(()) } else { Err(self.unready("predicate", p.register)) }
+        if self.predicate_ready[p.register as usize] & mask == mask {
+            Ok(())
+        } else {
+            Err(self.unready("predicate", p.register))
+        }
     }
 
     #[inline]
@@ -192,7 +194,24 @@ impl Warp {
             let message = "an accumulator of wgmma is read before wgmma.wait_group has waited for its group";
             return Fault::new(FaultKind::Uninitialised, message);
         }
-        Fault::new(FaultKind::Uninitialised, format!("a {class} register is read in lanes where nothing was written to it"))
+        Fault::new(
+            FaultKind::Uninitialised,
+            format!("a {class} register is read in lanes where nothing was written to it"),
+        )
+    }
+
+    /// Moves an accumulator of an unfinished `wgmma`, which stays unfinished. The compiler makes such moves at the ends of
+    /// loops, and the assembler drops them by using one register. False for any other register.
+    pub fn move_accumulator(&mut self, d: Reg, a: Reg) -> bool {
+        let Some(&(_, group)) = self.accumulators.iter().find(|&&(register, _)| register == a) else { return false };
+        if self.active != u32::MAX || self.word_ready[a as usize] != 0 {
+            return false;
+        }
+        self.words[d as usize] = self.words[a as usize];
+        self.word_ready[d as usize] = 0;
+        self.accumulators.retain(|&(register, _)| register != d);
+        self.accumulators.push((d, group));
+        true
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 //!
 //! A closure must be total: it also runs for lanes that are masked off, on whatever their registers hold.
 use super::approximate as approx;
-use super::float::{float_to_integer, integral};
+use super::float::float_to_integer;
 use super::half;
 use super::lanes::{Words, map};
 
@@ -108,8 +108,8 @@ table! {
         FunnelLeftClamp => ((((u64::from(b) << 32) | u64::from(a)) << c.min(32)) >> 32) as u32,
         FunnelRightClamp => (((u64::from(b) << 32) | u64::from(a)) >> c.min(32)) as u32,
         // Bytes a dot bytes b plus c.
-        Dot4Signed => (0..4).fold(c, |sum, i| sum.wrapping_add((i32::from((a >> (8 * i)) as i8) * i32::from((b >> (8 * i)) as i8)) as u32)),
-        Dot4Unsigned => (0..4).fold(c, |sum, i| sum.wrapping_add(((a >> (8 * i)) & 255) * ((b >> (8 * i)) & 255))),
+        Dot4Signed => dot4(a, b, c, true),
+        Dot4Unsigned => dot4(a, b, c, false),
         PackHalves => (a & 0xffff) | (b << 16),
         UpperHalf => a >> 16,
         LowerHalf => a & 0xffff,
@@ -156,17 +156,17 @@ table! {
         CosF32 => canonical(approx::cos(f(a))),
         TanhF32 => canonical(approx::tanh(f(a))),
         // Rounded to an integral f32.
-        NearestF32 => canonical(integral(f64::from(f(a)), super::float::Round::Nearest) as f32),
+        NearestF32 => canonical(f(a).round_ties_even()),
         TruncateF32 => canonical(f(a).trunc()),
         FloorF32 => canonical(f(a).floor()),
         CeilF32 => canonical(f(a).ceil()),
         SignedToF32 => (s(a) as f32).to_bits(),
         UnsignedToF32 => (a as f32).to_bits(),
-        F32ToSignedNearest => float_to_integer(f64::from(integral(f64::from(f(a)), super::float::Round::Nearest)), 32, true) as u32,
+        F32ToSignedNearest => float_to_integer(f64::from(f(a)).round_ties_even(), 32, true) as u32,
         F32ToSignedZero => float_to_integer(f64::from(f(a)).trunc(), 32, true) as u32,
         F32ToSignedDown => float_to_integer(f64::from(f(a)).floor(), 32, true) as u32,
         F32ToSignedUp => float_to_integer(f64::from(f(a)).ceil(), 32, true) as u32,
-        F32ToUnsignedNearest => float_to_integer(integral(f64::from(f(a)), super::float::Round::Nearest), 32, false) as u32,
+        F32ToUnsignedNearest => float_to_integer(f64::from(f(a)).round_ties_even(), 32, false) as u32,
         F32ToUnsignedZero => float_to_integer(f64::from(f(a)).trunc(), 32, false) as u32,
         F32ToUnsignedDown => float_to_integer(f64::from(f(a)).floor(), 32, false) as u32,
         F32ToUnsignedUp => float_to_integer(f64::from(f(a)).ceil(), 32, false) as u32,
@@ -175,13 +175,13 @@ table! {
         Tf32Nearest => half::to_tf32(a, true),
         F16ToF32 => canonical(half::from_half(a as u16)),
         Bf16ToF32 => a << 16,
-        F32ToF16 => u32::from(half::to_half(f64::from(f(a)), false)),
-        F32ToF16Zero => u32::from(half::to_half(f64::from(f(a)), true)),
+        F32ToF16 => to_half(a, false),
+        F32ToF16Zero => to_half(a, true),
         F32ToBf16 => u32::from(half::to_brain(f(a), false)),
         F32ToBf16Zero => u32::from(half::to_brain(f(a), true)),
         // cvt.rn.f16x2.f32 d, a, b: a is the upper half.
-        PackF16 => (u32::from(half::to_half(f64::from(f(a)), false)) << 16) | u32::from(half::to_half(f64::from(f(b)), false)),
-        PackF16Zero => (u32::from(half::to_half(f64::from(f(a)), true)) << 16) | u32::from(half::to_half(f64::from(f(b)), true)),
+        PackF16 => (to_half(a, false) << 16) | to_half(b, false),
+        PackF16Zero => (to_half(a, true) << 16) | to_half(b, true),
         PackBf16 => (u32::from(half::to_brain(f(a), false)) << 16) | u32::from(half::to_brain(f(b), false)),
         PackBf16Zero => (u32::from(half::to_brain(f(a), true)) << 16) | u32::from(half::to_brain(f(b), true)),
         // Fused multiply-add for 16-bit results: rounded to odd, so that the second rounding is exact.
@@ -194,7 +194,22 @@ table! {
     }
 }
 
+fn unordered(a: u32, b: u32) -> bool {
+    f(a).is_nan() || f(b).is_nan()
+}
 
+fn to_half(a: u32, to_zero: bool) -> u32 {
+    half::to_half(f64::from(f(a)), to_zero).into()
+}
+
+/// The products of four bytes, added to c.
+fn dot4(a: u32, b: u32, c: u32, signed: bool) -> u32 {
+    let byte = |word: u32, i: u32| {
+        let byte = (word >> (8 * i)) as u8;
+        if signed { i32::from(byte as i8) } else { i32::from(byte) }
+    };
+    (0..4).fold(c, |sum, i| sum.wrapping_add((byte(a, i) * byte(b, i)) as u32))
+}
 
 fn minimum(a: u32, b: u32) -> u32 {
     let (x, y) = (f(a), f(b));
@@ -205,7 +220,13 @@ fn minimum(a: u32, b: u32) -> u32 {
         return a;
     }
     // -0 is smaller than +0.
-    if x == y { a | b } else if x < y { a } else { b }
+    if x == y {
+        a | b
+    } else if x < y {
+        a
+    } else {
+        b
+    }
 }
 
 fn maximum(a: u32, b: u32) -> u32 {
@@ -216,7 +237,13 @@ fn maximum(a: u32, b: u32) -> u32 {
     if y.is_nan() {
         return a;
     }
-    if x == y { a & b } else if x > y { a } else { b }
+    if x == y {
+        a & b
+    } else if x > y {
+        a
+    } else {
+        b
+    }
 }
 
 fn extract(a: u32, position: u32, length: u32, signed: bool) -> u32 {
@@ -250,7 +277,8 @@ fn permute(a: u32, b: u32, selector: u32) -> u32 {
 
 fn lop3(a: u32, b: u32, c: u32, table: u32) -> u32 {
     (0..8).fold(0, |result, i| {
-        let term = (if i & 4 != 0 { a } else { !a }) & (if i & 2 != 0 { b } else { !b }) & (if i & 1 != 0 { c } else { !c });
+        let term =
+            (if i & 4 != 0 { a } else { !a }) & (if i & 2 != 0 { b } else { !b }) & (if i & 1 != 0 { c } else { !c });
         result | (term & 0u32.wrapping_sub((table >> i) & 1))
     })
 }
@@ -295,14 +323,14 @@ compare! {
         LessEqualF32 => f(a) <= f(b),
         GreaterF32 => f(a) > f(b),
         GreaterEqualF32 => f(a) >= f(b),
-        EqualOrNanF32 => !(f(a) < f(b) || f(a) > f(b)),
+        EqualOrNanF32 => f(a) == f(b) || unordered(a, b),
         NotEqualOrNanF32 => f(a) != f(b),
-        LessOrNanF32 => !matches!(f(a).partial_cmp(&f(b)), Some(std::cmp::Ordering::Greater | std::cmp::Ordering::Equal)),
-        LessEqualOrNanF32 => !matches!(f(a).partial_cmp(&f(b)), Some(std::cmp::Ordering::Greater)),
-        GreaterOrNanF32 => !matches!(f(a).partial_cmp(&f(b)), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)),
-        GreaterEqualOrNanF32 => !matches!(f(a).partial_cmp(&f(b)), Some(std::cmp::Ordering::Less)),
-        Numbers => !f(a).is_nan() && !f(b).is_nan(),
-        Nan => f(a).is_nan() || f(b).is_nan(),
+        LessOrNanF32 => f(a) < f(b) || unordered(a, b),
+        LessEqualOrNanF32 => f(a) <= f(b) || unordered(a, b),
+        GreaterOrNanF32 => f(a) > f(b) || unordered(a, b),
+        GreaterEqualOrNanF32 => f(a) >= f(b) || unordered(a, b),
+        Numbers => !unordered(a, b),
+        Nan => unordered(a, b),
     }
 }
 

@@ -34,14 +34,18 @@ impl Bits {
         parts(at, bytes).all(|(word, mask)| self.words[word] & mask == mask)
     }
 
+    /// Removes a range of bytes.
+    pub fn remove(&mut self, at: usize, bytes: usize) {
+        self.each_word(at, bytes, |word, mask| *word &= !mask);
+    }
+
     /// Makes a range of this set what the same number of bytes of another set are.
     pub fn copy_from(&mut self, at: usize, from: &Bits, from_at: usize, bytes: usize) {
+        if from.contains(from_at, bytes) {
+            return self.insert(at, bytes);
+        }
         for i in 0..bytes {
-            if from.contains(from_at + i, 1) {
-                self.insert(at + i, 1);
-            } else {
-                self.words[(at + i) / 64] &= !(1 << ((at + i) % 64));
-            }
+            if from.contains(from_at + i, 1) { self.insert(at + i, 1) } else { self.remove(at + i, 1) }
         }
     }
 
@@ -83,5 +87,7 @@ mod tests {
         other.insert(0, 10);
         other.copy_from(2, &bits, 58, 4);
         assert!(other.contains(0, 2) && !other.contains(2, 1) && !other.contains(3, 1) && other.contains(4, 6));
+        bits.remove(130, 100);
+        assert!(bits.contains(100, 30) && !bits.contains(130, 1) && !bits.contains(229, 1) && bits.contains(230, 20));
     }
 }

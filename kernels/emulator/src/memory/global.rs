@@ -97,9 +97,10 @@ impl Global {
             let a = &self.allocations[index];
             format!("{} bytes after the start of the {} bytes at {:#x}", address - a.address, a.bytes.len(), a.address)
         });
-        let after = self.allocations.get(index).map(|a| {
-            format!("{} bytes before the {} bytes at {:#x}", a.address - address, a.bytes.len(), a.address)
-        });
+        let after = self
+            .allocations
+            .get(index)
+            .map(|a| format!("{} bytes before the {} bytes at {:#x}", a.address - address, a.bytes.len(), a.address));
         let near: Vec<String> = before.into_iter().chain(after).collect();
         let near = if near.is_empty() { "nothing is allocated".into() } else { near.join(", ") };
         let message = format!("{bytes} bytes at global address {address:#x} are not in any allocation: {near}");
@@ -142,7 +143,7 @@ impl Global {
         let range = self.locate(address, bytes)?;
         let allocation = &mut self.allocations[range.allocation];
         allocation.bytes[range.at..range.at + bytes].fill(POISON);
-        allocation.written.copy_from(range.at, &Bits::new(bytes), 0, bytes);
+        allocation.written.remove(range.at, bytes);
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! The memories: global with its allocations, and the shared memory of a block, each with a bit for every byte that says
-//! whether something was written there.
+//! The memories: global with its allocations, and the shared memory of a block, each with a bit for every byte that
+//! says whether something was written there.
 mod bits;
 mod global;
 mod shared;

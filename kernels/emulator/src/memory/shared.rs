@@ -30,7 +30,8 @@ impl Shared {
     fn outside(&self, address: u32, bytes: usize) -> Fault {
         let end = SHARED_BASE as usize + self.bytes.len();
         let message = format!(
-            "{bytes} bytes at shared address {address:#x} are outside of the block's shared memory, {SHARED_BASE:#x} to {end:#x}"
+            "{bytes} bytes at shared address {address:#x} are outside of the block's shared memory, {SHARED_BASE:#x} to \
+             {end:#x}"
         );
         Fault::new(FaultKind::OutOfBounds, message)
     }

@@ -1,4 +1,5 @@
-//! The body of a function: registers, variables, labels and instructions in nested scopes, as inline assembly opens them.
+//! The body of a function: registers, variables, labels and instructions in nested scopes, as inline assembly opens
+//! them.
 use super::{Function, Location, Operand, Parser, Scope, Space, Statement, Token, Type};
 use crate::Fault;
 use std::collections::HashMap;
@@ -27,7 +28,12 @@ struct Body<'f> {
     /// Open scopes: index in the function and registers.
     open: Vec<(usize, Registers)>,
     location: Option<Location>,
+    /// Where code was inlined, by its position in the source: file, line, column.
+    calls: HashMap<[u32; 3], [u32; 3]>,
 }
+
+/// Calls within calls that are followed to the outermost.
+const INLINED_DEPTH: usize = 32;
 
 impl Body<'_> {
     fn register(&self, name: &str) -> Option<u32> {
@@ -52,9 +58,27 @@ impl Body<'_> {
 }
 
 impl Parser<'_> {
+    /// The rest of `.loc`. Of inlined code the position is that of the outermost call: the line of the kernel.
+    fn source_position(&mut self, body: &mut Body<'_>) -> Result<Location, Fault> {
+        let mut position = [self.number()?, self.number()?, self.number()?];
+        let line = self.tokens[self.at - 1].1;
+        body.calls.remove(&position);
+        while self.at < self.tokens.len() && self.tokens[self.at].1 == line {
+            if self.next()? == Token::Word("inlined_at") {
+                let call = [self.number()?, self.number()?, self.number()?];
+                body.calls.insert(position, call);
+            }
+        }
+        for _ in 0..INLINED_DEPTH {
+            let Some(&call) = body.calls.get(&position) else { break };
+            position = call;
+        }
+        Ok(Location { file: position[0], line: position[1] })
+    }
+
     /// Parses `{ ... }` into the function.
     pub(super) fn body(&mut self, function: &mut Function) -> Result<(), Fault> {
-        let mut body = Body { function, open: Vec::new(), location: None };
+        let mut body = Body { function, open: Vec::new(), location: None, calls: HashMap::new() };
         loop {
             if self.eat('{') {
                 body.enter();
@@ -92,9 +116,7 @@ impl Parser<'_> {
             match word {
                 ".reg" => return self.registers(body),
                 ".loc" => {
-                    let (file, source) = (self.number()?, self.number()?);
-                    body.location = Some(Location { file, line: source });
-                    self.skip_line_rest();
+                    body.location = Some(self.source_position(body)?);
                     return Ok(());
                 }
                 ".pragma" => {

@@ -45,7 +45,8 @@ pub fn tokens(text: &str) -> Result<Vec<(Token<'_>, u32)>, Fault> {
             b'0'..=b'9' => {
                 let prefixed = matches!(bytes.get(at + 1), Some(b'x' | b'X' | b'f' | b'F' | b'd' | b'D'));
                 while at < bytes.len() {
-                    let exponent = !prefixed && matches!(bytes[at], b'+' | b'-') && matches!(bytes[at - 1], b'e' | b'E');
+                    let exponent =
+                        !prefixed && matches!(bytes[at], b'+' | b'-') && matches!(bytes[at - 1], b'e' | b'E');
                     if !(bytes[at].is_ascii_alphanumeric() || bytes[at] == b'.' || exponent) {
                         break;
                     }
@@ -55,7 +56,8 @@ pub fn tokens(text: &str) -> Result<Vec<(Token<'_>, u32)>, Fault> {
             }
             byte if is_word(byte) => {
                 while at < bytes.len() {
-                    let scope = bytes[at..].starts_with(b"::") && bytes.get(at + 2).is_some_and(u8::is_ascii_alphanumeric);
+                    let scope =
+                        bytes[at..].starts_with(b"::") && bytes.get(at + 2).is_some_and(u8::is_ascii_alphanumeric);
                     if scope {
                         at += 2;
                     } else if is_word(bytes[at]) || bytes[at].is_ascii_digit() {

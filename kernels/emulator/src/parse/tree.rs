@@ -1,4 +1,5 @@
-//! The syntax tree of a PTX module: names of registers and labels are resolved, those of variables and functions are not.
+//! The syntax tree of a PTX module: names of registers and labels are resolved, those of variables and functions are
+//! not.
 use std::collections::HashMap;
 
 /// The type in a declaration or a modifier.

@@ -68,6 +68,7 @@ fn case(name: &str, count: u32, steps: &str, expected: &[u32]) -> Case {
         name: name.into(),
         compute_capability: (9, 0),
         threads: 1,
+        cluster: 1,
         body,
         input: vec![0; 4],
         before: vec![0; 4 * expected.len()],

@@ -5,6 +5,7 @@
 //! is needed; for a GPU it becomes inline assembly of a CUDA kernel. `expected` is what the definition of the instruction
 //! says.
 mod barriers;
+mod clusters;
 mod copies;
 mod matrices;
 
@@ -40,8 +41,10 @@ pub struct Case {
     pub name: String,
     /// Oldest compute capability that has the instruction; 9.0 means exactly that.
     pub compute_capability: (u32, u32),
-    /// Threads of the only block.
+    /// Threads of a block.
     pub threads: u32,
+    /// Blocks, all of one cluster.
+    pub cluster: u32,
     /// PTX.
     pub body: String,
     /// Contents of `IN`.
@@ -131,6 +134,7 @@ pub fn all() -> Vec<Case> {
     let mut cases = matrices::cases();
     cases.extend(copies::cases());
     cases.extend(barriers::cases());
+    cases.extend(clusters::cases());
     cases
 }
 

@@ -1,7 +1,8 @@
 // C[M, N] = A[M, K] B[N, K]^T in bf16 with f32 sums: 64 x 64 tiles, steps of 32 along K in three stages of cp.async.
 constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 32, STAGES = 3;
 
-// Byte offset of a 16-byte chunk of a row of 64 bytes; chunks are permuted so that eight rows of a column use all banks.
+// Byte offset of a 16-byte chunk of a row of 64 bytes; chunks are permuted so that eight rows of a column use all
+// banks.
 __device__ __forceinline__ u32 place(int row, int chunk) { return row * 64 + ((chunk ^ (SWIZZLE ? row / 2 % 4 : 0)) * 16); }
 
 extern "C" __global__ void __launch_bounds__(128) gemm(const u16* a, const u16* b, float* c, int m, int n, int k) {

@@ -1,5 +1,6 @@
-// C[M, N] = A[M, K] B[N, K]^T in bf16 with f32 sums by wgmma: tiles of 64 x 64 for each of two consumer warpgroups, brought
-// by a producer warp through tensor maps with 128-byte swizzle, STAGES deep; results leave through a tensor map too.
+// C[M, N] = A[M, K] B[N, K]^T in bf16 with f32 sums by wgmma: tiles of 64 x 64 for each of two consumer warpgroups,
+// brought by a producer warp through tensor maps with 128-byte swizzle, STAGES deep; results leave through a tensor map
+// too.
 constexpr int TILE_K = 64, TILE_N = 64, STAGES = 2;
 
 __device__ __forceinline__ void barrier_init(u32 barrier, int count) {

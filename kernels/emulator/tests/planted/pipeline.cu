@@ -1,6 +1,6 @@
 // A product by TMA and wgmma through two stages: warpgroup 0 multiplies, a thread of warp 4 loads.
 constexpr int EARLY_RELEASE = 1, CONSUMER_PHASE = 2, PRODUCER_PHASE = 3, FEW_BYTES = 4, MANY_BYTES = 5, SHORT_STRIDE = 6,
-              LONG_STRIDE = 7, MISSING_SWIZZLE = 8, OTHER_SWIZZLE = 9, MISSING_WAIT = 10, NO_INIT = 11, OVER_ARRIVAL = 12,
+              LONG_STRIDE = 7, MISSING_SWIZZLE = 8, OTHER_SWIZZLE = 9, MISSING_WAIT = 10, NO_INIT = 11, MISSING_ARRIVAL = 12,
               OUT_OF_BOUNDS = 13;
 constexpr int STAGES = 2, A_BYTES = 64 * 128, B_BYTES = 16 * 128, STAGE_BYTES = A_BYTES + B_BYTES;
 
@@ -19,7 +19,7 @@ pipeline(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap 
     if (t == 0 && BUG != NO_INIT) {
         for (int stage = 0; stage < STAGES; ++stage) {
             barrier_init(shared_address(&full[stage]), 1);
-            barrier_init(shared_address(&empty[stage]), BUG == OVER_ARRIVAL ? 3 : 4);
+            barrier_init(shared_address(&empty[stage]), BUG == MISSING_ARRIVAL ? 5 : 4);
         }
         barrier_init_fence();
     }

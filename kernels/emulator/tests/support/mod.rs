@@ -1,5 +1,4 @@
 //! What the tests of the emulator share: devices, parameter blocks, kernels compiled from source.
-#![allow(dead_code, reason = "each test program uses its part")]
 
 use bytemuck::Pod;
 use engine::cuda::{Architecture, Source, Toolchain, compiler_or_skip};
