@@ -1,9 +1,11 @@
 //! The instruction set: one folder per op with its declaration, CPU code, reference and cases.
 //!
 //! To add an op, make a folder with `mod.rs` (struct, [`engine::Op`], public function, [`case::Reference`], `cases()`,
-//! `draw()`) and `cpu.rs`, and put its name into the `ops!` list below.
+//! `draw()`) and `cpu.rs`, and put its name into the `ops!` list below. An op that runs on GPUs has a `.cu` file and an arm
+//! `cuda.rs` as well; see [`cuda`].
 
 pub mod case;
+pub mod cuda;
 pub mod gauge;
 pub mod simd;
 

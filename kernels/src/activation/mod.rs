@@ -2,6 +2,7 @@
 
 mod cpu;
 
+use crate::elementwise::{self, cuda::Operation};
 use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance};
 pub use crate::matmul::Activation;
 use crate::simd::math::erf_f64;
@@ -35,8 +36,12 @@ impl Op for Activate {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::run(cpu, self.0, &inputs[0], None, &mut outputs[0])
+        match queue {
+            Queue::Cpu(cpu) => cpu::run(cpu, self.0, &inputs[0], None, &mut outputs[0]),
+            Queue::Cuda(cuda) => {
+                elementwise::cuda::run(cuda, Operation::Activate(self.0), &inputs[0], None, &mut outputs[0])
+            }
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -72,8 +77,11 @@ impl Op for ActivationBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::run(cpu, self.0, &inputs[0], Some(&inputs[1]), &mut outputs[0])
+        let (x, dy, dx) = (&inputs[0], Some(&inputs[1]), &mut outputs[0]);
+        match queue {
+            Queue::Cpu(cpu) => cpu::run(cpu, self.0, x, dy, dx),
+            Queue::Cuda(cuda) => elementwise::cuda::run(cuda, Operation::ActivateBackward(self.0), x, dy, dx),
+        }
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

@@ -1,8 +1,10 @@
 //! Element-wise glue: `add` of two tensors, `copy` and `cast`; the first two are free where the tape can pass memory on.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
+use cuda::Operation;
 use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Recompute, Recorded, Result, Tape, Target, Tensor, View};
 use std::sync::Arc;
 
@@ -65,8 +67,10 @@ impl Op for Add {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::add(cpu, &inputs[0], Some(&inputs[1]), &mut outputs[0])
+        match queue {
+            Queue::Cpu(cpu) => cpu::add(cpu, &inputs[0], Some(&inputs[1]), &mut outputs[0]),
+            Queue::Cuda(queue) => cuda::run(queue, Operation::Add, &inputs[0], Some(&inputs[1]), &mut outputs[0]),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -98,8 +102,10 @@ impl Op for Copy {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::add(cpu, &inputs[0], None, &mut outputs[0])
+        match queue {
+            Queue::Cpu(cpu) => cpu::add(cpu, &inputs[0], None, &mut outputs[0]),
+            Queue::Cuda(queue) => cuda::run(queue, Operation::Copy, &inputs[0], None, &mut outputs[0]),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -132,8 +138,10 @@ impl Op for Cast {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::cast(cpu, &inputs[0], &mut outputs[0])
+        match queue {
+            Queue::Cpu(cpu) => cpu::cast(cpu, &inputs[0], &mut outputs[0]),
+            Queue::Cuda(queue) => cuda::run(queue, Operation::Copy, &inputs[0], None, &mut outputs[0]),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {

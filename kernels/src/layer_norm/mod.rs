@@ -2,14 +2,28 @@
 //! normalization", 2016; biased variance, statistics in f32.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
 use crate::elementwise::pass_gradient;
 use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Recompute, Recorded, Result, Tape, Target, Tensor, View};
 use std::sync::Arc;
 
-/// Partial sums of the weight and bias gradients; fixed, so that results do not depend on the number of threads.
+/// Partial sums of the weight and bias gradients on the CPU; fixed, so that results do not depend on the number of
+/// threads.
 const PARTS: usize = 16;
+
+/// Most partial sums on a GPU, one a block: two blocks for each of the 132 multiprocessors of an H100, less a few. Fixed,
+/// so that results do not depend on the GPU.
+const MOST_PARTS: usize = 256;
+
+/// Rows that a block of a GPU works on at once, one a warp.
+const ROWS_AT_ONCE: usize = 8;
+
+/// Partial sums that there is scratch for with this many rows.
+fn parts(rows: usize) -> usize {
+    rows.div_ceil(ROWS_AT_ONCE).clamp(PARTS, MOST_PARTS)
+}
 
 /// `(x - mean) / sqrt(variance + epsilon) · weight + bias`: x `[rows…, n]` f32 or bf16, weight and bias f32 `[n]`.
 #[track_caller]
@@ -67,8 +81,10 @@ impl Op for LayerNorm {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::forward(cpu, self.epsilon, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::forward(cpu, self.epsilon, inputs, outputs),
+            Queue::Cuda(queue) => cuda::forward(queue, self.epsilon, inputs, outputs),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -114,13 +130,15 @@ impl Op for LayerNormBackward {
         if x != dy {
             return Err(Error::invalid("x and dy must have one shape and dtype"));
         }
-        let scratch = Meta::new([PARTS, 2, x.shape.columns()], DType::F32);
+        let scratch = Meta::new([parts(x.shape.rows()), 2, x.shape.columns()], DType::F32);
         Ok(vec![x, weight, weight, scratch])
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::backward(cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::backward(cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::backward(queue, inputs, outputs),
+        }
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

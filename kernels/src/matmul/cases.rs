@@ -252,6 +252,20 @@ pub fn cases() -> Vec<Case> {
                 cases.push(Case { bench_only: true, ..case(plain, sizes, dtype, None) });
             }
         }
+        // Packed rows, ends of tiles within them, and more than one tile of every size along m and n.
+        for layout in [Nn, Nt, Tn] {
+            cases.push(case(Matmul::new(layout, DType::BF16), (40, 72, 136), dtype, None));
+        }
+        cases.push(Case { results: 0, ..case(Matmul::new(Nt, DType::BF16), (136, 264, 72), dtype, None) });
+        if dtype == DType::BF16 {
+            // Pipelines of GPUs that go round several times, also from one tile to the next; a gradient of a weight of so
+            // few tiles that blocks share k.
+            cases.push(Case { results: 0, ..case(Matmul::new(Nt, DType::BF16), (136, 264, 456), dtype, None) });
+            for layout in [Nn, Nt, Tn] {
+                cases.push(Case { results: 0, ..case(Matmul::new(layout, DType::F32), (72, 136, 1096), dtype, None) });
+            }
+            cases.push(case(Matmul::new(Nt, DType::BF16), (520, 136, 40), dtype, None));
+        }
         // A k of several blocks, so that partial sums wait outside C.
         cases.push(Case { results: 0, ..case(Matmul::new(Nn, DType::BF16), (15, 33, 9001), dtype, None) });
         // Every epilogue, with and without what may stand before it, on whole and on ragged rows.
@@ -272,9 +286,10 @@ pub fn cases() -> Vec<Case> {
         }
         for op in epilogues {
             cases.push(case(op, (9, 40, 21), dtype, None));
-            cases.push(case(op, (20, 31, 16), dtype, Some(13)));
+            // Rows of whole packs of 16 bytes.
+            cases.push(case(op, (20, 32, 16), dtype, Some(13)));
         }
-        cases.push(case(Matmul::new(Tn, DType::F32), (20, 31, 16), dtype, Some(0)));
+        cases.push(case(Matmul::new(Tn, DType::F32), (24, 32, 16), dtype, Some(0)));
         cases.push(column_sum(41, 131, dtype));
     }
     cases

@@ -1,5 +1,6 @@
 //! Sums over rows: the gradient of a bias.
 
+use super::cuda;
 use crate::simd::Float;
 use crate::vectorized;
 use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Result, Shared, View};
@@ -25,7 +26,10 @@ impl Op for ColumnSum {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
+        let cpu = match queue {
+            Queue::Cpu(cpu) => cpu,
+            Queue::Cuda(queue) => return cuda::column_sum(queue, &inputs[0], &mut outputs[0]),
+        };
         let accumulate = outputs[0].accumulates();
         let out = Shared::new(outputs[0].slice_mut::<f32>()?);
         let columns = inputs[0].shape().columns();

@@ -7,6 +7,7 @@
 mod cases;
 mod column_sum;
 mod cpu;
+pub(crate) mod cuda;
 mod epilogue;
 pub(crate) mod gemm;
 mod micro;
@@ -236,8 +237,10 @@ impl Op for Matmul {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::run(self, cpu, self.roles(inputs)?, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::run(self, cpu, self.roles(inputs)?, outputs),
+            Queue::Cuda(queue) => cuda::run(self, queue, self.roles(inputs)?, outputs),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {

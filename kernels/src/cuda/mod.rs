@@ -1,0 +1,55 @@
+//! What the CUDA arms of the ops share: the texts that kernels begin with, their constants, and checks of arguments.
+//!
+//! A kernel is a `.cu` file beside its op, specialised by integer constants; a set of values is a *variant*. Sources are
+//! embedded in the binary and compiled when a program first needs them. [`variants`] lists those that training CoCa and the
+//! op cases use, for the test that compiles them for every architecture.
+
+use engine::cuda::{Architecture, Source};
+use engine::{DType, Error, Result};
+
+/// A file of a source: the name that errors and faults show, and its text.
+pub(crate) type Part = (&'static str, &'static str);
+
+macro_rules! part {
+    ($folder:literal, $file:literal) => {
+        (concat!("kernels/src/", $folder, "/", $file), include_str!(concat!("../", $folder, "/", $file)))
+    };
+}
+pub(crate) use part;
+
+pub(crate) const PRELUDE: Part = part!("cuda", "prelude.cuh");
+pub(crate) const ACTIVATION: Part = part!("cuda", "activation.cuh");
+pub(crate) const SM80: Part = part!("cuda", "sm80.cuh");
+pub(crate) const SM90: Part = part!("cuda", "sm90.cuh");
+pub(crate) const EPILOGUE: Part = part!("cuda", "epilogue.cuh");
+
+/// Bytes of the widest access: packed kernels need addresses and rows that are multiples of it.
+pub(crate) const PACK_BYTES: usize = 16;
+
+/// The constants of a variant.
+pub(crate) fn constants<const N: usize>(values: [(&str, i64); N]) -> Vec<(String, i64)> {
+    values.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// The constant that says that a type is bf16 (else f32).
+pub(crate) fn is_bf16(dtype: DType) -> i64 {
+    i64::from(dtype == DType::BF16)
+}
+
+/// True if all addresses are multiples of a pack; 0 stands for what is absent.
+pub(crate) fn are_aligned(addresses: &[u64]) -> bool {
+    addresses.iter().all(|address| address.is_multiple_of(PACK_BYTES as u64))
+}
+
+/// A size as kernels take it; an error beyond 32 bits.
+pub(crate) fn size(what: &str, value: usize) -> Result<u32> {
+    u32::try_from(value).map_err(|_| Error::invalid(format!("{value} {what} are more than a kernel counts in 32 bits")))
+}
+
+/// Every variant for an architecture that plans of CoCa and the op cases use.
+pub fn variants(architecture: Architecture) -> Vec<Source> {
+    let mut sources = crate::elementwise::cuda::variants();
+    sources.extend(crate::layer_norm::cuda::variants());
+    sources.extend(crate::matmul::cuda::variants(architecture));
+    sources
+}

@@ -1,0 +1,224 @@
+//! CUDA arm of the products: which kernel, tile and grid, and their arguments.
+//!
+//! Two kernels: `matmul_sm80` (cp.async and mma.sync; f32 in f32) for every GPU, dtype and size, and `matmul_sm90` (tensor
+//! memory accelerator and wgmma) for bf16 on compute capability 9.0 where rows are multiples of 16 bytes. The choice
+//! depends on sizes and on the device alone.
+
+use super::{Activation, Layout, Matmul, Roles, Sizes};
+use crate::cuda::{ACTIVATION, EPILOGUE, PACK_BYTES, PRELUDE, Part, SM80, SM90};
+use crate::cuda::{are_aligned, constants, is_bf16, part, size};
+use engine::cuda::{Architecture, Arguments, CudaQueue, Fill, Launch, Properties, Source, Swizzle, TensorMap, TensorMapSpec};
+use engine::{DType, Error, Out, Result, View};
+
+const SM80_PARTS: &[Part] = &[PRELUDE, SM80, ACTIVATION, EPILOGUE, part!("matmul", "matmul_sm80.cu")];
+const SM90_PARTS: &[Part] = &[PRELUDE, SM80, SM90, ACTIVATION, EPILOGUE, part!("matmul", "matmul_sm90.cu")];
+const COLUMN_SUM_PARTS: &[Part] = &[PRELUDE, part!("matmul", "column_sum.cu")];
+
+/// The capability whose instructions `matmul_sm90` is made of.
+const HOPPER: (u32, u32) = (9, 0);
+
+/// How the work is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// `matmul_sm80` with square tiles of this many elements; packed accesses or single ones.
+    Sm80 { tile: usize, aligned: bool },
+    /// `matmul_sm90`: both warpgroups on one tile of 128 x 256.
+    Cooperative,
+    /// `matmul_sm90`: a tile of 128 x 128 for each warpgroup in turn.
+    PingPong,
+    /// `matmul_sm90`: k divided among the blocks of a cluster, tiles of 128 x 128.
+    Split(usize),
+}
+
+/// What is fused at compile time; bias, residual and accumulation are arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fused {
+    Nothing,
+    Activation(Activation),
+    ActivationBackward(Activation),
+}
+
+/// Tile of the kernels for compute capability 9.0, and the steps in which they take k.
+const TILE: usize = 128;
+const TILE_K: usize = 64;
+/// Up to this k the time of an epilogue is worth hiding behind the other warpgroup's products: a 128 x 256 tile of k = 768
+/// takes 8.4 us on an H100 and its stores 2.9 us.
+const PING_PONG_K: usize = 1024;
+/// Blocks of a cluster, and the least steps of k that are worth a block.
+const MOST_SPLITS: usize = 8;
+const LEAST_STEPS: usize = 4;
+
+/// Chooses the kernel for a product.
+fn choose(properties: &Properties, layout: Layout, dtype: DType, aligned: bool, sizes: Sizes) -> Kernel {
+    let Sizes { m, n, k } = sizes;
+    let (tiles, multiprocessors) = (m.div_ceil(TILE) * n.div_ceil(TILE), properties.multiprocessors as usize);
+    if properties.compute_capability == HOPPER && dtype == DType::BF16 && aligned {
+        let splits = (multiprocessors / tiles).min(MOST_SPLITS).min(k.div_ceil(TILE_K) / LEAST_STEPS);
+        return match layout {
+            Layout::Tn if splits > 1 => Kernel::Split(splits),
+            _ if k <= PING_PONG_K || n <= TILE => Kernel::PingPong,
+            _ => Kernel::Cooperative,
+        };
+    }
+    // Small tiles where large ones would leave multiprocessors idle, and for sizes that cannot be packed.
+    Kernel::Sm80 { tile: if aligned && tiles >= multiprocessors { 128 } else { 64 }, aligned }
+}
+
+fn source(layout: Layout, input: DType, output: DType, fused: Fused, kernel: Kernel) -> Source {
+    let (epilogue, activation) = match fused {
+        Fused::Nothing => (0, Activation::Gelu),
+        Fused::Activation(kind) => (1, kind),
+        Fused::ActivationBackward(kind) => (2, kind),
+    };
+    let mut all = constants([
+        ("A_K_MAJOR", (layout != Layout::Tn).into()),
+        ("B_K_MAJOR", (layout == Layout::Nt).into()),
+        ("OUTPUT_BF16", is_bf16(output)),
+        ("EPILOGUE", epilogue),
+        ("ACTIVATION", activation as i64),
+    ]);
+    let hopper = |schedule, tile_n| constants([("SCHEDULE", schedule), ("TILE_N", tile_n), ("ALIGNED", 1)]);
+    all.extend(match kernel {
+        Kernel::Sm80 { tile, aligned } => constants([
+            ("INPUT_BF16", is_bf16(input)),
+            ("TILE_M", tile as i64),
+            ("TILE_N", tile as i64),
+            ("WARPS_M", 2),
+            ("WARPS_N", warps_n(tile) as i64),
+            ("ALIGNED", aligned.into()),
+        ]),
+        Kernel::Cooperative => hopper(0, 256),
+        Kernel::PingPong => hopper(1, 128),
+        Kernel::Split(_) => hopper(2, 128),
+    });
+    match kernel {
+        Kernel::Sm80 { .. } => Source { name: "matmul_sm80", parts: SM80_PARTS, constants: all },
+        _ => Source { name: "matmul_sm90", parts: SM90_PARTS, constants: all },
+    }
+}
+
+/// Warps along n of `matmul_sm80`, of 2 along m: each has 64 x 32 elements of a large tile, 32 x 32 of a small one.
+fn warps_n(tile: usize) -> usize {
+    tile / 32
+}
+
+fn column_sum_source(dtype: DType, pairs: bool) -> Source {
+    let constants = constants([("INPUT_BF16", is_bf16(dtype)), ("PAIRS", pairs.into())]);
+    Source { name: "column_sum", parts: COLUMN_SUM_PARTS, constants }
+}
+
+/// The variants that plans of CoCa and the op cases use: not those of an activation between two dtypes, nor of bf16
+/// results of f32. QuickGELU, which differs from GELU in two functions, stands for itself with large tiles alone.
+pub(crate) fn variants(architecture: Architecture) -> Vec<Source> {
+    use Activation::{Gelu, QuickGelu};
+    let mut fused: Vec<(Layout, Fused)> =
+        [Layout::Nn, Layout::Nt, Layout::Tn].map(|layout| (layout, Fused::Nothing)).into();
+    for kind in [Gelu, QuickGelu] {
+        fused.extend([(Layout::Nt, Fused::Activation(kind)), (Layout::Nn, Fused::ActivationBackward(kind))]);
+    }
+    let mut sources = vec![column_sum_source(DType::F32, false)];
+    sources.extend([false, true].map(|pairs| column_sum_source(DType::BF16, pairs)));
+    let types = [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::BF16, DType::F32)];
+    for (input, output) in types {
+        for &(layout, fused) in fused.iter().filter(|(_, fused)| input == output || *fused == Fused::Nothing) {
+            let mut kernels = vec![Kernel::Sm80 { tile: 128, aligned: true }];
+            if !matches!(fused, Fused::Activation(QuickGelu) | Fused::ActivationBackward(QuickGelu)) {
+                kernels.extend([true, false].map(|aligned| Kernel::Sm80 { tile: 64, aligned }));
+            }
+            if architecture.compute_capability() == HOPPER && input == DType::BF16 {
+                kernels.extend([Kernel::Cooperative, Kernel::PingPong]);
+                kernels.extend((layout == Layout::Tn).then_some(Kernel::Split(2)));
+            }
+            sources.extend(kernels.into_iter().map(|kernel| source(layout, input, output, fused, kernel)));
+        }
+    }
+    sources
+}
+
+pub(super) fn run(op: &Matmul, queue: &CudaQueue, roles: Roles<View<'_>>, outputs: &mut [Out<'_>]) -> Result<()> {
+    let sizes = op.sizes(roles.a.shape(), roles.b.shape())?;
+    if sizes.m == 0 || sizes.n == 0 {
+        return Ok(());
+    }
+    let fused = match (op.activation, op.activation_backward) {
+        (None, None) => Fused::Nothing,
+        (Some(kind), None) => Fused::Activation(kind),
+        (None, Some(kind)) => Fused::ActivationBackward(kind),
+        (Some(_), Some(_)) => return Err(Error::invalid("an activation and its backward cannot be fused into one product")),
+    };
+    let address = |view: Option<View<'_>>| view.map_or(0, |view| view.address());
+    let side = match fused {
+        Fused::Nothing => 0,
+        Fused::Activation(_) => outputs[1].address(),
+        Fused::ActivationBackward(_) => address(roles.pre_activation),
+    };
+    let (input, output) = (roles.a.meta().dtype, outputs[0].meta().dtype);
+    let sides = [outputs[0].address(), address(roles.bias), side, address(roles.residual)];
+    let (a, b) = (roles.a.address(), roles.b.address());
+    let rows_packed = [roles.a.shape().columns() * input.size(), roles.b.shape().columns() * input.size()]
+        .into_iter()
+        .chain([sizes.n * output.size()])
+        .all(|bytes| bytes.is_multiple_of(PACK_BYTES));
+    let aligned = rows_packed && are_aligned(&[a, b]) && are_aligned(&sides);
+    let kernel = choose(queue.driver().properties(), op.layout, input, aligned, sizes);
+    let operands = match kernel {
+        Kernel::Sm80 { .. } => Arguments::new().address(a).address(b),
+        _ => {
+            let tile_n = if kernel == Kernel::Cooperative { 2 * TILE } else { TILE };
+            let a = tensor_map(queue, &roles.a, op.layout != Layout::Tn, TILE)?;
+            let b = tensor_map(queue, &roles.b, op.layout == Layout::Nt, tile_n)?;
+            Arguments::new().tensor_map(&a).tensor_map(&b)
+        }
+    };
+    let arguments = (sides.iter().fold(operands, |arguments, &address| arguments.address(address)))
+        .u32(size("rows", sizes.m)?)
+        .u32(size("columns", sizes.n)?)
+        .u32(size("terms", sizes.k)?)
+        .u32(outputs[0].accumulates().into());
+    let source = source(op.layout, input, output, fused, kernel);
+    queue.launch(&source, source.name, &launch(queue, kernel, sizes)?, &arguments)
+}
+
+/// An operand for the tensor memory accelerator, in boxes of `TILE_K` of k by `extent` of m or n; along a contiguous m or n
+/// a box has 64 elements, the width of a swizzled row.
+fn tensor_map(queue: &CudaQueue, operand: &View<'_>, k_major: bool, extent: usize) -> Result<TensorMap> {
+    let (rows, columns) = (operand.shape().rows(), operand.shape().columns());
+    queue.tensor_map(&TensorMapSpec {
+        address: operand.address(),
+        element: operand.meta().dtype,
+        // With no rows in use none are copied, but a description has one.
+        sizes: vec![columns as u64, rows.max(1) as u64],
+        strides_bytes: vec![(columns * operand.meta().dtype.size()) as u64],
+        box_sizes: vec![TILE_K as u32, if k_major { extent } else { TILE_K } as u32],
+        swizzle: Swizzle::B128,
+        fill: Fill::Zero,
+    })
+}
+
+fn launch(queue: &CudaQueue, kernel: Kernel, Sizes { m, n, .. }: Sizes) -> Result<Launch> {
+    let tiles = |tile_m: usize, tile_n: usize| size("tiles", m.div_ceil(tile_m) * n.div_ceil(tile_n));
+    // Stages, a part of the epilogue for each consuming warp, barriers: as `matmul_sm90.cu` lays them out.
+    let hopper = |grid, cluster| Launch { grid, block: [384, 1, 1], cluster, shared_bytes: (192 + 16) * 1024 + 256 };
+    let persistent = |tiles: u32| hopper([tiles.min(queue.driver().properties().multiprocessors), 1, 1], [1; 3]);
+    Ok(match kernel {
+        Kernel::Sm80 { tile, .. } => Launch::linear(tiles(tile, tile)?, 2 * warps_n(tile) as u32 * 32),
+        Kernel::Cooperative => persistent(tiles(TILE, 2 * TILE)?),
+        Kernel::PingPong => persistent(tiles(TILE, TILE)?),
+        Kernel::Split(splits) => hopper([splits as u32, tiles(TILE, TILE)?, 1], [splits as u32, 1, 1]),
+    })
+}
+
+/// Column sums of x.
+pub(super) fn column_sum(queue: &CudaQueue, x: &View<'_>, out: &mut Out<'_>) -> Result<()> {
+    let (rows, n, dtype) = (x.shape().rows(), x.shape().columns(), x.meta().dtype);
+    let pairs = dtype == DType::BF16 && n.is_multiple_of(2) && x.address().is_multiple_of(4);
+    let arguments = Arguments::new()
+        .address(x.address())
+        .address(out.address())
+        .u32(size("rows", rows)?)
+        .u32(size("columns", n)?)
+        .u32(out.accumulates().into());
+    let strip = if pairs { 16 } else { 8 };
+    let launch = Launch::linear(size("blocks", n.div_ceil(strip))?, 1024);
+    queue.launch(&column_sum_source(dtype, pairs), "column_sum", &launch, &arguments)
+}

@@ -1,0 +1,216 @@
+//! The CUDA kernels on the emulator, as compute capability 8.0 and 9.0: every case of the ops that have kernels and random
+//! ones, forward and backward, against the f64 reference, under several schedules, with the checks for races and for reads
+//! of undefined memory; and bounds of their bank conflicts and sectors.
+
+mod running;
+
+use engine::cuda::{Architecture, Compiled, Compiler, CudaQueue, Source, Toolchain, compiler_or_skip};
+use engine::{DType, Meta, Op, Queue, Result, Tape};
+use kernels::activation::{Activate, Activation};
+use kernels::case::{Case, Draw};
+use kernels::elementwise::{Add, Cast};
+use kernels::layer_norm::{LayerNorm, LayerNormBackward};
+use kernels::matmul::{ColumnSum, Layout, Matmul};
+use proptest::prelude::*;
+use ptxemu::{Checks, Config, Counters, Emulator};
+use std::sync::Arc;
+use std::time::Instant;
+
+const AMPERE: (u32, u32) = (8, 0);
+const HOPPER: (u32, u32) = (9, 0);
+
+/// One compiler for several queues.
+#[derive(Clone, Debug)]
+struct Shared(Arc<Compiler>);
+
+impl Toolchain for Shared {
+    fn compile(&self, architecture: Architecture, source: &Source) -> Result<Compiled> {
+        self.0.compile(architecture, source)
+    }
+}
+
+/// An emulated device and its queue.
+struct Machine {
+    emulator: Arc<Emulator>,
+    queue: Queue,
+    place: String,
+}
+
+fn machine(compiler: &Shared, compute_capability: (u32, u32), seed: u64) -> Machine {
+    let config = Config { compute_capability, multiprocessors: 4, seed, checks: Checks::ALL };
+    let emulator = Arc::new(Emulator::new(config));
+    let queue = Queue::Cuda(CudaQueue::new(emulator.clone(), compiler.clone()).expect("a queue"));
+    let (major, minor) = compute_capability;
+    Machine { emulator, queue, place: format!("the emulator of {major}.{minor} with seed {seed}") }
+}
+
+/// Two schedules on each kind of device.
+fn machines(compiler: &Shared, capabilities: &[(u32, u32)], seeds: [u64; 2]) -> Vec<[Machine; 2]> {
+    capabilities.iter().map(|&capability| seeds.map(|seed| machine(compiler, capability, seed))).collect()
+}
+
+/// A case under two schedules, the second with gradients that are added to; both give the same bits of what they share.
+fn check(case: &Case, machines: &[[Machine; 2]]) {
+    for [first, second] in machines {
+        let one = running::check(case, &first.queue, &first.place, 1);
+        let other = running::check(case, &second.queue, &second.place, 1);
+        assert_eq!(one, other, "{}: {} and {} differ", case.name, first.place, second.place);
+        if case.results > 0 {
+            running::check(case, &second.queue, &second.place, 2);
+        }
+    }
+}
+
+fn check_all(test: &str, capabilities: &[(u32, u32)], cases: Vec<Case>) {
+    let Some(compiler) = compiler_or_skip(test) else { return };
+    let machines = machines(&Shared(Arc::new(compiler)), capabilities, [1, 2]);
+    for case in cases.iter().filter(|case| !case.bench_only) {
+        check(case, &machines);
+    }
+}
+
+#[test]
+fn element_wise_cases() {
+    let cases = [kernels::elementwise::cases(), kernels::activation::cases()].concat();
+    check_all("element_wise_cases", &[AMPERE, HOPPER], cases);
+}
+
+#[test]
+fn layer_norm_cases() {
+    check_all("layer_norm_cases", &[AMPERE, HOPPER], kernels::layer_norm::cases());
+}
+
+/// With one kernel on all devices.
+#[test]
+fn f32_products() {
+    let f32 = |case: &Case| case.inputs[0].meta.dtype == DType::F32;
+    check_all("f32_products", &[AMPERE], kernels::matmul::cases().into_iter().filter(f32).collect());
+}
+
+#[test]
+fn bf16_products() {
+    let bf16 = |case: &Case| case.inputs[0].meta.dtype == DType::BF16;
+    check_all("bf16_products", &[AMPERE, HOPPER], kernels::matmul::cases().into_iter().filter(bf16).collect());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_cases(words in proptest::collection::vec(any::<u32>(), 16), seed in any::<u32>()) {
+        let Some(compiler) = compiler_or_skip("random_cases") else { return Ok(()) };
+        let machines = machines(&Shared(Arc::new(compiler)), &[AMPERE, HOPPER], [seed.into(), u64::from(seed) + 1]);
+        for (name, draw) in kernels::DRAWS {
+            if ["activation", "elementwise", "layer_norm", "matmul"].contains(name) {
+                check(&draw(&mut Draw::new(words.clone())), &machines);
+            }
+        }
+    }
+}
+
+// ---- what the kernels ask of the memory ---------------------------------------------------------------------------------
+
+/// Counters of one op on zeros, and the bytes of its inputs and outputs. Says how fast the emulator was.
+fn count(machine: &Machine, op: impl Op + Clone + 'static, inputs: &[Meta]) -> (Counters, u64, u64) {
+    let mut tape = Tape::eager(machine.queue.clone());
+    let tensors: Vec<_> = inputs.iter().map(|&meta| tape.input("input", meta).expect("input")).collect();
+    // The first run compiles and loads.
+    tape.push(op.clone(), &tensors).expect("push");
+    machine.emulator.take_counters();
+    let (started, name) = (Instant::now(), op.name());
+    let outputs = tape.push(op, &tensors).expect("push");
+    let seconds = started.elapsed().as_secs_f64();
+    let bytes = |metas: &mut dyn Iterator<Item = Meta>| metas.map(|meta| meta.bytes() as u64).sum();
+    let (read, written) = (bytes(&mut inputs.iter().copied()), bytes(&mut outputs.iter().map(|output| output.meta())));
+    let counters = machine.emulator.take_counters();
+    let speed = counters.lane_instructions as f64 / seconds / 1e6;
+    println!("{name} on {}: {speed:.1} M lane-instructions a second, checks included", machine.place);
+    (counters, read, written)
+}
+
+fn bf16(sizes: [usize; 2]) -> Meta {
+    Meta::new(sizes, DType::BF16)
+}
+
+fn f32(size: usize) -> Meta {
+    Meta::new([size], DType::F32)
+}
+
+#[test]
+fn element_wise_kernels_touch_each_sector_once() {
+    let Some(compiler) = compiler_or_skip("element_wise_kernels_touch_each_sector_once") else { return };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 3);
+    let x = bf16([32, 768]);
+    let counted = [
+        count(&machine, Add, &[x, x]),
+        count(&machine, Cast(DType::F32), &[x]),
+        count(&machine, Cast(DType::BF16), &[Meta { dtype: DType::F32, ..x }]),
+        count(&machine, Activate(Activation::Gelu), &[x]),
+    ];
+    for (counters, read, written) in counted {
+        assert_eq!((counters.global_load_sectors, counters.global_store_sectors), (read / 32, written / 32));
+        assert_eq!(counters.shared_requests, 0);
+    }
+}
+
+#[test]
+fn layer_norm_reads_each_row_once() {
+    let Some(compiler) = compiler_or_skip("layer_norm_reads_each_row_once") else { return };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 4);
+    let (rows, n) = (64, 768);
+    let (x, sectors_of_x) = (bf16([rows, n]), (rows * n * 2 / 32) as u64);
+    // Of weight and bias a lane takes 32 bytes in two loads, each of which touches all sectors of the warp: from the L1
+    // cache, twice 3 packs of 32 lanes.
+    let weights = |reads: u64| rows as u64 * reads * 2 * 3 * 32;
+    let op = LayerNorm { epsilon: 1e-5, residual: false };
+    let (counters, ..) = count(&machine, op, &[x, f32(n), f32(n)]);
+    assert_eq!(counters.global_load_sectors, sectors_of_x + weights(2));
+    // Besides y, two statistics a row.
+    assert_eq!(counters.global_store_sectors, sectors_of_x + 2 * rows as u64);
+
+    let (counters, ..) = count(&machine, LayerNormBackward, &[x, f32(n), f32(rows), f32(rows), x]);
+    let blocks = rows as u64 / 8;
+    let parts = blocks * 2 * n as u64 * 4 / 32;
+    assert_eq!(counters.global_load_sectors, 2 * sectors_of_x + weights(2) + 2 * rows as u64 + parts);
+    assert_eq!(counters.global_store_sectors, sectors_of_x + parts + 2 * n as u64 * 4 / 32);
+    // Only the last read of a block's sums, whose quads are in another order, conflicts: two ways.
+    let excess = counters.shared_wavefronts - counters.shared_ideal_wavefronts;
+    assert!(excess <= blocks * 2 * n as u64 * 4 / 128, "{counters:?}");
+}
+
+#[test]
+fn column_sums_touch_each_sector_once() {
+    let Some(compiler) = compiler_or_skip("column_sums_touch_each_sector_once") else { return };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 5);
+    for dtype in [DType::BF16, DType::F32] {
+        let (counters, read, written) = count(&machine, ColumnSum, &[Meta::new([200, 64], dtype)]);
+        assert_eq!(counters.global_load_sectors, read / 32);
+        // Each block stores 16 or 8 sums.
+        assert_eq!(counters.global_store_sectors, written / 32);
+        assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{dtype}");
+    }
+}
+
+#[test]
+fn products_have_no_bank_conflicts_and_store_whole_sectors() {
+    let Some(compiler) = compiler_or_skip("products_have_no_bank_conflicts_and_store_whole_sectors") else { return };
+    let compiler = Shared(Arc::new(compiler));
+    let (m, n, k) = (128, 256, 128);
+    for capability in [AMPERE, HOPPER] {
+        let machine = machine(&compiler, capability, 6);
+        for (layout, a, b) in [(Layout::Nn, [m, k], [k, n]), (Layout::Nt, [m, k], [n, k]), (Layout::Tn, [k, m], [k, n])]
+        {
+            for dtype in [DType::BF16, DType::F32] {
+                let (a, b) = (Meta::new(a, dtype), Meta::new(b, dtype));
+                let (counters, _, written) = count(&machine, Matmul::new(layout, dtype), &[a, b]);
+                let name = format!("{layout:?} {dtype} on {}: {counters:?}", machine.place);
+                assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{name}");
+                assert_eq!(counters.global_store_sectors, written / 32, "{name}");
+                assert_eq!(counters.global_store_bytes, written, "{name}");
+                if dtype == DType::BF16 {
+                    assert_eq!(counters.matrix_flops, 2 * (m * n * k) as u64, "{name}");
+                }
+            }
+        }
+    }
+}
