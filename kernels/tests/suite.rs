@@ -7,7 +7,7 @@ use engine::{
     Check, Compile, CpuQueue, DType, Element, Meta, Parameters, Program, Queue, Shape, Tape, Tensor, Workspace,
 };
 use half::bf16;
-use kernels::case::{Array, Case, Draw, Role, Tolerance, round};
+use kernels::case::{Array, Case, Draw, Role, Tolerance, coarsest, round};
 use proptest::prelude::*;
 
 const SEED: u64 = 20_261_124;
@@ -140,9 +140,7 @@ fn read_program(program: &Program, tensor: Tensor) -> Vec<f64> {
 }
 
 fn compare(what: &str, fast: &[f64], reference: &Array, dtype: DType, tolerance: Tolerance, factor: f64) {
-    let largest = reference.data.iter().fold(tolerance.scale, |largest, value| largest.max(value.abs()));
-    let epsilon = tolerance.roundings * dtype.epsilon() + tolerance.terms * f32::EPSILON as f64;
-    let bound = factor * epsilon * largest;
+    let bound = factor * tolerance.bound(dtype, &reference.data);
     for (index, (&fast, &exact)) in fast.iter().zip(&reference.data).enumerate() {
         assert!(
             (fast - exact).abs() <= bound,
@@ -201,12 +199,23 @@ fn check(case: &Case, isa: Isa, threads: usize, copies: usize) -> Vec<Vec<f64>> 
         let fast = read(&tape, gradient);
         let what = format!("{name}: gradient of input {index}");
         // Each use rounds once more on its way into the sum; intermediates are in the case's storage type.
-        let storage = case.inputs.iter().map(|input| input.meta.dtype).filter(|dtype| dtype.is_float());
-        let coarsest = storage.max_by(|a, b| a.epsilon().total_cmp(&b.epsilon())).unwrap_or(DType::F32);
-        compare(&what, &fast, exact, coarsest, case.backward, copies as f64);
+        compare(&what, &fast, exact, coarsest(&case.inputs), case.backward, copies as f64);
         bits.push(fast[..exact.data.len()].to_vec());
     }
     bits
+}
+
+/// Elements that the reference computes alone are those of its whole outputs.
+fn check_elements(case: &Case) {
+    let values = case.clip(&case.values(SEED));
+    for (output, whole) in case.reference.forward(&values).iter().enumerate() {
+        for (index, exact) in whole.data.iter().enumerate().step_by(whole.data.len() / 7 + 1) {
+            if let Some(alone) = case.reference.element(&values, output, index) {
+                let difference = (alone - exact).abs();
+                assert!(difference <= 1e-12 * (1.0 + exact.abs()), "{}: {alone} alone, {exact} in all", case.name);
+            }
+        }
+    }
 }
 
 /// The reference's gradients against central differences of its forward, on sampled elements.
@@ -290,6 +299,7 @@ fn check_poison(case: &Case, isa: Isa) {
 
 fn check_all(case: &Case) {
     check_reference(case);
+    check_elements(case);
     for isa in Isa::available() {
         check(case, isa, 2, 2);
         let two = check(case, isa, 2, 1);
