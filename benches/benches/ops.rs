@@ -1,8 +1,8 @@
 //! Criterion over every op's model-sized cases: forward, and forward with backward. Throughput is FLOP/s.
 
-use benches::op;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::Queue;
+use kernels::case::{CaseProgram, Pass};
 use std::time::Duration;
 
 fn ops(criterion: &mut Criterion) {
@@ -11,14 +11,14 @@ fn ops(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(&case.name);
         group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
         let passes = if case.results > 0 {
-            &[("forward", false), ("forward and backward", true)][..]
+            &[("forward", Pass::Forward), ("forward and backward", Pass::Both)][..]
         } else {
-            &[("forward", false)]
+            &[("forward", Pass::Forward)]
         };
-        for &(name, with_backward) in passes {
-            let mut program = op::program(case, with_backward).expect("a case that compiles");
+        for &(name, pass) in passes {
+            let mut program = CaseProgram::of_case(case, pass).expect("a case that compiles");
             group.throughput(Throughput::Elements(program.cost().expect("a cost").flops as u64));
-            group.bench_function(name, |bencher| bencher.iter(|| program.run(&queue, false).expect("a run")));
+            group.bench_function(name, |bencher| bencher.iter(|| program.run(&queue).expect("a run")));
         }
         group.finish();
     }

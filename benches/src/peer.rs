@@ -1,20 +1,16 @@
 //! A peer in a process of its own that takes one step whenever it is asked, so that ours and theirs alternate.
 
-use serde_json::Value;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
+use trainer::lab::peers::process::Process;
 
 /// The script that runs open_clip's training step.
 pub const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/open_clip_step.py");
 
 /// A running peer. It ends when it is dropped.
 #[derive(Debug)]
-pub struct Peer {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
+pub struct Peer(Process);
 
 impl Peer {
     /// Starts the script and waits until its model stands.
@@ -23,7 +19,7 @@ impl Peer {
     /// The interpreter does not start, or the script ends before it is ready.
     pub fn start(python: &Path, arguments: &[String], tuned: bool) -> io::Result<Peer> {
         let mut command = Command::new(python);
-        command.arg(SCRIPT).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(SCRIPT).args(arguments);
         if tuned {
             // Pages stay with the process, in huge pages: by default glibc gives every large activation back.
             command
@@ -31,12 +27,8 @@ impl Peer {
                 .env("MALLOC_TRIM_THRESHOLD_", "-1")
                 .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
         }
-        let mut child = command.spawn()?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::Error::other("the peer has no pipes"));
-        };
-        let mut peer = Peer { child, stdin, stdout: BufReader::new(stdout) };
-        peer.answer()?;
+        let mut peer = Peer(Process::start(command)?);
+        peer.0.answer()?;
         Ok(peer)
     }
 
@@ -45,7 +37,7 @@ impl Peer {
     /// # Errors
     /// The peer ended.
     pub fn step(&mut self) -> io::Result<f64> {
-        self.ask("step")?["seconds"].as_f64().ok_or_else(|| io::Error::other("the peer gave no seconds"))
+        self.0.ask("step")?["seconds"].as_f64().ok_or_else(|| io::Error::other("the peer gave no seconds"))
     }
 
     /// Most memory that it has held, in bytes.
@@ -53,28 +45,6 @@ impl Peer {
     /// # Errors
     /// The peer ended.
     pub fn peak_bytes(&mut self) -> io::Result<u64> {
-        self.ask("memory")?["bytes"].as_u64().ok_or_else(|| io::Error::other("the peer gave no bytes"))
-    }
-
-    fn ask(&mut self, word: &str) -> io::Result<Value> {
-        writeln!(self.stdin, "{word}")?;
-        self.stdin.flush()?;
-        self.answer()
-    }
-
-    fn answer(&mut self) -> io::Result<Value> {
-        let mut line = String::new();
-        if self.stdout.read_line(&mut line)? == 0 {
-            return Err(io::Error::other("the peer ended; its message stands above"));
-        }
-        Ok(serde_json::from_str(&line)?)
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way nothing is left running.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.0.ask("memory")?["bytes"].as_u64().ok_or_else(|| io::Error::other("the peer gave no bytes"))
     }
 }

@@ -1,12 +1,15 @@
 //! The op contract: what every kernel declares, and the typed windows through which it sees its tensors.
 
 use crate::{Device, Element, Error, Meta, Queue, Result, Shape, Tape, Tensor};
+use std::any::Any;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// One coarse, fused operation with a hand-written backward. See the crate documentation for the rules.
-pub trait Op: Debug + Send + Sync {
+///
+/// An op is [`Any`], so that what is handed over with `dyn Op` (a bench's peer, a reference) can be chosen by its type.
+pub trait Op: Any + Debug + Send + Sync {
     /// The op's name in errors, profiles and tables.
     fn name(&self) -> &'static str;
 

@@ -3,6 +3,10 @@
 //! A [`Case`] is an op, its inputs and a plain f64 [`Reference`]. `kernels/tests/suite.rs` runs every case of every op
 //! on every instruction set; property tests draw further ones from [`Draw`].
 
+mod program;
+
+pub use program::{CaseProgram, Pass};
+
 use engine::rng::Philox;
 use engine::{DType, Meta, Op, Shape};
 use std::fmt::Debug;
@@ -51,6 +55,13 @@ pub trait Reference: Debug + Send + Sync {
 
     /// Gradient of each input (`None` for inputs without one), given the gradients of the op's results.
     fn gradients(&self, inputs: &[Array], outputs: &[Array]) -> Vec<Option<Array>>;
+
+    /// Element `index` of output `output` alone, where one takes much less work than all: what is too large to be compared
+    /// whole is compared at some places.
+    fn element(&self, inputs: &[Array], output: usize, index: usize) -> Option<f64> {
+        let _ = (inputs, output, index);
+        None
+    }
 }
 
 /// How the values of an input are made.
@@ -147,6 +158,12 @@ impl Tolerance {
     pub fn scale(self, scale: f64) -> Tolerance {
         Tolerance { scale, ..self }
     }
+
+    /// The largest error of an element of this dtype beside these exact values.
+    pub fn bound(&self, dtype: DType, exact: &[f64]) -> f64 {
+        let largest = exact.iter().fold(self.scale, |largest, value| largest.max(value.abs()));
+        (self.roundings * dtype.epsilon() + self.terms * f64::from(f32::EPSILON)) * largest
+    }
 }
 
 /// An op, its inputs and its reference.
@@ -209,36 +226,52 @@ impl Draw {
 impl Case {
     /// Values for every input, rounded to its dtype, from a seed.
     pub fn values(&self, seed: u64) -> Vec<Array> {
-        (self.inputs.iter().enumerate())
-            .map(|(index, input)| {
-                let mut random = Philox::new(seed, index as u64);
-                let count = input.meta.elements();
-                let data: Vec<f64> = match &input.fill {
-                    Fill::Normal(deviation) => (0..count).map(|_| random.normal() * deviation).collect(),
-                    Fill::Uniform(low, high) => (0..count).map(|_| low + (high - low) * random.uniform()).collect(),
-                    Fill::Values(values) => values.clone(),
-                };
-                Array::new(input.meta.shape, data.into_iter().map(|value| round(value, input.meta.dtype)).collect())
-            })
-            .collect()
+        values(&self.inputs, seed)
     }
 
     /// `values` with ragged inputs cut to the rows in use.
     pub fn clip(&self, values: &[Array]) -> Vec<Array> {
-        (values.iter().zip(&self.inputs))
-            .map(|(array, input)| match input.ragged {
-                None => array.clone(),
-                Some(offsets) => {
-                    let rows = values[offsets].data.last().copied().unwrap_or(0.0) as usize;
-                    let mut sizes = array.shape.dims().to_vec();
-                    let stride = array.data.len() / sizes[0].max(1);
-                    sizes[0] = rows;
-                    let shape = Shape::new(&sizes).unwrap_or(array.shape);
-                    Array { shape, data: array.data[..rows * stride].to_vec() }
-                }
-            })
-            .collect()
+        clip(&self.inputs, values)
     }
+}
+
+/// As [`Case::values`].
+pub fn values(inputs: &[Input], seed: u64) -> Vec<Array> {
+    (inputs.iter().enumerate())
+        .map(|(index, input)| {
+            let mut random = Philox::new(seed, index as u64);
+            let count = input.meta.elements();
+            let data: Vec<f64> = match &input.fill {
+                Fill::Normal(deviation) => (0..count).map(|_| random.normal() * deviation).collect(),
+                Fill::Uniform(low, high) => (0..count).map(|_| low + (high - low) * random.uniform()).collect(),
+                Fill::Values(values) => values.clone(),
+            };
+            Array::new(input.meta.shape, data.into_iter().map(|value| round(value, input.meta.dtype)).collect())
+        })
+        .collect()
+}
+
+/// As [`Case::clip`].
+pub fn clip(inputs: &[Input], values: &[Array]) -> Vec<Array> {
+    (values.iter().zip(inputs))
+        .map(|(array, input)| match input.ragged {
+            None => array.clone(),
+            Some(offsets) => {
+                let rows = values[offsets].data.last().copied().unwrap_or(0.0) as usize;
+                let mut sizes = array.shape.dims().to_vec();
+                let stride = array.data.len() / sizes[0].max(1);
+                sizes[0] = rows;
+                let shape = Shape::new(&sizes).unwrap_or(array.shape);
+                Array { shape, data: array.data[..rows * stride].to_vec() }
+            }
+        })
+        .collect()
+}
+
+/// The storage type that gradients of these inputs pass through: the coarsest of their own.
+pub fn coarsest(inputs: &[Input]) -> DType {
+    let floats = inputs.iter().map(|input| input.meta.dtype).filter(|dtype| dtype.is_float());
+    floats.max_by(|a, b| a.epsilon().total_cmp(&b.epsilon())).unwrap_or(DType::F32)
 }
 
 /// The nearest value of a dtype.

@@ -1,11 +1,13 @@
 //! The command line of `coca`. Arguments only: each command's work is a function of the module that it names.
 
+mod bench;
 mod evaluation;
 mod finetune;
 mod probe;
 mod suite;
 mod video;
 
+pub use bench::BenchArgs;
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
 pub use finetune::{FinetuneArgs, FinetuneTask};
 pub use probe::{PoolerArgs, ProbeArgs, ProbeKind};
@@ -17,7 +19,7 @@ use crate::data::fetch::{Set, fetch};
 use crate::data::scenes::{self, Recipe};
 use crate::data::tools::Tools;
 use crate::{
-    Error, Result, data, doctor, embed, evaluate, inspect, plan, probe as probes, run, serve, suite as suites,
+    Error, Result, data, doctor, embed, evaluate, inspect, lab, plan, probe as probes, run, serve, suite as suites,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -60,6 +62,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Print the configuration of a run with every key explained
     Config(ConfigArgs),
+    /// Measure kernels beside this machine's ceilings, other libraries and earlier runs
+    Bench(BenchArgs),
     /// Show what this machine offers and what a run would use of it
     Doctor(DoctorArgs),
     /// Show what a model folder, checkpoint, run folder or file of weights holds
@@ -87,6 +91,11 @@ impl Cli {
             Command::Data(args) => args.command.run(),
             Command::Config(args) => print(&args.config.load()?.to_toml(!args.plain)),
             Command::Inspect(args) => print(&inspect::describe(&args.path)?),
+            Command::Bench(args) => {
+                let outcome = lab::bench(&args)?;
+                print(&outcome.text)?;
+                outcome.judge()
+            }
             Command::Doctor(DoctorArgs {}) => print(&doctor::report()?),
         }
     }

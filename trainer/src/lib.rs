@@ -12,6 +12,7 @@ mod dot;
 pub mod embed;
 pub mod evaluate;
 pub mod inspect;
+pub mod lab;
 pub mod machine;
 pub mod metrics;
 pub mod model_folder;

@@ -189,6 +189,11 @@ fn every_example_of_the_help_runs() {
             // Everything would take long.
             let output = succeed(&format!("{line} --only zero-shot"));
             assert!(output.contains("emoji:noto-v1") && output.contains("suite.html"), "{output}");
+        } else if line.starts_with("coca bench") {
+            // Of a configuration or the default a small model, and no more time than an interval needs.
+            let small = if line.contains("from=") || line.contains("model") { TINY } else { "" };
+            let output = succeed(&format!("{line}{small} --seconds 0.002"));
+            assert!(output.contains("roofline") && !output.contains("WRONG"), "{line}: {output}");
         } else if line.starts_with("coca train") {
             succeed(&format!("{line}{TINY}"));
         } else if cfg!(target_arch = "x86_64") || !line.contains("COCA_ISA=avx2") {

@@ -2,7 +2,6 @@
 //!
 //! Peers run if `--python` names an interpreter with open_clip_torch; without one only ours is measured.
 
-use benches::machine::{Machine, peak_bytes};
 use benches::peer::Peer;
 use benches::step::OurStep;
 use clap::Parser;
@@ -13,6 +12,8 @@ use serde::Serialize;
 use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
+use trainer::lab::Environment;
+use trainer::machine::peak_memory;
 
 /// What to measure.
 #[derive(Debug, Parser)]
@@ -57,7 +58,7 @@ struct Row {
 /// A line of the results file.
 #[derive(Debug, Serialize)]
 struct Outcome {
-    machine: Machine,
+    machine: Environment,
     preset: String,
     batch: usize,
     tokens: usize,
@@ -83,7 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         other => return Err(format!("--dtype {other}: use f32 or bf16").into()),
     };
     let queue = Queue::cpu_from_env()?;
-    let machine = Machine::now(&queue)?;
+    let machine = Environment::now(&queue)?;
     let config = CocaConfig::preset(&arguments.preset)?;
     let tokens = if arguments.tokens == 0 { config.text.context_length } else { arguments.tokens };
 
@@ -121,7 +122,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let median_seconds = median(&seconds);
         Row { name, median_seconds, images_per_second: arguments.batch as f64 / median_seconds, seconds, peak_bytes }
     };
-    let mut rows = vec![row("coca".into(), seconds, peak_bytes())];
+    let mut rows = vec![row("coca".into(), seconds, peak_memory())];
     for (name, mut peer, times) in peers {
         let bytes = peer.peak_bytes()?;
         rows.push(row(format!("open_clip {name}"), times, bytes));

@@ -172,7 +172,8 @@ fn bench_cases() -> Vec<Case> {
     for dtype in [DType::F32, DType::BF16] {
         let mut add = |name: &str, kind: Kind, heads: usize, head_dim: usize| {
             let bits = legacy_bits(&text, 0);
-            cases.push(Case { bench_only: true, ..case(name, kind, heads, head_dim, dtype, bits) });
+            let case = case(name, kind, heads, head_dim, dtype, bits);
+            cases.push(Case { name: format!("attention {name} {dtype}"), bench_only: true, ..case });
         };
         add("default image", Kind::Packed((64, 37).into(), Visibility::All), 6, 32);
         add("default text", Kind::Packed((&text[..], 0).into(), Visibility::KeyBits), 6, 32);

@@ -189,6 +189,13 @@ impl Reference for LinearCrossEntropy {
         }
         vec![Some(dhidden), Some(dweight), None]
     }
+
+    fn element(&self, inputs: &[Array], output: usize, index: usize) -> Option<f64> {
+        // The loss of a row needs no other row.
+        let row = Array::new([1, inputs[0].shape.columns()], inputs[0].row(index).to_vec());
+        let label = Array::new([1], vec![inputs[2].data[index]]);
+        (output == 1).then(|| self.evaluate(&[row, inputs[1].clone(), label]).1[0])
+    }
 }
 
 fn case(rows: usize, width: usize, vocabulary: usize, labels: &[i32], dtype: DType, used: Option<usize>) -> Case {

@@ -1,6 +1,6 @@
 //! The plain reference of matmul, and its cases.
 
-use super::{Activation, ColumnSum, Layout, Matmul};
+use super::{Activation, ColumnSum, Layout, Matmul, Sizes};
 use crate::activation::{activate_f64, derivative_f64};
 use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance, round};
 use engine::rng::Philox;
@@ -26,17 +26,33 @@ impl Matmul {
 
     /// The product and the bias, before anything else: `[m, n]`.
     fn product(&self, inputs: &[Array]) -> Array {
-        let (a, b) = (&self.operand(inputs), &inputs[1]);
-        let sizes = self.sizes(a.shape, b.shape).expect("a case that infers");
-        let mut c = Array::zeros(self.output_shape(a.shape, sizes).expect("a case that infers"));
-        for i in 0..sizes.m {
-            for j in 0..sizes.n {
-                let bias = if self.bias { inputs[2].data[j] } else { 0.0 };
-                let terms = (0..sizes.k).map(|k| element(self.layout, a, b, i, j, k));
-                c.data[i * sizes.n + j] = bias + terms.map(|(x, y)| a.data[x] * b.data[y]).sum::<f64>();
-            }
+        let (a, b) = (inputs[0].shape, inputs[1].shape);
+        let sizes = self.sizes(a, b).expect("a case that infers");
+        let mut c = Array::zeros(self.output_shape(a, sizes).expect("a case that infers"));
+        let operand = self.operand(inputs);
+        for (index, value) in c.data.iter_mut().enumerate() {
+            *value = self.product_at(inputs, |x| operand.data[x], sizes, index);
         }
         c
+    }
+
+    /// Element `index` of it, given the elements of the operand a.
+    fn product_at(&self, inputs: &[Array], a: impl Fn(usize) -> f64, sizes: Sizes, index: usize) -> f64 {
+        let (i, j) = (index / sizes.n, index % sizes.n);
+        let bias = if self.bias { inputs[2].data[j] } else { 0.0 };
+        let terms = (0..sizes.k).map(|k| element(self.layout, &inputs[0], &inputs[1], i, j, k));
+        bias + terms.map(|(x, y)| a(x) * inputs[1].data[y]).sum::<f64>()
+    }
+
+    /// What follows the product and the bias at this place of the result.
+    fn epilogue(&self, inputs: &[Array], index: usize, product: f64) -> f64 {
+        let activated = self.activation.map_or(product, |kind| activate_f64(kind, product));
+        let factor = match (self.activation_backward, inputs.last()) {
+            (Some(kind), Some(kept)) => derivative_f64(kind, kept.data[index]),
+            _ => 1.0,
+        };
+        let residual = if self.residual { inputs[2 + usize::from(self.bias)].data[index] } else { 0.0 };
+        activated * factor + residual
     }
 }
 
@@ -44,17 +60,21 @@ impl Reference for Matmul {
     fn forward(&self, inputs: &[Array]) -> Vec<Array> {
         let mut c = self.product(inputs);
         let pre_activation = c.clone();
-        if let Some(kind) = self.activation {
-            c.data.iter_mut().for_each(|value| *value = activate_f64(kind, *value));
-        }
-        if let (Some(kind), Some(kept)) = (self.activation_backward, inputs.last()) {
-            c.data.iter_mut().zip(&kept.data).for_each(|(value, &x)| *value *= derivative_f64(kind, x));
-        }
-        if self.residual {
-            let residual = &inputs[2 + usize::from(self.bias)];
-            c.data.iter_mut().zip(&residual.data).for_each(|(value, residual)| *value += residual);
+        for (index, value) in c.data.iter_mut().enumerate() {
+            *value = self.epilogue(inputs, index, *value);
         }
         if self.activation.is_some() { vec![c, pre_activation] } else { vec![c] }
+    }
+
+    fn element(&self, inputs: &[Array], output: usize, index: usize) -> Option<f64> {
+        let sizes = self.sizes(inputs[0].shape, inputs[1].shape).ok()?;
+        let product = match (self.activated_input, inputs.last()) {
+            (Some(kind), Some(kept)) => {
+                self.product_at(inputs, |x| activate_f64(kind, kept.data[x]), sizes, index)
+            }
+            _ => self.product_at(inputs, |x| inputs[0].data[x], sizes, index),
+        };
+        Some(if output == 0 { self.epilogue(inputs, index, product) } else { product })
     }
 
     fn gradients(&self, inputs: &[Array], outputs: &[Array]) -> Vec<Option<Array>> {
@@ -237,6 +257,12 @@ fn column_sum(rows: usize, columns: usize, dtype: DType) -> Case {
 const MODEL_SIZES: &[(usize, usize, usize)] =
     &[(1024, 1024, 1024), (400, 2304, 768), (400, 3072, 768), (400, 768, 3072), (2048, 512, 512), (112, 2048, 512)];
 
+/// A plain product of `m` x `n` x `k` for benches, its result in the dtype of its operands.
+pub fn bench_case(layout: Layout, (m, n, k): (usize, usize, usize), dtype: DType) -> Case {
+    let case = case(Matmul::new(layout, DType::BF16), (m, n, k), dtype, None);
+    Case { name: format!("{} {m}x{n}x{k} {dtype}", case.op.name()), bench_only: true, ..case }
+}
+
 /// Fixed cases.
 pub fn cases() -> Vec<Case> {
     use Activation::{Gelu, QuickGelu};
@@ -249,7 +275,7 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(plain, (37, 65, 19), dtype, None));
             cases.push(case(Matmul::new(layout, DType::F32), (17, 70, 33), dtype, None));
             for &sizes in MODEL_SIZES {
-                cases.push(Case { bench_only: true, ..case(plain, sizes, dtype, None) });
+                cases.push(bench_case(layout, sizes, dtype));
             }
         }
         // Packed rows, ends of tiles within them, and more than one tile of every size along m and n.

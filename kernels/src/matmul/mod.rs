@@ -13,7 +13,7 @@ pub(crate) mod gemm;
 mod micro;
 mod pack;
 
-pub use cases::{cases, draw};
+pub use cases::{bench_case, cases, draw};
 pub use column_sum::ColumnSum;
 pub(crate) use cpu::{Operand, multiply, multiply_here};
 pub use epilogue::Activation;

@@ -3,7 +3,7 @@
 use engine::rng::Philox;
 use engine::{DType, Device, Element, Meta, Parameters, Queue, Tape, Tensor};
 use half::bf16;
-use kernels::case::{Array, Case, Role, Tolerance, round};
+use kernels::case::{Array, Case, Role, Tolerance, coarsest, round};
 
 pub const SEED: u64 = 20_261_124;
 
@@ -124,9 +124,7 @@ pub fn read(tape: &Tape, tensor: Tensor) -> Vec<f64> {
 }
 
 fn compare(what: &str, fast: &[f64], reference: &Array, dtype: DType, tolerance: Tolerance, factor: f64) {
-    let largest = reference.data.iter().fold(tolerance.scale, |largest, value| largest.max(value.abs()));
-    let epsilon = tolerance.roundings * dtype.epsilon() + tolerance.terms * f32::EPSILON as f64;
-    let bound = factor * epsilon * largest;
+    let bound = factor * tolerance.bound(dtype, &reference.data);
     for (index, (&fast, &exact)) in fast.iter().zip(&reference.data).enumerate() {
         assert!(
             (fast - exact).abs() <= bound,
@@ -186,9 +184,7 @@ pub fn check(case: &Case, queue: &Queue, place: &str, copies: usize) -> Vec<Vec<
         let fast = read(&tape, gradient);
         let what = format!("{name}: gradient of input {index}");
         // Each use rounds once more on its way into the sum; intermediates are in the case's storage type.
-        let storage = case.inputs.iter().map(|input| input.meta.dtype).filter(|dtype| dtype.is_float());
-        let coarsest = storage.max_by(|a, b| a.epsilon().total_cmp(&b.epsilon())).unwrap_or(DType::F32);
-        compare(&what, &fast, exact, coarsest, case.backward, copies as f64);
+        compare(&what, &fast, exact, coarsest(&case.inputs), case.backward, copies as f64);
         bits.push(fast[..exact.data.len()].to_vec());
     }
     bits

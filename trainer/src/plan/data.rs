@@ -79,15 +79,38 @@ impl DataView {
     }
 }
 
-fn look(config: &Config, model: &CocaConfig) -> Result<DataView> {
+/// The data of a run as the run opens it, and its first batch.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Where the samples come from.
+    pub source: Arc<dyn Source>,
+    /// The tokenizer of the run.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The task that the run has on them.
+    pub task: Option<Arc<Task>>,
+    /// What the first pass reads.
+    pub batch: Batch,
+}
+
+/// Opens the data of a run.
+///
+/// # Errors
+/// It is not there, or is not what the configuration says.
+pub(crate) fn first_batch(config: &Config, model: &CocaConfig) -> Result<Opened> {
     let source = data::open(&config.data.train, &config.data)?;
     let tokenizer = Arc::new(tokenizer(config, source.as_ref())?);
     let task = Task::of_training(config, source.as_ref())?.map(Arc::new);
+    let (ledger, start) = (Ledger::new(1.0), Position::default());
+    let mut stream = Stream::start(source.clone(), tokenizer.clone(), task.clone(), model, config, ledger, start)?;
+    let batch = stream.next()?;
+    Ok(Opened { source, tokenizer, task, batch })
+}
+
+fn look(config: &Config, model: &CocaConfig) -> Result<DataView> {
     let mut config = config.clone();
     config.batch.size = config.batch.size.min(SAMPLE);
-    let (ledger, start) = (Ledger::new(1.0), Position::default());
-    let mut stream = Stream::start(source.clone(), tokenizer.clone(), task.clone(), model, &config, ledger, start)?;
-    let Batch { mut texts, labels, .. } = stream.next()?;
+    let Opened { source, tokenizer, task, batch } = first_batch(&config, model)?;
+    let Batch { mut texts, labels, .. } = batch;
     if config.task.kind == TaskKind::Vqa && config.loss.caption_weight > 0.0 {
         // An answer follows its question.
         for (question, answer) in texts.iter_mut().zip(&labels) {

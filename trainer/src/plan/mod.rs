@@ -2,7 +2,7 @@
 //! are reserved address space; no page of them is touched. Only the data is opened, for the length of its texts and for
 //! the memory that it takes.
 
-mod data;
+pub(crate) mod data;
 mod memory;
 mod pass;
 #[cfg(test)]
