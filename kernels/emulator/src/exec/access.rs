@@ -8,12 +8,12 @@ use crate::op::{Access, Order, Space};
 use crate::race::{self, Strong};
 use crate::{Fault, FaultKind};
 
+/// A fault of one lane.
 pub(super) fn fault_at(kind: FaultKind, lane: usize, message: String) -> Fault {
-    let mut fault = Fault::new(kind, message);
-    fault.place.lanes = Some(1 << lane);
-    fault
+    in_lane(lane)(Fault::new(kind, message))
 }
 
+/// Adds the lane to a fault that does not name lanes.
 pub(super) fn in_lane(lane: usize) -> impl Fn(Fault) -> Fault {
     move |mut fault| {
         fault.place.lanes.get_or_insert(1 << lane);

@@ -1,6 +1,6 @@
 //! Asynchronous copies are issued here: operands are read and checked, and the operation joins the queue. Groups are
 //! committed and waited for.
-use super::access::fault_at;
+use super::access::{fault_at, in_lane};
 use super::lanes::{Longs, lanes};
 use super::turn::Flow;
 use super::warp::Warp;
@@ -210,10 +210,7 @@ impl Machine<'_> {
                 }
                 Ok(())
             };
-            locate().map_err(|mut fault: Fault| {
-                fault.place.lanes = Some(1 << lane);
-                fault
-            })?;
+            locate().map_err(in_lane(lane))?;
             targets[lane] = address;
         }
         self.count_shared(&targets, mask, *bytes);

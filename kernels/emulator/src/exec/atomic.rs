@@ -1,5 +1,5 @@
 //! `atom`, `red`, and the element operations of bulk reductions.
-use super::access::fault_at;
+use super::access::{fault_at, in_lane};
 use super::half;
 use super::lanes::lanes;
 use super::warp::Warp;
@@ -44,7 +44,7 @@ impl Machine<'_> {
                     return Err(fault_at(FaultKind::Misaligned, lane, message));
                 }
                 let target = if shared {
-                    let (rank, at) = self.shared_address(place, space, address)?;
+                    let (rank, at) = self.shared_address(place, space, address).map_err(in_lane(lane))?;
                     local[lane] = at;
                     if let Some(races) = self.clusters[place.cluster].races.as_mut() {
                         let one = [u64::from(at); 32];
@@ -53,7 +53,7 @@ impl Machine<'_> {
                         result.map_err(|race| self.race(*race))?;
                     }
                     let shared = &mut self.clusters[place.cluster].blocks[rank].shared;
-                    let offset = shared.locate(at, bytes)?;
+                    let offset = shared.locate(at, bytes).map_err(in_lane(lane))?;
                     if self.config.checks.uninitialised && !shared.written.contains(offset, bytes) {
                         let message = format!("an atomic on shared memory at {at:#x}, and nothing was written there");
                         return Err(fault_at(FaultKind::Uninitialised, lane, message));
@@ -61,10 +61,7 @@ impl Machine<'_> {
                     shared.written.insert(offset, bytes);
                     &mut shared.bytes[offset..offset + bytes]
                 } else {
-                    let range = self.memory.locate(address, bytes).map_err(|mut fault| {
-                        fault.place.lanes = Some(1 << lane);
-                        fault
-                    })?;
+                    let range = self.memory.locate(address, bytes).map_err(in_lane(lane))?;
                     if self.config.checks.uninitialised && !self.memory.written(range, bytes) {
                         let message =
                             format!("an atomic on global memory at {address:#x}, and nothing was written there");

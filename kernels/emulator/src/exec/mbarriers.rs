@@ -1,4 +1,5 @@
 //! Instructions on mbarriers.
+use super::access::in_lane;
 use super::lanes::lanes;
 use super::turn::Flow;
 use super::warp::Warp;
@@ -28,10 +29,7 @@ impl Machine<'_> {
                 let (rank, address) = machine.shared_address(place, space, addresses[lane])?;
                 machine.mbarrier_lane(place, warp, op, rank, address, lane)
             };
-            let result = operate(self, warp).map_err(|mut fault| {
-                fault.place.lanes.get_or_insert(1 << lane);
-                fault
-            })?;
+            let result = operate(self, warp).map_err(in_lane(lane))?;
             failed |= !result;
         }
         if matches!(op, MBarrier::Wait { .. }) {
