@@ -92,7 +92,7 @@ impl PairStepper {
     pub(super) fn longest(&self, model: &Coca) -> Result<TrainStep> {
         let (text_rows, decoder_rows) = PackedText::capacity(self.plan.batch, &model.config().text);
         let plan = StepPlan { text_rows, decoder_rows, ..self.plan };
-        Ok(TrainStep::new(model, plan, &Workspace::new())?)
+        TrainStep::new(model, plan, &Workspace::new())
     }
 
     /// Forward and backward over the batches of one step.

@@ -70,7 +70,7 @@ impl SampleStepper {
 
     /// A pass that holds the longest texts there can be.
     pub(super) fn longest(&self, model: &Coca) -> Result<TaskStep> {
-        Ok(TaskStep::new(model, self.plan.with_longest_texts(model), &Workspace::new())?)
+        TaskStep::new(model, self.plan.with_longest_texts(model), &Workspace::new())
     }
 
     /// See [`Stepper::run`](super::Stepper::run).
