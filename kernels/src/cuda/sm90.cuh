@@ -141,9 +141,14 @@ template <int REGISTERS> DEVICE void setmaxnreg_dec() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
-// A barrier of some of a block's warps, by number; 0 is that of __syncthreads.
-template <int NUMBER, int THREADS> DEVICE void bar_sync() {
-    asm volatile("bar.sync %0, %1;" ::"n"(NUMBER), "n"(THREADS) : "memory");
+// A barrier of some of a block's warps, by number; 0 is that of __syncthreads. It opens when THREADS threads have come,
+// whether they wait or not.
+template <int THREADS> DEVICE void bar_sync(u32 number) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(THREADS) : "memory");
+}
+
+template <int THREADS> DEVICE void bar_arrive(u32 number) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(number), "n"(THREADS) : "memory");
 }
 
 // All threads of a cluster; what was written before is seen by all after.

@@ -38,6 +38,10 @@ static_assert(ALIGNED, "tensor maps need rows and addresses that are multiples o
 static_assert(GROUP_THREADS * (PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS) <= 65536, "registers");
 static_assert(SCHEDULE != SPLIT || TILE_M * TILE_N * 4 <= STAGING, "the sums lie over the stages");
 
+// Named barriers: consumers before they overwrite the stages; from TURN_BARRIER on, the turn of each consumer to multiply.
+constexpr u32 SUMS_BARRIER = 1;
+constexpr u32 TURN_BARRIER = 2;
+
 using Accumulators = float[BLOCKS_M][TILE_N / 2];
 
 // Where a block stands in the ring of stages.
@@ -73,8 +77,9 @@ template <bool K_MAJOR, u32 EXTENT> DEVICE void fill(u32 to, const TensorMap* ma
 }
 
 // Multiplies `steps` stages into the accumulators. `first_block` is the first block of 64 rows of A that is this
-// warpgroup's.
-DEVICE void multiply(Accumulators& accumulators, u32 stages, Barriers barriers, Ring& ring, u32 steps, u32 first_block) {
+// warpgroup's; then it is the turn of consumer `next`, unless that is this many.
+DEVICE void multiply(
+    Accumulators& accumulators, u32 stages, Barriers barriers, Ring& ring, u32 steps, u32 first_block, u32 next) {
     const bool elected = threadIdx.x % GROUP_THREADS == 0;
     constexpr u32 A_STEP = A_K_MAJOR ? 32 : 16 * 128, B_STEP = B_K_MAJOR ? 32 : 16 * 128;  // bytes of 16 of k
     u32 previous = 0;
@@ -100,6 +105,7 @@ DEVICE void multiply(Accumulators& accumulators, u32 stages, Barriers barriers, 
         previous = ring.stage;
         ring.advance();
     }
+    if (next < CONSUMERS) bar_arrive<CONSUMERS * GROUP_THREADS>(TURN_BARRIER + next);
     wgmma_wait_group<0>();
     if (elected && steps > 0) mbarrier_arrive(barriers.empty(previous));
 }
@@ -113,7 +119,7 @@ DEVICE u32 sum_offset(u32 row, u32 unit) { return row * (TILE_N * 4) + ((unit ^ 
 DEVICE void finish_split(const Epilogue& e, const Accumulators& accumulators, u32 shared, u32 first_m, u32 first_n) {
     const u32 thread = threadIdx.x - GROUP_THREADS, lane = threadIdx.x % WARP;
     // The other warpgroup may still multiply from the stages that the sums will lie over.
-    bar_sync<1, CONSUMERS * GROUP_THREADS>();
+    bar_sync<CONSUMERS * GROUP_THREADS>(SUMS_BARRIER);
 #pragma unroll
     for (u32 part = 0; part < TILE_N / 8; ++part) {
 #pragma unroll
@@ -194,6 +200,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
         const u32 consumer = threadIdx.x / GROUP_THREADS - 1, warp = threadIdx.x % GROUP_THREADS / WARP;
         const u32 first_block = SCHEDULE == PING_PONG ? 0 : consumer;
         const u32 staging = shared + STAGING + (consumer * 4 + warp) * STAGING_BYTES;
+        // In turns, and not only for the sake of the tensor cores: whoever waits for a phase of a barrier must know that the
+        // one before is complete, for a parity does not tell a phase from the next but one.
+        if (SCHEDULE == PING_PONG && consumer == 1) bar_arrive<CONSUMERS * GROUP_THREADS>(TURN_BARRIER);
         Ring ring;
         u32 turn = 0;
         for (u32 index = first_tile; index < tiles; index += workers, ++turn) {
@@ -208,7 +217,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
 #pragma unroll
                 for (u32 i = 0; i < TILE_N / 2; ++i) accumulators[block][i] = 0.0f;
             }
-            multiply(accumulators, shared, barriers, ring, end - begin, first_block);
+            u32 next = CONSUMERS;
+            if (SCHEDULE == PING_PONG) {
+                bar_sync<CONSUMERS * GROUP_THREADS>(TURN_BARRIER + consumer);
+                if (index + workers < tiles) next = 1 - consumer;
+            }
+            multiply(accumulators, shared, barriers, ring, end - begin, first_block, next);
             if constexpr (SCHEDULE == SPLIT) {
                 finish_split(epilogue, accumulators, shared, tile.m * TILE_M, tile.n * TILE_N);
             } else {
