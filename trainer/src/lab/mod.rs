@@ -28,7 +28,7 @@ use crate::{Error, Result};
 use cases::Subject;
 use ceilings::{Bound, Gauges};
 use engine::{Cost, CpuQueue, DType, Queue, cpu};
-use measure::{Contestant, Timed, estimate, take_turns};
+use measure::{Contestant, Runs, estimate, take_turns};
 use serde::{Deserialize, Serialize};
 use statistics::quotients;
 use std::path::Path;
@@ -251,7 +251,7 @@ impl Lab {
         let check = check::check(subject, &mut program, &self.queue, &values)?;
         let bound = self.gauges.ceilings().bound(self.isa.name(), dtype, cost, footprint);
         let queue = self.queue.clone();
-        let mut ours = Timed(|| program.run(&queue));
+        let mut ours = Runs { queue: queue.clone(), run: || program.run(&queue) };
         let (mut names, mut others) = (Vec::new(), Vec::new());
         for peer in &mut field.peers {
             let name = peer.name().to_owned();

@@ -2,13 +2,12 @@
 
 use super::{Field, Peer, PeerCase, Work};
 use crate::Result;
-use crate::lab::measure::{Contestant, Timed};
+use crate::lab::measure::{Contestant, Runs};
 use engine::{DType, Queue};
 use kernels::case::Array;
 
 /// C, A, B and the sizes of a product, each operand with the distances from one row and one column to the next.
-struct Product<'a> {
-    queue: &'a Queue,
+struct Product {
     threads: usize,
     sizes: (usize, usize, usize),
     a: (Vec<f32>, [isize; 2]),
@@ -22,7 +21,7 @@ struct Crate {
     queue: Queue,
     threads: usize,
     cases: Vec<Option<PeerCase>>,
-    multiply: fn(&mut Product<'_>),
+    multiply: fn(&mut Product),
 }
 
 /// Adds both crates to the field, where they run on as many threads as the queue.
@@ -32,7 +31,7 @@ pub(super) fn open(queue: &Queue, cases: &[Option<PeerCase>], field: &mut Field)
         Err(error) => return field.absent.push(error.to_string()),
     };
     let entry = |name, multiply| Crate { name, queue: queue.clone(), threads, cases: cases.to_vec(), multiply };
-    field.peers.push(Box::new(entry("gemm 0.19", gemm as fn(&mut Product<'_>))));
+    field.peers.push(Box::new(entry("gemm 0.19", gemm as fn(&mut Product))));
     // It reads its number of threads from the environment alone, and has at most four.
     if std::env::var("MATMUL_NUM_THREADS").is_ok_and(|count| count == threads.to_string()) && threads <= 4 {
         field.peers.push(Box::new(entry("matrixmultiply 0.3", matrixmultiply)));
@@ -59,7 +58,6 @@ impl Peer for Crate {
             (values[index].data.iter().map(|&value| value as f32).collect(), strides)
         };
         let mut product = Product {
-            queue: &self.queue,
             threads: self.threads,
             sizes: (m, n, k),
             a: operand(0, a_transposed, (m, k)),
@@ -67,46 +65,47 @@ impl Peer for Crate {
             c: vec![0.0; m * n],
         };
         let multiply = self.multiply;
-        Ok(Some(Box::new(Timed(move || {
-            multiply(&mut product);
-            Ok(())
-        }))))
+        Ok(Some(Box::new(Runs {
+            queue: self.queue.clone(),
+            run: move || {
+                multiply(&mut product);
+                Ok(())
+            },
+        })))
     }
 }
 
-fn gemm(product: &mut Product<'_>) {
-    let (threads, (m, n, k)) = (product.threads, product.sizes);
+fn gemm(product: &mut Product) {
+    let ((m, n, k), threads) = (product.sizes, product.threads);
     let parallelism = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
     let ((a, a_strides), (b, b_strides), c) = (&product.a, &product.b, &mut product.c);
-    product.queue.enter(|| {
-        // SAFETY: pointers and strides are those of whole matrices of these sizes, and C is no part of A and B.
-        unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                c.as_mut_ptr(),
-                1,
-                n as isize,
-                false,
-                a.as_ptr(),
-                a_strides[1],
-                a_strides[0],
-                b.as_ptr(),
-                b_strides[1],
-                b_strides[0],
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        }
-    });
+    // SAFETY: pointers and strides are those of whole matrices of these sizes, and C is no part of A and B.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.as_ptr(),
+            a_strides[1],
+            a_strides[0],
+            b.as_ptr(),
+            b_strides[1],
+            b_strides[0],
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
 }
 
-fn matrixmultiply(product: &mut Product<'_>) {
+fn matrixmultiply(product: &mut Product) {
     let (m, n, k) = product.sizes;
     let ((a, [a_row, a_column]), (b, [b_row, b_column])) = (&product.a, &product.b);
     let c = product.c.as_mut_ptr();
@@ -121,13 +120,10 @@ fn matrixmultiply(product: &mut Product<'_>) {
 mod tests {
     use super::*;
     use crate::lab::cases::products;
-    use engine::CpuQueue;
-    use engine::cpu::Isa;
     use kernels::case::values;
 
     #[test]
     fn crates_compute_what_we_do() {
-        let queue = Queue::Cpu(CpuQueue::new(Isa::best(), 2).unwrap());
         for subject in products((20, 30, 40)).into_iter().take(3) {
             let Some(PeerCase { work: Work::Product { m, n, k, a_transposed, b_transposed }, .. }) =
                 PeerCase::of(&subject)
@@ -140,9 +136,9 @@ mod tests {
             let strides = |transposed: bool, rows: usize, columns: usize| {
                 if transposed { [1, rows as isize] } else { [columns as isize, 1] }
             };
-            for multiply in [gemm as fn(&mut Product<'_>), matrixmultiply] {
+            for multiply in [gemm as fn(&mut Product), matrixmultiply] {
                 let mut product = Product {
-                    queue: &queue,
+                    threads: 2,
                     sizes: (m, n, k),
                     a: (f32s(0), strides(a_transposed, m, k)),
                     b: (f32s(1), strides(b_transposed, k, n)),
