@@ -9,6 +9,7 @@ use support::{Parameters, compile, gpu};
 /// Order of warps and of asynchronous operations.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=6;
 
+const COMMON: (&str, &str) = ("common.cuh", include_str!("cuda/prelude.cuh"));
 const PRELUDE: (&str, &str) = ("prelude.cuh", include_str!("planted/prelude.cuh"));
 
 /// A source with a constant `BUG`, and how to run it: prepares the device, launches, and says whether the result is
@@ -91,7 +92,7 @@ fn linear(blocks: u32, threads: u32) -> Launch {
 fn exchanges_between_threads() {
     let case = Case {
         name: "exchange",
-        parts: &[PRELUDE, ("exchange.cu", include_str!("planted/exchange.cu"))],
+        parts: &[COMMON, PRELUDE, ("exchange.cu", include_str!("planted/exchange.cu"))],
         compute_capability: (8, 0),
         run: |gpu, module| {
             let input: Vec<u32> = (0..128).map(|i| i * i + 7).collect();
@@ -166,7 +167,7 @@ fn exchanges_between_threads() {
 fn copies_in_stages() {
     let case = Case {
         name: "copies",
-        parts: &[PRELUDE, ("copies.cu", include_str!("planted/copies.cu"))],
+        parts: &[COMMON, PRELUDE, ("copies.cu", include_str!("planted/copies.cu"))],
         compute_capability: (8, 0),
         run: |gpu, module| {
             let tiles = 6;
@@ -225,7 +226,7 @@ fn matrix(
 fn a_pipeline_of_tma_and_wgmma() {
     let case = Case {
         name: "pipeline",
-        parts: &[PRELUDE, ("pipeline.cu", include_str!("planted/pipeline.cu"))],
+        parts: &[COMMON, PRELUDE, ("pipeline.cu", include_str!("planted/pipeline.cu"))],
         compute_capability: (9, 0),
         run: |gpu, module| {
             let k = 320usize;
@@ -293,7 +294,7 @@ fn a_pipeline_of_tma_and_wgmma() {
 fn tiles_that_threads_write_and_tma_stores() {
     let case = Case {
         name: "tiles",
-        parts: &[PRELUDE, ("tiles.cu", include_str!("planted/tiles.cu"))],
+        parts: &[COMMON, PRELUDE, ("tiles.cu", include_str!("planted/tiles.cu"))],
         compute_capability: (9, 0),
         run: |gpu, module| {
             let tiles = 8u32;
@@ -332,7 +333,7 @@ fn tiles_that_threads_write_and_tma_stores() {
 fn blocks_that_meet_in_global_memory() {
     let case = Case {
         name: "blocks",
-        parts: &[PRELUDE, ("blocks.cu", include_str!("planted/blocks.cu"))],
+        parts: &[COMMON, PRELUDE, ("blocks.cu", include_str!("planted/blocks.cu"))],
         compute_capability: (8, 0),
         run: |gpu, module| {
             let count = 6u32;

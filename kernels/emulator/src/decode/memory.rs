@@ -19,6 +19,9 @@ pub(super) const SPACES: [(&str, Space); 10] = [
     ("generic", Space::Generic),
 ];
 
+/// Those whose addresses `cvta` converts: all but the last two.
+pub(super) const CONVERTED: &[(&str, Space)] = SPACES.split_at(8).0;
+
 const ORDERS: [(&str, Order); 8] = [
     ("weak", Order::Weak),
     ("relaxed", Order::Relaxed),

@@ -1,4 +1,5 @@
 //! `mov`, which also packs and unpacks, and `cvta`.
+use super::memory::CONVERTED;
 use super::{Builder, Class, Modifiers, class, unsupported};
 use crate::Fault;
 use crate::exec::long::{Kind as Long, NarrowKind};
@@ -127,17 +128,7 @@ impl<'t> Builder<'t> {
     pub(super) fn cvta(&mut self, s: &Statement) -> Result<(), Fault> {
         let mut m = Modifiers::new(s);
         let from_generic = m.flag("to");
-        let spaces = [
-            ("global", Space::Global),
-            ("const", Space::Global),
-            ("shared", Space::Shared),
-            ("shared::cta", Space::Shared),
-            ("shared::cluster", Space::Cluster),
-            ("local", Space::Local),
-            ("param", Space::Param),
-            ("param::entry", Space::Param),
-        ];
-        let space = m.choice(&spaces).ok_or_else(|| unsupported(s, "it names no space"))?;
+        let space = m.choice(CONVERTED).ok_or_else(|| unsupported(s, "it names no space"))?;
         let kind = m.kind()?;
         m.finish()?;
         if kind.bits() != 64 {

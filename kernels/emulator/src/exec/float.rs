@@ -112,6 +112,40 @@ pub fn float_to_integer(value: f64, bits: u32, signed: bool) -> u64 {
     (value as u64).min(high)
 }
 
+/// `minimum` and `maximum` of floats as bits of a type: a number beside a NaN, -0 below +0.
+macro_rules! extremes {
+    ($bits:ty, $value:ident, $canonical:ident) => {
+        fn minimum(a: $bits, b: $bits) -> $bits {
+            let (x, y) = ($value(a), $value(b));
+            if x.is_nan() {
+                return $canonical(y);
+            }
+            if y.is_nan() || x < y {
+                a
+            } else if x == y {
+                a | b
+            } else {
+                b
+            }
+        }
+
+        fn maximum(a: $bits, b: $bits) -> $bits {
+            let (x, y) = ($value(a), $value(b));
+            if x.is_nan() {
+                return $canonical(y);
+            }
+            if y.is_nan() || x > y {
+                a
+            } else if x == y {
+                a & b
+            } else {
+                b
+            }
+        }
+    };
+}
+pub(super) use extremes;
+
 #[cfg(test)]
 mod tests {
     use super::*;

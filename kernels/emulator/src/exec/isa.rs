@@ -1,5 +1,5 @@
-//! The arithmetic tables compiled for the CPU at hand, chosen once: vectors of AVX2 and FMA where it has them, else
-//! lane by lane.
+//! The arithmetic tables compiled for the CPU at hand, chosen once: with AVX2 and FMA where it has them, else
+//! for any CPU.
 use super::lanes::{Longs, Words};
 use super::{long, word};
 
@@ -20,9 +20,9 @@ impl Isa {
             return x86::AVX2;
         }
         Isa {
-            word: |kind, a, b, c, e| std::array::from_fn(|i| kind.lane(a[i], b[i], c[i], e[i])),
-            long: |kind, a, b, c, x, y| std::array::from_fn(|i| kind.lane(a[i], b[i], c[i], x[i], y[i])),
-            compare_word: |kind, a, b| super::lanes::ballot(|i| kind.lane(a[i], b[i])),
+            word: |kind, a, b, c, e| kind.run(a, b, c, e),
+            long: |kind, a, b, c, x, y| kind.run(a, b, c, x, y),
+            compare_word: |kind, a, b| kind.run(a, b),
             compare_long: |kind, a, b| kind.run(a, b),
         }
     }

@@ -6,15 +6,66 @@ pub type Words = [u32; 32];
 /// A 64-bit register of a warp.
 pub type Longs = [u64; 32];
 
-/// Applies a function to each lane of four registers.
-#[inline(always)]
-pub fn map(a: &Words, b: &Words, c: &Words, e: &Words, f: impl Fn(u32, u32, u32, u32) -> u32) -> Words {
-    let mut result = [0; 32];
-    for i in 0..32 {
-        result[i] = f(a[i], b[i], c[i], e[i]);
-    }
-    result
+/// A table of operations on lanes: an enum, and `run`, which computes one of them for all lanes.
+///
+/// A body must be total: it also runs for lanes that are masked off, on whatever their registers hold.
+macro_rules! operations {
+    (
+        $(#[$meta:meta])* $name:ident $operands:tt -> $result:ty { $($kind:ident => $body:expr,)* }
+    ) => {
+        // Each kind takes the operands along: a name that repeats cannot be used within another repetition.
+        operations! { @table $(#[$meta])* $name $operands -> $result { $($kind $operands => $body,)* } }
+    };
+    (
+        @table $(#[$meta:meta])* $name:ident($($operand:ident: $type:ty),*) -> $result:ty {
+            $($kind:ident($($name_of:ident: $type_of:ty),*) => $body:expr,)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($kind),* }
+
+        impl $name {
+            /// Computes all lanes, in vectors of the instructions that this is compiled for.
+            #[inline(always)]
+            #[allow(unused_variables)]
+            pub fn run(self, $($operand: &[$type; 32]),*) -> [$result; 32] {
+                let mut result = [0; 32];
+                match self {
+                    $($name::$kind => for lane in 0..32 {
+                        $(let $name_of: $type_of = $name_of[lane];)*
+                        result[lane] = $body;
+                    }),*
+                }
+                result
+            }
+        }
+    };
 }
+pub(super) use operations;
+
+/// A table of comparisons: as [`operations`], but `run` gives the mask of lanes for which one holds.
+macro_rules! comparisons {
+    ($(#[$meta:meta])* $name:ident($a:ident, $b:ident: $type:ty) { $($kind:ident => $body:expr,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($kind),* }
+
+        impl $name {
+            /// The lanes for which it holds.
+            #[inline(always)]
+            pub fn run(self, a: &[$type; 32], b: &[$type; 32]) -> u32 {
+                match self {
+                    $($name::$kind => $crate::exec::lanes::ballot(|lane| {
+                        let ($a, $b) = (a[lane], b[lane]);
+                        $body
+                    })),*
+                }
+            }
+        }
+    };
+}
+pub(super) use comparisons;
 
 /// The mask of lanes for which a condition holds.
 #[inline(always)]

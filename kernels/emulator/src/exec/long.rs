@@ -1,7 +1,7 @@
 //! Arithmetic on 64-bit longs, and between longs and words.
-use super::float::{Round, float_to_integer, integral};
+use super::float::{Round, extremes, float_to_integer, integral};
 use super::half;
-use super::lanes::{Longs, Words};
+use super::lanes::{comparisons, operations};
 
 fn d(bits: u64) -> f64 {
     f64::from_bits(bits)
@@ -17,42 +17,9 @@ fn canonical(value: f64) -> u64 {
     if value.is_nan() { NAN } else { value.to_bits() }
 }
 
-macro_rules! longs {
-    (
-        $(#[$meta:meta])* $name:ident,
-        |$a:ident, $b:ident, $c:ident, $x:ident, $y:ident| { $($kind:ident => $body:expr,)* }
-    ) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($kind),* }
-
-        impl $name {
-            /// Computes all lanes, in vectors.
-            #[inline(always)]
-            #[allow(unused_variables)]
-            pub fn run(self, a: &Longs, b: &Longs, c: &Longs, x: &Words, y: &Words) -> Longs {
-                let mut result = [0; 32];
-                match self {
-                    $($name::$kind => for i in 0..32 {
-                        let ($a, $b, $c, $x, $y) = (a[i], b[i], c[i], x[i], y[i]);
-                        result[i] = $body;
-                    }),*
-                }
-                result
-            }
-
-            /// Computes one lane.
-            #[allow(unused_variables)]
-            pub fn lane(self, $a: u64, $b: u64, $c: u64, $x: u32, $y: u32) -> u64 {
-                match self { $($name::$kind => $body),* }
-            }
-        }
-    };
-}
-
-longs! {
+operations! {
     /// Operations that make a long of longs a, b, c and words x, y.
-    Kind, |a, b, c, x, y| {
+    Kind(a: u64, b: u64, c: u64, x: u32, y: u32) -> u64 {
         Move => a,
         Add => a.wrapping_add(b),
         Sub => a.wrapping_sub(b),
@@ -139,34 +106,10 @@ longs! {
     }
 }
 
-fn minimum(a: u64, b: u64) -> u64 {
-    if d(a).is_nan() {
-        return canonical(d(b));
-    }
-    // -0 is smaller than +0.
-    if d(b).is_nan() || d(a) < d(b) {
-        a
-    } else if d(a) == d(b) {
-        a | b
-    } else {
-        b
-    }
-}
+extremes!(u64, d, canonical);
 
-fn maximum(a: u64, b: u64) -> u64 {
-    if d(a).is_nan() {
-        return canonical(d(b));
-    }
-    if d(b).is_nan() || d(a) > d(b) {
-        a
-    } else if d(a) == d(b) {
-        a & b
-    } else {
-        b
-    }
-}
-
-fn extract(a: u64, position: u32, length: u32, signed: bool) -> u64 {
+/// The field of `length` bits from `position` on, with its sign or zeros above.
+pub fn extract(a: u64, position: u32, length: u32, signed: bool) -> u64 {
     let (position, length) = ((position & 255).min(127), (length & 255).min(64));
     if length == 0 {
         return 0;
@@ -177,39 +120,16 @@ fn extract(a: u64, position: u32, length: u32, signed: bool) -> u64 {
     (if signed { shifted >> left } else { ((shifted as u128) >> left) as i128 }) as u64
 }
 
-fn insert(a: u64, b: u64, position: u32, length: u32) -> u64 {
+/// b with its field of `length` bits from `position` on replaced by the low bits of a.
+pub fn insert(a: u64, b: u64, position: u32, length: u32) -> u64 {
     let (position, length) = (position & 255, length & 255);
     let mask = if length >= 64 { u64::MAX } else { (1 << length) - 1 };
     if position > 63 { b } else { (b & !(mask << position)) | ((a & mask) << position) }
 }
 
-macro_rules! narrow {
-    ($(#[$meta:meta])* $name:ident, |$a:ident, $b:ident| { $($kind:ident => $body:expr,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($kind),* }
-
-        impl $name {
-            /// Computes all lanes.
-            #[inline(always)]
-            #[allow(unused_variables)]
-            pub fn run(self, a: &Longs, b: &Longs) -> Words {
-                let mut result = [0; 32];
-                match self {
-                    $($name::$kind => for i in 0..32 {
-                        let ($a, $b) = (a[i], b[i]);
-                        result[i] = $body;
-                    }),*
-                }
-                result
-            }
-        }
-    };
-}
-
-narrow! {
+operations! {
     /// Operations that make a word of longs.
-    NarrowKind, |a, b| {
+    NarrowKind(a: u64, b: u64) -> u32 {
         Low => a as u32,
         High => (a >> 32) as u32,
         Half0 => (a & 0xffff) as u32,
@@ -248,66 +168,36 @@ narrow! {
     }
 }
 
-/// Comparisons of longs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compare {
-    Equal,
-    NotEqual,
-    LessSigned,
-    LessEqualSigned,
-    GreaterSigned,
-    GreaterEqualSigned,
-    Less,
-    LessEqual,
-    Greater,
-    GreaterEqual,
-    EqualF64,
-    NotEqualF64,
-    LessF64,
-    LessEqualF64,
-    GreaterF64,
-    GreaterEqualF64,
-    EqualOrNanF64,
-    NotEqualOrNanF64,
-    LessOrNanF64,
-    LessEqualOrNanF64,
-    GreaterOrNanF64,
-    GreaterEqualOrNanF64,
-    Numbers,
-    Nan,
+fn unordered(a: u64, b: u64) -> bool {
+    d(a).is_nan() || d(b).is_nan()
 }
 
-impl Compare {
-    /// The lanes for which it holds.
-    #[inline(always)]
-    pub fn run(self, a: &Longs, b: &Longs) -> u32 {
-        use super::lanes::ballot;
-        let unordered = |i: usize| d(a[i]).is_nan() || d(b[i]).is_nan();
-        match self {
-            Compare::Equal => ballot(|i| a[i] == b[i]),
-            Compare::NotEqual => ballot(|i| a[i] != b[i]),
-            Compare::LessSigned => ballot(|i| s(a[i]) < s(b[i])),
-            Compare::LessEqualSigned => ballot(|i| s(a[i]) <= s(b[i])),
-            Compare::GreaterSigned => ballot(|i| s(a[i]) > s(b[i])),
-            Compare::GreaterEqualSigned => ballot(|i| s(a[i]) >= s(b[i])),
-            Compare::Less => ballot(|i| a[i] < b[i]),
-            Compare::LessEqual => ballot(|i| a[i] <= b[i]),
-            Compare::Greater => ballot(|i| a[i] > b[i]),
-            Compare::GreaterEqual => ballot(|i| a[i] >= b[i]),
-            Compare::EqualF64 => ballot(|i| d(a[i]) == d(b[i])),
-            Compare::NotEqualF64 => ballot(|i| !unordered(i) && d(a[i]) != d(b[i])),
-            Compare::LessF64 => ballot(|i| d(a[i]) < d(b[i])),
-            Compare::LessEqualF64 => ballot(|i| d(a[i]) <= d(b[i])),
-            Compare::GreaterF64 => ballot(|i| d(a[i]) > d(b[i])),
-            Compare::GreaterEqualF64 => ballot(|i| d(a[i]) >= d(b[i])),
-            Compare::EqualOrNanF64 => ballot(|i| unordered(i) || d(a[i]) == d(b[i])),
-            Compare::NotEqualOrNanF64 => ballot(|i| d(a[i]) != d(b[i])),
-            Compare::LessOrNanF64 => ballot(|i| unordered(i) || d(a[i]) < d(b[i])),
-            Compare::LessEqualOrNanF64 => ballot(|i| unordered(i) || d(a[i]) <= d(b[i])),
-            Compare::GreaterOrNanF64 => ballot(|i| unordered(i) || d(a[i]) > d(b[i])),
-            Compare::GreaterEqualOrNanF64 => ballot(|i| unordered(i) || d(a[i]) >= d(b[i])),
-            Compare::Numbers => ballot(|i| !unordered(i)),
-            Compare::Nan => ballot(unordered),
-        }
+comparisons! {
+    /// Comparisons of longs.
+    Compare(a, b: u64) {
+        Equal => a == b,
+        NotEqual => a != b,
+        LessSigned => s(a) < s(b),
+        LessEqualSigned => s(a) <= s(b),
+        GreaterSigned => s(a) > s(b),
+        GreaterEqualSigned => s(a) >= s(b),
+        Less => a < b,
+        LessEqual => a <= b,
+        Greater => a > b,
+        GreaterEqual => a >= b,
+        EqualF64 => d(a) == d(b),
+        NotEqualF64 => d(a) < d(b) || d(a) > d(b),
+        LessF64 => d(a) < d(b),
+        LessEqualF64 => d(a) <= d(b),
+        GreaterF64 => d(a) > d(b),
+        GreaterEqualF64 => d(a) >= d(b),
+        EqualOrNanF64 => d(a) == d(b) || unordered(a, b),
+        NotEqualOrNanF64 => d(a) != d(b),
+        LessOrNanF64 => d(a) < d(b) || unordered(a, b),
+        LessEqualOrNanF64 => d(a) <= d(b) || unordered(a, b),
+        GreaterOrNanF64 => d(a) > d(b) || unordered(a, b),
+        GreaterEqualOrNanF64 => d(a) >= d(b) || unordered(a, b),
+        Numbers => !unordered(a, b),
+        Nan => unordered(a, b),
     }
 }

@@ -1,10 +1,9 @@
-//! Arithmetic on 32-bit words, for all 32 lanes at once: one table of operations, written as closures over a lane.
-//!
-//! A closure must be total: it also runs for lanes that are masked off, on whatever their registers hold.
+//! Arithmetic on 32-bit words, for all 32 lanes at once.
 use super::approximate as approx;
-use super::float::float_to_integer;
+use super::float::{extremes, float_to_integer};
 use super::half;
-use super::lanes::{Words, map};
+use super::lanes::{comparisons, operations};
+use super::long;
 
 fn f(bits: u32) -> f32 {
     f32::from_bits(bits)
@@ -22,32 +21,9 @@ pub fn canonical(value: f32) -> u32 {
     if value.is_nan() { NAN } else { value.to_bits() }
 }
 
-macro_rules! table {
-    ($(#[$meta:meta])* $name:ident, |$a:ident, $b:ident, $c:ident, $e:ident| { $($kind:ident => $body:expr,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($kind),* }
-
-        impl $name {
-            /// Computes all lanes, in vectors.
-            #[inline(always)]
-            #[allow(unused_variables)]
-            pub fn run(self, a: &Words, b: &Words, c: &Words, e: &Words) -> Words {
-                match self { $($name::$kind => map(a, b, c, e, |$a, $b, $c, $e| $body)),* }
-            }
-
-            /// Computes one lane.
-            #[allow(unused_variables)]
-            pub fn lane(self, $a: u32, $b: u32, $c: u32, $e: u32) -> u32 {
-                match self { $($name::$kind => $body),* }
-            }
-        }
-    };
-}
-
-table! {
+operations! {
     /// Operations that make a word of up to four words.
-    Kind, |a, b, c, e| {
+    Kind(a: u32, b: u32, c: u32, e: u32) -> u32 {
         Move => a,
         Add => a.wrapping_add(b),
         Sub => a.wrapping_sub(b),
@@ -211,58 +187,15 @@ fn dot4(a: u32, b: u32, c: u32, signed: bool) -> u32 {
     (0..4).fold(c, |sum, i| sum.wrapping_add((byte(a, i) * byte(b, i)) as u32))
 }
 
-fn minimum(a: u32, b: u32) -> u32 {
-    let (x, y) = (f(a), f(b));
-    if x.is_nan() {
-        return canonical(y);
-    }
-    if y.is_nan() {
-        return a;
-    }
-    // -0 is smaller than +0.
-    if x == y {
-        a | b
-    } else if x < y {
-        a
-    } else {
-        b
-    }
-}
-
-fn maximum(a: u32, b: u32) -> u32 {
-    let (x, y) = (f(a), f(b));
-    if x.is_nan() {
-        return canonical(y);
-    }
-    if y.is_nan() {
-        return a;
-    }
-    if x == y {
-        a & b
-    } else if x > y {
-        a
-    } else {
-        b
-    }
-}
+extremes!(u32, f, canonical);
 
 fn extract(a: u32, position: u32, length: u32, signed: bool) -> u32 {
-    let (position, length) = (position & 255, length & 255);
-    let wide = if signed { i64::from(a as i32) } else { i64::from(a) };
-    let shifted = wide >> position.min(63);
-    let length = length.min(32);
-    if length == 0 {
-        return 0;
-    }
-    let left = 64 - length;
-    let value = if signed { (shifted << left) >> left } else { (((shifted as u64) << left) >> left) as i64 };
-    value as u32
+    let wide = if signed { a as i32 as u64 } else { a.into() };
+    long::extract(wide, position, length, signed) as u32
 }
 
 fn insert(a: u32, b: u32, position: u32, length: u32) -> u32 {
-    let (position, length) = (position & 255, length & 255);
-    let mask = if length >= 32 { u32::MAX } else { (1 << length) - 1 };
-    if position > 31 { b } else { (b & !(mask << position)) | ((a & mask) << position) }
+    long::insert(a.into(), b.into(), position, length) as u32
 }
 
 fn permute(a: u32, b: u32, selector: u32) -> u32 {
@@ -283,30 +216,9 @@ fn lop3(a: u32, b: u32, c: u32, table: u32) -> u32 {
     })
 }
 
-macro_rules! compare {
-    ($(#[$meta:meta])* $name:ident, |$a:ident, $b:ident| { $($kind:ident => $body:expr,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($kind),* }
-
-        impl $name {
-            /// The lanes for which it holds.
-            #[inline(always)]
-            pub fn run(self, a: &Words, b: &Words) -> u32 {
-                match self { $($name::$kind => super::lanes::ballot(|i| { let ($a, $b) = (a[i], b[i]); $body })),* }
-            }
-
-            /// Whether it holds in one lane.
-            pub fn lane(self, $a: u32, $b: u32) -> bool {
-                match self { $($name::$kind => $body),* }
-            }
-        }
-    };
-}
-
-compare! {
+comparisons! {
     /// Comparisons of words.
-    Compare, |a, b| {
+    Compare(a, b: u32) {
         Equal => a == b,
         NotEqual => a != b,
         LessSigned => s(a) < s(b),

@@ -165,9 +165,7 @@ impl Races {
     /// The warp arrives at an object with release semantics: `bar.sync`, `bar.arrive`, `barrier.cluster.arrive`,
     /// `mbarrier.arrive`, but none that is `.relaxed`.
     pub fn arrive(&mut self, warp: Warp, object: Object) {
-        let nothing = || Exchange { arriving: self.names.nothing(), completed: self.names.nothing() };
-        let exchange = self.exchanges.entry(object).or_insert_with(nothing);
-        exchange.arriving.join(&self.warps[self.names.index(warp)].knowledge);
+        exchange(&mut self.exchanges, &self.names, object).arriving.join(&self.warps[self.names.index(warp)].knowledge);
         self.advance(warp);
     }
 
@@ -280,9 +278,8 @@ impl Races {
     /// An asynchronous operation reports to an mbarrier: a bound load with its bytes, or `cp.async.mbarrier.arrive`,
     /// where `ticket` is that of the warp's last copy. Call it before [`Races::complete`].
     pub fn report(&mut self, ticket: &Ticket, block: u32, address: u32) {
-        let nothing = || Exchange { arriving: self.names.nothing(), completed: self.names.nothing() };
-        let exchange = self.exchanges.entry(Object::Mbarrier { block, address }).or_insert_with(nothing);
-        exchange.arriving.learn(ticket.shared_agent, ticket.clock);
+        let object = Object::Mbarrier { block, address };
+        exchange(&mut self.exchanges, &self.names, object).arriving.learn(ticket.shared_agent, ticket.clock);
     }
 
     fn asynchronous(
@@ -344,6 +341,12 @@ impl Races {
         agent.clock += 1;
         agent.knowledge.learn(id, agent.clock);
     }
+}
+
+/// What passes through an object, of which nothing may have been heard yet.
+fn exchange<'a>(exchanges: &'a mut HashMap<Object, Exchange>, names: &Names, object: Object) -> &'a mut Exchange {
+    let nothing = || Exchange { arriving: names.nothing(), completed: names.nothing() };
+    exchanges.entry(object).or_insert_with(nothing)
 }
 
 fn weak(access: Access) -> u8 {

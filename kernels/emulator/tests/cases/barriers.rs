@@ -1,5 +1,5 @@
 //! mbarriers: what waits answer and what states hold, step by step in one lane.
-use super::{Agreement, Case, bytes};
+use super::{Case, bytes};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -64,16 +64,5 @@ fn case(name: &str, count: u32, steps: &str, expected: &[u32]) -> Case {
             _ => unreachable!("step {step}"),
         }
     }
-    Case {
-        name: name.into(),
-        compute_capability: (9, 0),
-        threads: 1,
-        cluster: 1,
-        body,
-        input: vec![0; 4],
-        before: vec![0; 4 * expected.len()],
-        expected: bytes(expected),
-        agreement: Agreement::Bits,
-        map: None,
-    }
+    Case { threads: 1, ..Case::new(name, (9, 0), body, vec![0; 4], bytes(expected)) }
 }

@@ -1,6 +1,6 @@
 //! Two blocks of a cluster: multicast, shared memory and mbarriers of the other block, copies between blocks.
 use super::copies::{move_words, shared};
-use super::{Agreement, Case, bytes, noise};
+use super::{Case, bytes, noise};
 
 /// Arrival and wait of all threads of the cluster.
 const MEET: &str = "\tbarrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;\n";
@@ -31,18 +31,7 @@ fn case(
         shared(buffer_bytes),
         128 * words
     );
-    Case {
-        name: name.into(),
-        compute_capability: (9, 0),
-        threads: 32,
-        cluster: 2,
-        body,
-        input,
-        before: vec![0; expected.len()],
-        expected,
-        agreement: Agreement::Bits,
-        map: None,
-    }
+    Case { cluster: 2, ..Case::new(name, (9, 0), body, input, expected) }
 }
 
 const WAIT: &str = "WAIT:\n\tmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [bar], 0;\n\t@!p bra WAIT;\n";

@@ -1,5 +1,5 @@
 //! `cp.async`, bulk copies and tensor copies: loads, stores and reductions.
-use super::{Agreement, Case, Map, PROLOGUE, bytes, noise, small};
+use super::{Case, Map, PROLOGUE, bytes, noise, small};
 use ptxemu::tensor_map::{Descriptor, ElementType, Fill, Swizzle};
 
 pub fn cases() -> Vec<Case> {
@@ -106,21 +106,6 @@ fn store(copy: &str) -> String {
     )
 }
 
-fn case(name: String, compute_capability: (u32, u32), body: String, input: Vec<u8>, expected: Vec<u8>) -> Case {
-    Case {
-        name,
-        compute_capability,
-        threads: 32,
-        cluster: 1,
-        body,
-        input,
-        before: vec![0; expected.len()],
-        expected,
-        agreement: Agreement::Bits,
-        map: None,
-    }
-}
-
 /// Each lane copies `size` bytes of which `valid` are read and the rest is zero.
 fn cp_async(size: usize, valid: usize) -> Case {
     let cache = if size == 16 { "cg" } else { "ca" };
@@ -134,21 +119,21 @@ fn cp_async(size: usize, valid: usize) -> Case {
     );
     let input = bytes(&noise(size as u32, 8 * size));
     let expected = input.iter().enumerate().map(|(i, &byte)| if i % size < valid { byte } else { 0 }).collect();
-    case(format!("cp.async.{cache} of {valid} of {size} bytes"), (8, 0), body, input, expected)
+    Case::new(format!("cp.async.{cache} of {valid} of {size} bytes"), (8, 0), body, input, expected)
 }
 
 fn bulk_load() -> Case {
     let input = bytes(&noise(3, 256));
     let copy = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [base], [IN], 1024, [bar]";
     let body = format!("{}{}{}", shared(1024), load(1024, copy), move_words(256, false));
-    case("cp.async.bulk load".into(), (9, 0), body, input.clone(), input)
+    Case::new("cp.async.bulk load", (9, 0), body, input.clone(), input)
 }
 
 fn bulk_store() -> Case {
     let input = bytes(&noise(4, 256));
     let copy = "cp.async.bulk.global.shared::cta.bulk_group [OUT], [base], 1024";
     let body = format!("{}{}{}", shared(1024), move_words(256, true), store(copy));
-    case("cp.async.bulk store".into(), (9, 0), body, input.clone(), input)
+    Case::new("cp.async.bulk store", (9, 0), body, input.clone(), input)
 }
 
 fn bulk_reduce() -> Case {
@@ -157,7 +142,7 @@ fn bulk_reduce() -> Case {
     let body = format!("{}{}{}", shared(1024), move_words(256, true), store(copy));
     let words = |values: Vec<f32>| bytes(&values.iter().map(|value| value.to_bits()).collect::<Vec<_>>());
     let sums = input.iter().zip(&before).map(|(x, y)| x + y).collect();
-    let case = case("cp.reduce.async.bulk add f32".into(), (9, 0), body, words(input), words(sums));
+    let case = Case::new("cp.reduce.async.bulk add f32", (9, 0), body, words(input), words(sums));
     Case { before: words(before), ..case }
 }
 
@@ -195,7 +180,7 @@ fn tensor_load(map: Descriptor, origin: &[i32]) -> Case {
     }
     let name =
         format!("tensor load {:?} rank {} {:?} {:?} at {origin:?}", map.element, map.rank, map.swizzle, map.fill);
-    Case { map: Some(Map::Input(map)), ..case(name, (9, 0), body, input, expected) }
+    Case { map: Some(Map::Input(map)), ..Case::new(name, (9, 0), body, input, expected) }
 }
 
 fn clear(words: usize) -> String {
@@ -246,5 +231,5 @@ fn tensor_store(map: Descriptor, origin: &[i32], reduction: Option<&str>) -> Cas
         map.rank,
         map.swizzle
     );
-    Case { map: Some(Map::Output(map)), before, ..case(name, (9, 0), body, input, expected) }
+    Case { map: Some(Map::Output(map)), before, ..Case::new(name, (9, 0), body, input, expected) }
 }

@@ -98,19 +98,10 @@ fn mma(element: Element, k: u32, exact: bool) -> Case {
     let input = registers(&words);
     let c: [Register; 4] = input[a + b..].try_into().expect("four registers");
     let d = mma.run(&input[..a], &input[a..a + b], &c);
-    Case {
-        name: format!("mma.m16n8k{k} {}{}", name(element), if exact { "" } else { ", rounded" }),
-        compute_capability: (8, 0),
-        threads: 32,
-        cluster: 1,
-        body,
-        input: bytes(&words),
-        before: vec![0; 512],
-        expected: bytes(d.as_flattened()),
-        // The tensor cores may cut terms off instead of rounding: one last place of the whole sum for each.
-        agreement: if exact { Agreement::Bits } else { Agreement::Sums { magnitude: 16 * k + 4, roundings: k + 1 } },
-        map: None,
-    }
+    let name = format!("mma.m16n8k{k} {}{}", name(element), if exact { "" } else { ", rounded" });
+    // The tensor cores may cut terms off instead of rounding: one last place of the whole sum for each.
+    let agreement = if exact { Agreement::Bits } else { Agreement::Sums { magnitude: 16 * k + 4, roundings: k + 1 } };
+    Case { agreement, ..Case::new(name, (8, 0), body, bytes(&words), bytes(d.as_flattened())) }
 }
 
 /// Values below 4 in magnitude with all bits of an f32.
@@ -126,8 +117,8 @@ fn row_of(lane: usize) -> usize {
 const ROW: &str = "\tmul.lo.u32 row, t, 5;\n\tand.b32 row, row, 31;\n\tshl.b32 row, row, 4;\n\tmov.u32 base, buffer;\n\
                    \tadd.u32 row, base, row;\n";
 
-fn ldmatrix(count: usize, transpose: bool) -> Case {
-    let trans = if transpose { ".trans" } else { "" };
+/// Copies 512 bytes to shared memory. `row` is then the address of a lane's row there, `w` that of its word.
+fn in_shared() -> String {
     let mut body = format!(
         "{PROLOGUE}\t.reg .b32 x<4>, w, row, base;\n\t.shared .align 128 .b8 buffer[512];\n{ROW}\tshl.b32 w, t, 2;\n\
          \tadd.u32 w, base, w;\n"
@@ -135,40 +126,27 @@ fn ldmatrix(count: usize, transpose: bool) -> Case {
     for i in 0..4 {
         body += &format!("\tld.global.b32 x{i}, [from+{0}];\n\tst.shared.b32 [w+{0}], x{i};\n", 128 * i);
     }
-    body += &format!(
-        "\tbar.sync 0;\n\tldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {}, [row];\n",
-        list("x", count)
-    );
+    body + "\tbar.sync 0;\n"
+}
+
+fn ldmatrix(count: usize, transpose: bool) -> Case {
+    let trans = if transpose { ".trans" } else { "" };
+    let mut body = in_shared();
+    body += &format!("\tldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {}, [row];\n", list("x", count));
     (0..count).for_each(|i| body += &format!("\tst.global.b32 [to+{}], x{i};\n", 128 * i));
     let input = bytes(&noise(count as u32, 128));
     let rows: Vec<[u8; 16]> =
         (0..8 * count).map(|lane| *input[16 * row_of(lane)..].first_chunk().expect("a row")).collect();
-    Case {
-        name: format!("ldmatrix.x{count}{trans}"),
-        compute_capability: (8, 0),
-        threads: 32,
-        cluster: 1,
-        body,
-        before: vec![0; 128 * count],
-        expected: bytes(load_matrices(&rows, transpose)[..count].as_flattened()),
-        input,
-        agreement: Agreement::Bits,
-        map: None,
-    }
+    let expected = bytes(load_matrices(&rows, transpose)[..count].as_flattened());
+    Case::new(format!("ldmatrix.x{count}{trans}"), (8, 0), body, input, expected)
 }
 
 fn stmatrix(count: usize, transpose: bool) -> Case {
     let trans = if transpose { ".trans" } else { "" };
-    let mut body = format!(
-        "{PROLOGUE}\t.reg .b32 x<4>, w, row, base;\n\t.shared .align 128 .b8 buffer[512];\n{ROW}\tshl.b32 w, t, 2;\n\
-         \tadd.u32 w, base, w;\n"
-    );
     // The rows that no matrix is stored to keep what the input says.
-    for i in 0..4 {
-        body += &format!("\tld.global.b32 x{i}, [from+{0}];\n\tst.shared.b32 [w+{0}], x{i};\n", 128 * i);
-    }
+    let mut body = in_shared();
     body += &format!(
-        "\tbar.sync 0;\n\tstmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 [row], {};\n\tbar.sync 0;\n",
+        "\tstmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 [row], {};\n\tbar.sync 0;\n",
         list("x", count)
     );
     for i in 0..4 {
@@ -180,18 +158,7 @@ fn stmatrix(count: usize, transpose: bool) -> Case {
     for (lane, row) in store_matrices(&registers(&words)[..count], transpose)[..8 * count].iter().enumerate() {
         expected[16 * row_of(lane)..][..16].copy_from_slice(row);
     }
-    Case {
-        name: format!("stmatrix.x{count}{trans}"),
-        compute_capability: (9, 0),
-        threads: 32,
-        cluster: 1,
-        body,
-        input,
-        before: vec![0; 512],
-        expected,
-        agreement: Agreement::Bits,
-        map: None,
-    }
+    Case::new(format!("stmatrix.x{count}{trans}"), (9, 0), body, input, expected)
 }
 
 /// Strides of a dense operand of `mn` rows or columns, as (leading, stride, bytes).
@@ -285,23 +252,14 @@ fn wgmma(wgmma: Wgmma, a_swizzle: Swizzle, b_swizzle: Swizzle, from_registers: b
         }
     }
     let place = if from_registers { "registers".into() } else { format!("{a_swizzle:?} {:?}-major", wgmma.a_major) };
-    Case {
-        name: format!(
-            "wgmma.m64n{n}k{} {}, A {place}, B {b_swizzle:?} {:?}-major, negated {} {}, accumulate {accumulate}",
-            wgmma.k(),
-            name(element),
-            wgmma.b_major,
-            wgmma.negate_a,
-            wgmma.negate_b
-        ),
-        compute_capability: (9, 0),
-        threads: 128,
-        cluster: 1,
-        body,
-        input: bytes(&[image, a, d.clone()].concat()),
-        before: vec![0; 4 * d.len()],
-        expected: bytes(&expected),
-        agreement: Agreement::Bits,
-        map: None,
-    }
+    let name = format!(
+        "wgmma.m64n{n}k{} {}, A {place}, B {b_swizzle:?} {:?}-major, negated {} {}, accumulate {accumulate}",
+        wgmma.k(),
+        name(element),
+        wgmma.b_major,
+        wgmma.negate_a,
+        wgmma.negate_b
+    );
+    let input = bytes(&[image, a, d].concat());
+    Case { threads: 128, ..Case::new(name, (9, 0), body, input, bytes(&expected)) }
 }

@@ -60,6 +60,28 @@ pub struct Case {
 }
 
 impl Case {
+    /// A case of one warp whose result must be right bit by bit.
+    fn new(
+        name: impl Into<String>,
+        compute_capability: (u32, u32),
+        body: String,
+        input: Vec<u8>,
+        expected: Vec<u8>,
+    ) -> Case {
+        Case {
+            name: name.into(),
+            compute_capability,
+            threads: 32,
+            cluster: 1,
+            body,
+            input,
+            before: vec![0; expected.len()],
+            expected,
+            agreement: Agreement::Bits,
+            map: None,
+        }
+    }
+
     /// A PTX module with the kernel `case`.
     pub fn ptx(&self) -> String {
         let (major, minor) = self.compute_capability;
