@@ -5,7 +5,7 @@
 
 mod program;
 
-pub use program::{CaseProgram, Pass};
+pub use program::{CaseProgram, Pass, read, write};
 
 use engine::rng::Philox;
 use engine::{DType, Meta, Op, Shape};

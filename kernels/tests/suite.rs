@@ -5,23 +5,13 @@ mod running;
 
 use engine::cpu::Isa;
 use engine::rng::Philox;
-use engine::{Check, Compile, CpuQueue, DType, Device, Meta, Program, Queue, Shape, Tape, Tensor, Workspace};
-use half::bf16;
-use kernels::case::{Array, Case, Draw, Role};
+use engine::{Check, Compile, CpuQueue, Device, Meta, Program, Queue, Shape, Tape, Tensor, Workspace};
+use kernels::case::{self, Array, Case, Draw, Role};
 use proptest::prelude::*;
-use running::{SEED, check, push, read, widen};
+use running::{SEED, check, push, read};
 
 fn queue(isa: Isa, threads: usize) -> Queue {
     Queue::Cpu(CpuQueue::new(isa, threads).expect("a thread pool"))
-}
-
-fn read_program(program: &Program, tensor: Tensor) -> Vec<f64> {
-    match tensor.dtype() {
-        DType::F32 => widen(program.read::<f32>(tensor).expect("read")),
-        DType::BF16 => widen(program.read::<bf16>(tensor).expect("read")),
-        DType::I32 => widen(program.read::<i32>(tensor).expect("read")),
-        DType::U8 => widen(program.read::<u8>(tensor).expect("read")),
-    }
 }
 
 /// Elements that the reference computes alone are those of its whole outputs.
@@ -109,7 +99,7 @@ fn check_poison(case: &Case, isa: Isa) {
         .run_observed(&queue(isa, 2), false, &mut [poison.as_mut()])
         .unwrap_or_else(|error| panic!("{} on {isa} under poison: {error}", case.name));
     for (recorded, eager_tensor) in pairs {
-        let (recorded, eager_values) = (read_program(&program, recorded), read(&eager, eager_tensor));
+        let (recorded, eager_values) = (case::read(&program, recorded).expect("read"), read(&eager, eager_tensor));
         for (index, (a, b)) in recorded.iter().zip(&eager_values).enumerate() {
             assert_eq!(a.to_bits(), b.to_bits(), "{} on {isa}: element {index} differs when recorded", case.name);
         }

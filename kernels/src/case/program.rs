@@ -45,7 +45,7 @@ impl CaseProgram {
             let name = format!("input{index}");
             let is_variable = pass == Pass::Both && input.role != Role::Data;
             let tensor = if is_variable { tape.variable(&name, input.meta)? } else { tape.input(&name, input.meta)? };
-            write(&tape, tensor, values)?;
+            write(&tape, tensor, &values.data)?;
             tensors.push(tensor);
         }
         for (index, input) in inputs.iter().enumerate() {
@@ -60,7 +60,7 @@ impl CaseProgram {
         if pass == Pass::Both {
             let result = outputs[0];
             let seed = tape.input("seed", result.meta())?;
-            write(&tape, seed, &Array::new(result.shape(), vec![1.0; result.meta().elements()]))?;
+            write(&tape, seed, &vec![1.0; result.meta().elements()])?;
             if let Some(offsets) = op.rows_from(0).and_then(|input| inputs[input].ragged) {
                 tape.set_ragged(seed, tensors[offsets])?;
             }
@@ -111,22 +111,33 @@ impl CaseProgram {
     }
 
     fn read(&self, tensor: Tensor) -> Result<(DType, Vec<f64>)> {
-        fn typed<T: Element>(program: &Program, tensor: Tensor) -> Result<Vec<f64>> {
-            Ok(program.read::<T>(tensor)?.into_iter().map(T::to_f64).collect())
-        }
-        let values = match tensor.dtype() {
-            DType::F32 => typed::<f32>(&self.program, tensor),
-            DType::BF16 => typed::<bf16>(&self.program, tensor),
-            DType::I32 => typed::<i32>(&self.program, tensor),
-            DType::U8 => typed::<u8>(&self.program, tensor),
-        };
-        Ok((tensor.dtype(), values?))
+        Ok((tensor.dtype(), read(&self.program, tensor)?))
     }
 }
 
-fn write(tape: &Tape, tensor: Tensor, values: &Array) -> Result<()> {
-    fn typed<T: Element>(tape: &Tape, tensor: Tensor, values: &Array) -> Result<()> {
-        tape.write(tensor, &values.data.iter().map(|&value| T::from_f64(value)).collect::<Vec<T>>())
+/// The values of a tensor that a program keeps, of any dtype.
+///
+/// # Errors
+/// As [`Program::read`].
+pub fn read(program: &Program, tensor: Tensor) -> Result<Vec<f64>> {
+    fn typed<T: Element>(program: &Program, tensor: Tensor) -> Result<Vec<f64>> {
+        Ok(program.read::<T>(tensor)?.into_iter().map(T::to_f64).collect())
+    }
+    match tensor.dtype() {
+        DType::F32 => typed::<f32>(program, tensor),
+        DType::BF16 => typed::<bf16>(program, tensor),
+        DType::I32 => typed::<i32>(program, tensor),
+        DType::U8 => typed::<u8>(program, tensor),
+    }
+}
+
+/// Writes values into an input of a tape, in its dtype.
+///
+/// # Errors
+/// As [`Tape::write`].
+pub fn write(tape: &Tape, tensor: Tensor, values: &[f64]) -> Result<()> {
+    fn typed<T: Element>(tape: &Tape, tensor: Tensor, values: &[f64]) -> Result<()> {
+        tape.write(tensor, &values.iter().map(|&value| T::from_f64(value)).collect::<Vec<T>>())
     }
     match tensor.dtype() {
         DType::F32 => typed::<f32>(tape, tensor, values),

@@ -3,7 +3,7 @@
 use engine::rng::Philox;
 use engine::{DType, Device, Element, Meta, Parameters, Queue, Tape, Tensor};
 use half::bf16;
-use kernels::case::{Array, Case, Role, Tolerance, coarsest, round};
+use kernels::case::{Array, Case, Role, Tolerance, coarsest, round, write};
 
 pub const SEED: u64 = 20_261_124;
 
@@ -45,7 +45,7 @@ pub fn push(case: &Case, tape: &mut Tape, copies: usize, device: &Device) -> Pus
     }
     let (mut outputs, mut seeds) = (Vec::new(), Vec::new());
     // Values come first: an eager tape runs as it is pushed.
-    Pushed::write_inputs(case, &inputs, &parameters, |tensor, values| write(tape, tensor, values));
+    Pushed::write_inputs(case, &inputs, &parameters, |tensor, values| write(tape, tensor, values).expect("write"));
     for copy in 0..copies {
         let results =
             tape.push_shared(case.op.clone(), &inputs).unwrap_or_else(|error| panic!("{}: {error}", case.name));
@@ -57,7 +57,7 @@ pub fn push(case: &Case, tape: &mut Tape, copies: usize, device: &Device) -> Pus
                 tape.set_ragged(seed, inputs[offsets]).expect("ragged seed");
             }
             let values = seed_values(result.meta(), copy, index);
-            write(tape, seed, &values);
+            write(tape, seed, &values).expect("write");
             of_copy.push(seed);
         }
         for &result in &results {
@@ -98,19 +98,7 @@ fn seed_values(meta: Meta, copy: usize, index: usize) -> Vec<f64> {
     (0..meta.elements()).map(|_| round(random.normal(), meta.dtype)).collect()
 }
 
-fn write(tape: &Tape, tensor: Tensor, values: &[f64]) {
-    fn typed<T: Element>(tape: &Tape, tensor: Tensor, values: &[f64]) {
-        tape.write(tensor, &values.iter().map(|&value| T::from_f64(value)).collect::<Vec<T>>()).expect("write");
-    }
-    match tensor.dtype() {
-        DType::F32 => typed::<f32>(tape, tensor, values),
-        DType::BF16 => typed::<bf16>(tape, tensor, values),
-        DType::I32 => typed::<i32>(tape, tensor, values),
-        DType::U8 => typed::<u8>(tape, tensor, values),
-    }
-}
-
-pub fn widen<T: Element>(values: Vec<T>) -> Vec<f64> {
+fn widen<T: Element>(values: Vec<T>) -> Vec<f64> {
     values.into_iter().map(T::to_f64).collect()
 }
 
