@@ -23,7 +23,7 @@ The image encoder stays as it is. What it makes of the images is computed once, 
 augmentation, and kept in the folder of --cache.
   pooler  attentional pooler and softmax layer over the encoder's output, trained as in the paper
   linear  softmax regression on the contrastive feature; its penalty is chosen on a tenth of --data
-  knn     vote of the 20 nearest contrastive features
+  knn     vote of the 20 nearest contrastive features, and as a control of the 20 nearest pictures
 Data is as for `coca eval zero-shot`. The class of an image is its folder in imagenet:FOLDER, the
 column data.label_column (`label`) of a table that has it, else its caption.
 

@@ -78,9 +78,10 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
         .collect::<Result<Vec<_>>>()?;
 
     let unit = training.features()?;
-    let (thumbnails, pixels) = training.thumbnails()?;
     let includes = |kind| args.kind.includes(kind);
     let recipe = recipe(&args.pooler, args.seed, targets.len());
+    // Pixels alone vote as features do, and take as long.
+    let thumbnails = includes(ProbeKind::Knn).then(|| training.thumbnails()).transpose()?;
     let time = if args.time_embedding { Some(Time::like(training)?) } else { None };
     let (mut trained, mut of_one_frame) = (None, None);
     if includes(ProbeKind::Pooler) {
@@ -121,12 +122,13 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
         if let Some(linear) = &linear {
             add("linear", linear.logits(&queries, queue)?);
         }
-        if includes(ProbeKind::Knn) {
-            let width = model.config().embed_dim;
-            add("nearest neighbours", queue.enter(|| neighbours::votes(&queries, &unit, width, &targets, count)));
+        if let Some((thumbnails, pixels)) = &thumbnails {
+            let votes = |queries: &[f32], training: &[f32], width| {
+                queue.enter(|| neighbours::votes(queries, training, width, &targets, count))
+            };
+            add("nearest neighbours", votes(&queries, &unit, model.config().embed_dim));
+            add("pixels alone", votes(&features.thumbnails()?.0, thumbnails, *pixels));
         }
-        let (asked, _) = features.thumbnails()?;
-        add("pixels alone", queue.enter(|| neighbours::votes(&asked, &thumbnails, pixels, &targets, count)));
         scores.extend([Score::of_majority(&classes, &right), Score::of_chance(count)]);
         let (skipped, left_out) = (features.skipped().0.clone(), found.len() - right.len());
         figures.push(SetFigures { set: set.name.clone(), count: right.len(), left_out, skipped, scores });
