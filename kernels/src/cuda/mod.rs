@@ -48,8 +48,10 @@ pub(crate) fn size(what: &str, value: usize) -> Result<u32> {
 
 /// Every variant for an architecture that plans of CoCa and the op cases use.
 pub fn variants(architecture: Architecture) -> Vec<Source> {
-    let mut sources = crate::elementwise::cuda::variants();
-    sources.extend(crate::layer_norm::cuda::variants());
-    sources.extend(crate::matmul::cuda::variants(architecture));
-    sources
+    [
+        crate::elementwise::cuda::variants(),
+        crate::layer_norm::cuda::variants(),
+        crate::matmul::cuda::variants(architecture),
+    ]
+    .concat()
 }

@@ -1,114 +1,15 @@
-//! The CUDA kernels on the emulator, as compute capability 8.0 and 9.0: every case of the ops that have kernels and random
-//! ones, forward and backward, against the f64 reference, under several schedules, with the checks for races and for reads
-//! of undefined memory; and bounds of their bank conflicts and sectors.
+//! What the kernels ask of the memory: sectors and bank conflicts.
 
-mod running;
-
-use engine::cuda::{Architecture, Compiled, Compiler, CudaQueue, Source, Toolchain, compiler_or_skip};
-use engine::{DType, Meta, Op, Queue, Result, Tape};
+use crate::machines::{AMPERE, HOPPER, Machine, Shared, machine};
+use engine::cuda::compiler_or_skip;
+use engine::{DType, Meta, Op, Tape};
 use kernels::activation::{Activate, Activation};
-use kernels::case::{Case, Draw};
 use kernels::elementwise::{Add, Cast};
 use kernels::layer_norm::{LayerNorm, LayerNormBackward};
 use kernels::matmul::{ColumnSum, Layout, Matmul};
-use proptest::prelude::*;
-use ptxemu::{Checks, Config, Counters, Emulator};
+use ptxemu::Counters;
 use std::sync::Arc;
 use std::time::Instant;
-
-const AMPERE: (u32, u32) = (8, 0);
-const HOPPER: (u32, u32) = (9, 0);
-
-/// One compiler for several queues.
-#[derive(Clone, Debug)]
-struct Shared(Arc<Compiler>);
-
-impl Toolchain for Shared {
-    fn compile(&self, architecture: Architecture, source: &Source) -> Result<Compiled> {
-        self.0.compile(architecture, source)
-    }
-}
-
-/// An emulated device and its queue.
-struct Machine {
-    emulator: Arc<Emulator>,
-    queue: Queue,
-    place: String,
-}
-
-fn machine(compiler: &Shared, compute_capability: (u32, u32), seed: u64) -> Machine {
-    let config = Config { compute_capability, multiprocessors: 4, seed, checks: Checks::ALL };
-    let emulator = Arc::new(Emulator::new(config));
-    let queue = Queue::Cuda(CudaQueue::new(emulator.clone(), compiler.clone()).expect("a queue"));
-    let (major, minor) = compute_capability;
-    Machine { emulator, queue, place: format!("the emulator of {major}.{minor} with seed {seed}") }
-}
-
-/// Two schedules on each kind of device.
-fn machines(compiler: &Shared, capabilities: &[(u32, u32)], seeds: [u64; 2]) -> Vec<[Machine; 2]> {
-    capabilities.iter().map(|&capability| seeds.map(|seed| machine(compiler, capability, seed))).collect()
-}
-
-/// A case under two schedules, the second with gradients that are added to; both give the same bits of what they share.
-fn check(case: &Case, machines: &[[Machine; 2]]) {
-    for [first, second] in machines {
-        let one = running::check(case, &first.queue, &first.place, 1);
-        let other = running::check(case, &second.queue, &second.place, 1);
-        assert_eq!(one, other, "{}: {} and {} differ", case.name, first.place, second.place);
-        if case.results > 0 {
-            running::check(case, &second.queue, &second.place, 2);
-        }
-    }
-}
-
-fn check_all(test: &str, capabilities: &[(u32, u32)], cases: Vec<Case>) {
-    let Some(compiler) = compiler_or_skip(test) else { return };
-    let machines = machines(&Shared(Arc::new(compiler)), capabilities, [1, 2]);
-    for case in cases.iter().filter(|case| !case.bench_only) {
-        check(case, &machines);
-    }
-}
-
-#[test]
-fn element_wise_cases() {
-    let cases = [kernels::elementwise::cases(), kernels::activation::cases()].concat();
-    check_all("element_wise_cases", &[AMPERE, HOPPER], cases);
-}
-
-#[test]
-fn layer_norm_cases() {
-    check_all("layer_norm_cases", &[AMPERE, HOPPER], kernels::layer_norm::cases());
-}
-
-/// With one kernel on all devices.
-#[test]
-fn f32_products() {
-    let f32 = |case: &Case| case.inputs[0].meta.dtype == DType::F32;
-    check_all("f32_products", &[AMPERE], kernels::matmul::cases().into_iter().filter(f32).collect());
-}
-
-#[test]
-fn bf16_products() {
-    let bf16 = |case: &Case| case.inputs[0].meta.dtype == DType::BF16;
-    check_all("bf16_products", &[AMPERE, HOPPER], kernels::matmul::cases().into_iter().filter(bf16).collect());
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn random_cases(words in proptest::collection::vec(any::<u32>(), 16), seed in any::<u32>()) {
-        let Some(compiler) = compiler_or_skip("random_cases") else { return Ok(()) };
-        let machines = machines(&Shared(Arc::new(compiler)), &[AMPERE, HOPPER], [seed.into(), u64::from(seed) + 1]);
-        for (name, draw) in kernels::DRAWS {
-            if ["activation", "elementwise", "layer_norm", "matmul"].contains(name) {
-                check(&draw(&mut Draw::new(words.clone())), &machines);
-            }
-        }
-    }
-}
-
-// ---- what the kernels ask of the memory ---------------------------------------------------------------------------------
 
 /// Counters of one op on zeros, and the bytes of its inputs and outputs. Says how fast the emulator was.
 fn count(machine: &Machine, op: impl Op + Clone + 'static, inputs: &[Meta]) -> (Counters, u64, u64) {

@@ -1,0 +1,50 @@
+//! The cases of the ops, fixed and random.
+
+use crate::machines::{AMPERE, HOPPER, Shared, check, check_all, machines};
+use engine::DType;
+use engine::cuda::compiler_or_skip;
+use kernels::case::{Case, Draw};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+/// The ops that have kernels.
+const WITH_KERNELS: &[&str] = &["activation", "elementwise", "layer_norm", "matmul"];
+
+#[test]
+fn element_wise_cases() {
+    let cases = [kernels::elementwise::cases(), kernels::activation::cases()].concat();
+    check_all("element_wise_cases", &[AMPERE, HOPPER], cases);
+}
+
+#[test]
+fn layer_norm_cases() {
+    check_all("layer_norm_cases", &[AMPERE, HOPPER], kernels::layer_norm::cases());
+}
+
+/// With one kernel on all devices.
+#[test]
+fn f32_products() {
+    let f32 = |case: &Case| case.inputs[0].meta.dtype == DType::F32;
+    check_all("f32_products", &[AMPERE], kernels::matmul::cases().into_iter().filter(f32).collect());
+}
+
+#[test]
+fn bf16_products() {
+    let bf16 = |case: &Case| case.inputs[0].meta.dtype == DType::BF16;
+    check_all("bf16_products", &[AMPERE, HOPPER], kernels::matmul::cases().into_iter().filter(bf16).collect());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_cases(words in proptest::collection::vec(any::<u32>(), 16), seed in any::<u32>()) {
+        let Some(compiler) = compiler_or_skip("random_cases") else { return Ok(()) };
+        let machines = machines(&Shared(Arc::new(compiler)), &[AMPERE, HOPPER], [seed.into(), u64::from(seed) + 1]);
+        for (name, draw) in kernels::DRAWS {
+            if WITH_KERNELS.contains(name) {
+                check(&draw(&mut Draw::new(words.clone())), &machines);
+            }
+        }
+    }
+}
