@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// The ops that have kernels.
 const WITH_KERNELS: &[&str] =
-    &["activation", "columns", "elementwise", "layer_norm", "matmul", "normalize", "patchify", "rows"];
+    &["activation", "columns", "elementwise", "embed", "layer_norm", "matmul", "normalize", "patchify", "rows"];
 
 #[test]
 fn element_wise_cases() {
@@ -30,7 +30,7 @@ fn row_and_column_cases() {
 
 #[test]
 fn patches_and_embeddings() {
-    check_all("patches_and_embeddings", &[AMPERE], kernels::patchify::cases());
+    check_all("patches_and_embeddings", &[AMPERE], [kernels::patchify::cases(), kernels::embed::cases()].concat());
 }
 
 /// With one kernel on all devices.

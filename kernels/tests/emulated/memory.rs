@@ -6,6 +6,7 @@ use engine::{DType, Meta, Op, Tape};
 use kernels::activation::{Activate, Activation};
 use kernels::columns::{JoinColumns, SplitColumns};
 use kernels::elementwise::{Add, Cast};
+use kernels::embed::{EmbedPatches, EmbedPatchesBackward};
 use kernels::layer_norm::{LayerNorm, LayerNormBackward};
 use kernels::matmul::{ColumnSum, Layout, Matmul};
 use kernels::normalize::Normalize;
@@ -132,6 +133,26 @@ fn patches_are_written_in_whole_sectors() {
         assert_eq!(counters.global_load_sectors, 3 * read / 32, "{dtype}");
         assert_eq!(counters.global_store_sectors, written / 32, "{dtype}");
     }
+}
+
+#[test]
+fn embeddings_touch_each_sector_once() {
+    let Some(compiler) = compiler_or_skip("embeddings_touch_each_sector_once") else { return };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 9);
+    let (images, per_image, n) = (8, 4, 256);
+    let positions = Meta::new([per_image + 1, n], DType::F32);
+    let rows = images * (per_image + 1);
+    let (counters, _, written) = count(&machine, EmbedPatches, &[bf16([images * per_image, n]), positions, f32(n)]);
+    assert_eq!(counters.global_store_sectors, written / 32);
+    // Patches, or the class row of each image, and a position of each row.
+    let (patches, tables) = (images * per_image * n * 2, (images + rows) * n * 4);
+    assert_eq!(counters.global_load_sectors, ((patches + tables) / 32) as u64);
+
+    let op = EmbedPatchesBackward { dtype: DType::BF16, class: true };
+    let (counters, _, written) = count(&machine, op, &[bf16([rows, n]), positions]);
+    assert_eq!(counters.global_load_sectors, (rows * n * 2 / 32) as u64);
+    assert_eq!(counters.global_store_sectors, written / 32);
+    assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts);
 }
 
 #[test]
