@@ -71,6 +71,7 @@ pub fn variants(architecture: Architecture) -> Vec<Source> {
         crate::normalize::cuda::variants(),
         crate::patchify::cuda::variants(),
         crate::rows::cuda::variants(),
+        crate::top_k::cuda::variants(),
     ]
     .concat()
 }

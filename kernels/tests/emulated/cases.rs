@@ -8,8 +8,18 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 /// The ops that have kernels.
-const WITH_KERNELS: &[&str] =
-    &["activation", "columns", "elementwise", "embed", "layer_norm", "matmul", "normalize", "patchify", "rows"];
+const WITH_KERNELS: &[&str] = &[
+    "activation",
+    "columns",
+    "elementwise",
+    "embed",
+    "layer_norm",
+    "matmul",
+    "normalize",
+    "patchify",
+    "rows",
+    "top_k",
+];
 
 #[test]
 fn element_wise_cases() {
@@ -24,7 +34,8 @@ fn layer_norm_cases() {
 
 #[test]
 fn row_and_column_cases() {
-    let cases = [kernels::columns::cases(), kernels::normalize::cases(), kernels::rows::cases()];
+    let cases =
+        [kernels::columns::cases(), kernels::normalize::cases(), kernels::rows::cases(), kernels::top_k::cases()];
     check_all("row_and_column_cases", &[AMPERE], cases.concat());
 }
 
