@@ -50,6 +50,7 @@ pub(crate) fn size(what: &str, value: usize) -> Result<u32> {
 pub fn variants(architecture: Architecture) -> Vec<Source> {
     [
         crate::elementwise::cuda::variants(),
+        crate::gauge::cuda::variants(architecture),
         crate::layer_norm::cuda::variants(),
         crate::matmul::cuda::variants(architecture),
     ]
