@@ -41,8 +41,7 @@ impl Unit {
 
     /// The fastest one for a storage type.
     pub fn fastest(architecture: Architecture, dtype: DType) -> Unit {
-        let units = Unit::available(architecture).into_iter();
-        units.filter(|unit| unit.dtype() == dtype).next_back().unwrap_or(Unit::Fma)
+        Unit::available(architecture).into_iter().rfind(|unit| unit.dtype() == dtype).unwrap_or(Unit::Fma)
     }
 
     /// The instruction.
