@@ -1,7 +1,7 @@
 //! Criterion over every op's model-sized cases: forward, and forward with backward. Throughput is FLOP/s.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use engine::Queue;
+use engine::{Device, Queue};
 use kernels::case::{CaseProgram, Pass};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn ops(criterion: &mut Criterion) {
             &[("forward", Pass::Forward)]
         };
         for &(name, pass) in passes {
-            let mut program = CaseProgram::of_case(case, pass).expect("a case that compiles");
+            let mut program = CaseProgram::of_case(case, pass, &Device::Cpu).expect("a case that compiles");
             group.throughput(Throughput::Elements(program.cost().expect("a cost").flops as u64));
             group.bench_function(name, |bencher| bencher.iter(|| program.run(&queue).expect("a run")));
         }

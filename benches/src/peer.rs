@@ -6,7 +6,7 @@ use std::process::Command;
 use trainer::lab::peers::process::Process;
 
 /// The script that runs open_clip's training step.
-pub const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/open_clip_step.py");
+const SCRIPT: &str = include_str!("../peers/open_clip_step.py");
 
 /// A running peer. It ends when it is dropped.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl Peer {
     /// The interpreter does not start, or the script ends before it is ready.
     pub fn start(python: &Path, arguments: &[String], tuned: bool) -> io::Result<Peer> {
         let mut command = Command::new(python);
-        command.arg(SCRIPT).args(arguments);
+        command.args(["-c", SCRIPT]).args(arguments);
         if tuned {
             // Pages stay with the process, in huge pages: by default glibc gives every large activation back.
             command

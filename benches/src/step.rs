@@ -22,13 +22,14 @@ pub struct OurStep {
 }
 
 impl OurStep {
-    /// A model with random weights and `batch` pairs whose captions have `tokens` ids.
+    /// A model with random weights and `batch` pairs whose captions have `tokens` ids, on the device of the queue.
     ///
     /// # Errors
     /// The configuration is invalid, the captions do not fit it, or memory runs out.
     pub fn new(queue: &Queue, config: CocaConfig, dtype: DType, batch: usize, tokens: usize) -> Result<OurStep> {
-        let model = Coca::new(config, dtype, true)?;
+        let mut model = Coca::new(config, dtype, true)?;
         model.initialize(1)?;
+        model.parameters_mut().move_to(queue.device())?;
         let config = model.config();
         let mut random = Philox::new(1, 0);
         let mut id = || 1 + random.below(config.text.vocabulary_size - 1) as i32;
@@ -43,7 +44,7 @@ impl OurStep {
             caption: true,
             guard_bytes: 0,
         };
-        let step = TrainStep::new(&model, plan, &Workspace::new())?;
+        let step = TrainStep::new(&model, plan, &Workspace::on(queue.device()))?;
         let side = config.vision.image_size;
         let images: Vec<u8> = (0..batch * side * side * 3).map(|_| random.below(256) as u8).collect();
         step.write(&images, &texts)?;
@@ -68,6 +69,16 @@ impl OurStep {
         let scale = self.model.logit_scale()?.clamp(0.0, 100.0f32.ln());
         self.model.parameters().write(LOGIT_SCALE, &[scale])?;
         Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Bytes of weights, gradients, optimiser state, activations and inputs.
+    pub fn bytes(&self) -> u64 {
+        let parameters = self.model.parameters();
+        let arenas = [Some(parameters.master()), parameters.bf16(), parameters.gradient()];
+        let weights: usize = arenas.into_iter().flatten().map(|arena| arena.bytes()).sum();
+        let state: usize = self.optimizer.state().iter().map(|(_, arena)| arena.bytes()).sum();
+        let plan = self.step.program().plan();
+        (weights + state + plan.peak_bytes + plan.input_bytes) as u64
     }
 
     /// Floating-point operations of one step, as executed.

@@ -8,7 +8,7 @@ use engine::rng::Philox;
 use engine::{Check, Compile, CpuQueue, Device, Meta, Program, Queue, Shape, Tape, Tensor, Workspace};
 use kernels::case::{self, Array, Case, Draw, Role};
 use proptest::prelude::*;
-use running::{SEED, check, push, read};
+use running::{check, push, read, seed, sweep};
 
 fn queue(isa: Isa, threads: usize) -> Queue {
     Queue::Cpu(CpuQueue::new(isa, threads).expect("a thread pool"))
@@ -16,7 +16,7 @@ fn queue(isa: Isa, threads: usize) -> Queue {
 
 /// Elements that the reference computes alone are those of its whole outputs.
 fn check_elements(case: &Case) {
-    let values = case.clip(&case.values(SEED));
+    let values = case.clip(&case.values(seed()));
     for (output, whole) in case.reference.forward(&values).iter().enumerate() {
         for (index, exact) in whole.data.iter().enumerate().step_by(whole.data.len() / 7 + 1) {
             if let Some(alone) = case.reference.element(&values, output, index) {
@@ -32,11 +32,11 @@ fn check_reference(case: &Case) {
     if case.results == 0 {
         return;
     }
-    let values = case.clip(&case.values(SEED));
+    let values = case.clip(&case.values(seed()));
     let outputs = case.reference.forward(&values);
     let seeds: Vec<Array> = (0..case.results)
         .map(|index| {
-            let mut random = Philox::new(SEED, 100 + index as u64);
+            let mut random = Philox::new(seed(), 100 + index as u64);
             let data = outputs[index].data.iter().map(|_| random.normal()).collect();
             Array::new(outputs[index].shape, data)
         })
@@ -48,7 +48,7 @@ fn check_reference(case: &Case) {
             .sum()
     };
     let gradients = case.reference.gradients(&values, &seeds);
-    let mut random = Philox::new(SEED, 99);
+    let mut random = Philox::new(seed(), 99);
     for (index, gradient) in gradients.iter().enumerate() {
         let Some(gradient) = gradient.as_ref().filter(|_| case.inputs[index].role != Role::Data) else { continue };
         let scale = gradient.data.iter().fold(1e-3f64, |largest, value| largest.max(value.abs()));
@@ -129,7 +129,7 @@ fn every_case() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24 * sweep(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_cases(words in proptest::collection::vec(any::<u32>(), 16)) {

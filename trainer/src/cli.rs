@@ -7,7 +7,7 @@ mod probe;
 mod suite;
 mod video;
 
-pub use bench::BenchArgs;
+pub use bench::{BenchArgs, BenchDevice};
 pub use evaluation::{EvalArgs, EvalTask, GenerationArgs};
 pub use finetune::{FinetuneArgs, FinetuneTask};
 pub use probe::{PoolerArgs, ProbeArgs, ProbeKind};
@@ -268,13 +268,15 @@ pub struct ServeArgs {
 
 /// Arguments of `coca plan`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Example:
-  coca plan configs/coca_vit_b32.toml --memory 16GiB")]
+#[command(after_help = "Examples:
+  coca plan configs/coca_vit_b32.toml --memory 16GiB
+  coca plan configs/coca_vit_b32.toml --memory 80GB")]
 pub struct PlanArgs {
     /// What would be trained.
     #[command(flatten)]
     pub config: ConfigSource,
-    /// Memory for which the largest batch is sought; without it, what this machine has available
+    /// Memory for which the largest batch is sought, of a machine and of a GPU; without it, what this machine has available.
+    /// GB and GiB both are 1024 MiB, as memory is sold
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory: Option<u64>,
 }
@@ -426,7 +428,7 @@ pub struct DataSource {
     pub sets: Vec<String>,
 }
 
-/// A size such as `16GiB`, `800M` or `4096`; K, M, G and T are powers of 1024.
+/// A size such as `16GiB`, `80GB`, `800M` or `4096`; K, M, G and T are powers of 1024.
 fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
@@ -435,7 +437,7 @@ fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
         "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
         "t" | "tb" | "tib" => 40,
-        _ => return Err("write a number and B, KiB, MiB, GiB or TiB".into()),
+        _ => return Err("write a number and B, KiB, MiB, GiB or TiB, such as 16GiB or 80GB".into()),
     };
     let value: f64 = digits.trim().parse().map_err(|_| "write a size such as 16GiB")?;
     if value.is_finite() && value > 0.0 {

@@ -5,7 +5,7 @@
 use benches::peer::Peer;
 use benches::step::OurStep;
 use clap::Parser;
-use engine::{DType, Queue};
+use engine::{CudaQueue, DType, Queue};
 use kernels::gauge;
 use model::config::CocaConfig;
 use serde::Serialize;
@@ -30,13 +30,16 @@ struct Arguments {
     /// f32 or bf16.
     #[arg(long, default_value = "f32")]
     dtype: String,
-    /// Rounds; in each, every contestant takes one step. The first is warm-up.
+    /// cpu, or cuda for this machine's GPU.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Rounds; in each, every contestant takes one step. The first is warm-up, on a device also the second, which captures.
     #[arg(long, default_value_t = 6)]
     rounds: usize,
     /// An interpreter with open_clip_torch.
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Peers: eager, compile, tuned (eager, with an allocator that keeps its pages).
+    /// Peers: eager, compile, max-autotune (compile with its search), tuned (eager, with an allocator that keeps its pages).
     #[arg(long, value_delimiter = ',', default_value = "eager,tuned")]
     peers: Vec<String>,
     /// A file that gets one more line of JSON.
@@ -52,6 +55,9 @@ struct Row {
     seconds: Vec<f64>,
     median_seconds: f64,
     images_per_second: f64,
+    /// What our step computes, in these seconds, as a share of the multiply-add rate.
+    flops_share: f64,
+    /// Most memory of the process; on a device what was allocated there.
     peak_bytes: u64,
 }
 
@@ -83,8 +89,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         "bf16" => DType::BF16,
         other => return Err(format!("--dtype {other}: use f32 or bf16").into()),
     };
-    let queue = Queue::cpu_from_env()?;
-    let machine = Environment::now(&queue)?;
+    let queue = match arguments.device.as_str() {
+        "cpu" => Queue::cpu_from_env()?,
+        "cuda" => Queue::Cuda(CudaQueue::open()?),
+        other => return Err(format!("--device {other}: use cpu or cuda").into()),
+    };
+    let mut machine = Environment::now(&queue);
     let config = CocaConfig::preset(&arguments.preset)?;
     let tokens = if arguments.tokens == 0 { config.text.context_length } else { arguments.tokens };
 
@@ -93,11 +103,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut peers = Vec::new();
     if let Some(python) = &arguments.python {
         for name in &arguments.peers {
-            let mode = if name == "compile" { "compile" } else { "eager" };
+            let mode: &str = if name == "tuned" { "eager" } else { name };
             let words =
                 [&path.display().to_string(), &arguments.batch.to_string(), &tokens.to_string(), &arguments.dtype]
                     .map(String::clone);
-            let words = words.into_iter().chain([mode.into(), machine.threads.to_string()]).collect::<Vec<_>>();
+            let rest = [mode, &machine.threads.to_string(), &arguments.device].map(str::to_owned);
+            let words = words.into_iter().chain(rest).collect::<Vec<_>>();
             peers.push((name.clone(), Peer::start(python, &words, name == "tuned")?, Vec::new()));
         }
     }
@@ -105,47 +116,49 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut ours = OurStep::new(&queue, config, dtype, arguments.batch, tokens)?;
     let (mut seconds, mut peaks) = (Vec::new(), Vec::new());
-    for round in 0..arguments.rounds.max(2) {
+    let warm_up = if arguments.device == "cuda" { 2 } else { 1 };
+    for round in 0..arguments.rounds.max(warm_up + 1) {
         peaks.push(gauge::flops_per_second(&queue, dtype)? / 1e9);
         let own = ours.run()?;
         for (_, peer, times) in &mut peers {
             let time = peer.step()?;
-            if round > 0 {
+            if round >= warm_up {
                 times.push(time);
             }
         }
-        if round > 0 {
+        if round >= warm_up {
             seconds.push(own);
         }
     }
+    machine.look_again();
+    let (gflop, peak) = (ours.flops()? / 1e9, median(&peaks));
     let row = |name: String, seconds: Vec<f64>, peak_bytes: u64| {
         let median_seconds = median(&seconds);
-        Row { name, median_seconds, images_per_second: arguments.batch as f64 / median_seconds, seconds, peak_bytes }
+        let (images_per_second, flops_share) = (arguments.batch as f64 / median_seconds, gflop / median_seconds / peak);
+        Row { name, median_seconds, images_per_second, flops_share, seconds, peak_bytes }
     };
-    let mut rows = vec![row("coca".into(), seconds, peak_memory())];
+    let held = if arguments.device == "cuda" { ours.bytes() } else { peak_memory() };
+    let mut rows = vec![row("coca".into(), seconds, held)];
     for (name, mut peer, times) in peers {
         let bytes = peer.peak_bytes()?;
         rows.push(row(format!("open_clip {name}"), times, bytes));
     }
-    let gflop = ours.flops()? / 1e9;
 
     println!(
-        "{} batch {} of {tokens} tokens, {}; {} {} {} threads; {gflop:.0} GFLOP a step, peak {:.0} GFLOP/s",
+        "{} batch {} of {tokens} tokens, {}; {}; {gflop:.0} GFLOP a step, peak {peak:.0} GFLOP/s",
         arguments.preset,
         arguments.batch,
         arguments.dtype,
-        machine.processor,
-        machine.isa,
-        machine.threads,
-        median(&peaks)
+        machine.machine()
     );
     for row in &rows {
         println!(
-            "{:20} {:8.3} s {:8.2} images/s  {:5.2} of ours  {:6.2} GiB",
+            "{:22} {:8.4} s {:8.2} images/s  {:5.2} of ours  {:5.1} % of the peak  {:6.2} GiB",
             row.name,
             row.median_seconds,
             row.images_per_second,
             rows[0].median_seconds / row.median_seconds,
+            100.0 * row.flops_share,
             row.peak_bytes as f64 / f64::from(1 << 30)
         );
     }

@@ -89,6 +89,8 @@ pub struct Properties {
     pub multiprocessors: u32,
     /// Bytes of its memory.
     pub memory_bytes: u64,
+    /// Bytes of the cache that all multiprocessors share; 0 if there is none.
+    pub l2_bytes: u32,
     /// Most bytes of shared memory, static and dynamic together, that a block can ask for.
     pub shared_bytes_per_block: u32,
     /// What it executes.

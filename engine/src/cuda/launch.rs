@@ -67,6 +67,7 @@ mod tests {
             compute_capability,
             multiprocessors: 2,
             memory_bytes: 1 << 30,
+            l2_bytes: 0,
             shared_bytes_per_block: 1000,
             image: ImageKind::Ptx,
             cuda: None,

@@ -149,6 +149,17 @@ impl CudaQueue {
         self.shared.driver.synchronize()
     }
 
+    /// Seconds that the device takes for what `work` submits, beside nothing else.
+    ///
+    /// # Errors
+    /// Those of `work`, and of the device.
+    pub fn seconds(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let driver = &self.shared.driver;
+        let from = driver.record(Stream::Compute)?;
+        work()?;
+        driver.elapsed(&from, &driver.record(Stream::Compute)?)
+    }
+
     /// A queue that runs nothing: it lists the sources of the launches it is asked for.
     pub(crate) fn listing(&self) -> (CudaQueue, Arc<Mutex<Vec<Source>>>) {
         let list = Arc::new(Mutex::new(Vec::new()));

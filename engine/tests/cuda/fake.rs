@@ -116,6 +116,7 @@ impl Fake {
             compute_capability: (9, 0),
             multiprocessors: 1,
             memory_bytes: 1 << 30,
+            l2_bytes: 0,
             shared_bytes_per_block: 1 << 10,
             image: ImageKind::Ptx,
             cuda: None,

@@ -52,6 +52,7 @@ impl Emulator {
             compute_capability: config.compute_capability,
             multiprocessors: config.multiprocessors,
             memory_bytes: MEMORY_BYTES,
+            l2_bytes: 0,
             shared_bytes_per_block: gpu.shared_bytes_per_block(),
             image: ImageKind::Ptx,
             cuda: None,

@@ -1,7 +1,8 @@
 //! Every instruction and layout of matrices, copies and barriers: the emulator against the definition, and against a
 //! GPU.
 //!
-//! With a GPU at hand, `COCA_GOLDEN=FILE` keeps what it answered, a line a case.
+//! With a GPU at hand, `COCA_GOLDEN=FILE` keeps what it answered, a line a case; if the file is there already, the answers
+//! must be those in it, bit by bit. Without a GPU that test says so and passes; with `COCA_REQUIRE_GPU` set it fails.
 mod cases;
 
 use cases::{Agreement, Case, Map};
@@ -13,6 +14,7 @@ use engine::cuda::{
 use ptxemu::tensor_map::{self, Descriptor, ElementType};
 use ptxemu::{Config, Emulator};
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The driver of an emulated device.
@@ -119,21 +121,49 @@ fn a_gpu_says_the_same() {
     let test = "a_gpu_says_the_same";
     let gpu = match Gpu::open() {
         Ok(gpu) => gpu,
+        Err(error) if std::env::var_os("COCA_REQUIRE_GPU").is_some() => panic!("{test} needs a GPU: {error}"),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "skipped: {test}: {error}");
             return;
         }
     };
     let results = run_compiled(test, &gpu).unwrap_or_default();
-    if let Some(file) = std::env::var_os("COCA_GOLDEN") {
-        let lines = results.iter().map(|(case, found)| format!("{}\t{:016x}\n", case.name, digest(found)));
-        std::fs::write(&file, lines.collect::<String>()).expect("written");
-    }
-    let failures: Vec<String> =
+    let mut failures: Vec<String> =
         results.iter().filter_map(|(case, found)| case.compare(found, &case.expected).err()).collect();
+    if let Some(file) = std::env::var_os("COCA_GOLDEN") {
+        failures.extend(against_golden(Path::new(&file), &results));
+    }
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), gpu.properties().name, failures.join("\n"));
     let exact = results.iter().filter(|(case, _)| case.agreement == Agreement::Bits).count();
     let _ = writeln!(std::io::stderr(), "{test}: {} cases, {exact} bit by bit", results.len());
+}
+
+/// Sentences about the cases whose results are not those of the golden file, which is written if it is not there.
+fn against_golden(file: &Path, results: &[(Case, Vec<u8>)]) -> Vec<String> {
+    let line = |(case, found): &(Case, Vec<u8>)| format!("{}\t{:016x}", case.name, digest(found));
+    let lines: Vec<String> = results.iter().map(line).collect();
+    if !file.exists() {
+        std::fs::write(file, lines.join("\n") + "\n").expect("the golden file can be written");
+        return Vec::new();
+    }
+    let golden = std::fs::read_to_string(file).expect("the golden file can be read");
+    let differs = |line: &&String| !golden.lines().any(|golden| golden == **line);
+    let differing = lines.iter().filter(differs);
+    differing.map(|line| format!("{line} is not in {}", file.display())).collect()
+}
+
+#[test]
+fn golden_files_are_written_once_and_then_hold() {
+    let file = std::env::temp_dir().join(format!("coca-golden-{}", std::process::id()));
+    let _ = std::fs::remove_file(&file);
+    let mut results: Vec<(Case, Vec<u8>)> =
+        cases::all().into_iter().take(3).map(|case| (case.clone(), case.expected)).collect();
+    assert!(against_golden(&file, &results).is_empty() && file.exists());
+    assert!(against_golden(&file, &results).is_empty());
+    results[1].1[5] ^= 1;
+    let failures = against_golden(&file, &results);
+    assert!(failures.len() == 1 && failures[0].starts_with(&results[1].0.name), "{failures:?}");
+    std::fs::remove_file(&file).expect("removed");
 }
 
 /// FNV-1a.

@@ -1,7 +1,7 @@
 //! An op on given inputs as a program of its own, forward or forward and backward: what benches time and compare.
 
 use super::{Array, Case, Input, Role, values};
-use engine::{Compile, Cost, DType, Element, Op, Program, Queue, Result, Tape, Tensor, Workspace};
+use engine::{Compile, Cost, CudaQueue, DType, Device, Element, Op, Program, Queue, Result, Tape, Tensor, Workspace};
 use half::bf16;
 use std::sync::Arc;
 
@@ -26,19 +26,26 @@ pub struct CaseProgram {
 }
 
 impl CaseProgram {
-    /// The program of a case.
+    /// The program of a case, on this device.
     ///
     /// # Errors
     /// The op refuses its inputs, or memory runs out.
-    pub fn of_case(case: &Case, pass: Pass) -> Result<CaseProgram> {
-        CaseProgram::new(&case.op, &case.inputs, pass, case.results.max(1), &values(&case.inputs, SEED))
+    pub fn of_case(case: &Case, pass: Pass, device: &Device) -> Result<CaseProgram> {
+        CaseProgram::new(&case.op, &case.inputs, pass, case.results.max(1), &values(&case.inputs, SEED), device)
     }
 
-    /// The program of an op on inputs with these values. Its first `kept` outputs can be read after a run.
+    /// The program of an op on inputs with these values, on this device. Its first `kept` outputs can be read after a run.
     ///
     /// # Errors
     /// The op refuses its inputs, or memory runs out.
-    pub fn new(op: &Arc<dyn Op>, inputs: &[Input], pass: Pass, kept: usize, values: &[Array]) -> Result<CaseProgram> {
+    pub fn new(
+        op: &Arc<dyn Op>,
+        inputs: &[Input],
+        pass: Pass,
+        kept: usize,
+        values: &[Array],
+        device: &Device,
+    ) -> Result<CaseProgram> {
         let mut tape = Tape::record();
         let mut tensors = Vec::new();
         for (index, (input, values)) in inputs.iter().zip(values).enumerate() {
@@ -69,11 +76,19 @@ impl CaseProgram {
                 gradients[index] = tape.gradient(tensor)?;
             }
         }
-        let program = Program::compile(tape, &Workspace::new(), Compile::default())?;
+        let program = Program::compile(tape, &Workspace::on(device), Compile::default())?;
         Ok(CaseProgram { program, outputs, gradients })
     }
 
-    /// Runs it once.
+    /// Names of the ops that have no kernel for a device; the program may be compiled for another one.
+    ///
+    /// # Errors
+    /// An op refuses.
+    pub fn missing_kernels(&self, queue: &CudaQueue) -> Result<Vec<&'static str>> {
+        Ok(self.program.kernels(queue)?.missing)
+    }
+
+    /// Runs it once; on a device it is submitted, not waited for.
     ///
     /// # Errors
     /// The op refuses.

@@ -66,6 +66,7 @@ pub fn variants(architecture: Architecture) -> Vec<Source> {
         crate::columns::cuda::variants(),
         crate::elementwise::cuda::variants(),
         crate::embed::cuda::variants(),
+        crate::gauge::cuda::variants(architecture),
         crate::layer_norm::cuda::variants(),
         crate::matmul::cuda::variants(architecture),
         crate::normalize::cuda::variants(),

@@ -52,6 +52,9 @@ DEVICE void cp_async_bulk_tensor_2d(u32 to, const TensorMap* map, u32 barrier, u
         : "memory");
 }
 
+// Makes this thread's writes to shared memory visible to the asynchronous proxy, through which wgmma reads.
+DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // ---- wgmma ----------------------------------------------------------------------------------------------------------
 
 // A matrix in shared memory of rows of 128 bytes, permuted in groups of 8 rows (1024 bytes) as the tensor memory

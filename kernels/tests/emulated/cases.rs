@@ -1,6 +1,7 @@
 //! The cases of the ops, fixed and random.
 
 use crate::machines::{AMPERE, HOPPER, Shared, check, check_all, machines};
+use crate::running::sweep;
 use engine::DType;
 use engine::cuda::compiler_or_skip;
 use kernels::case::{Case, Draw};
@@ -58,7 +59,7 @@ fn bf16_products() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 6 * sweep(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_cases(words in proptest::collection::vec(any::<u32>(), 16), seed in any::<u32>()) {

@@ -54,8 +54,11 @@ pub fn check(case: &Case, machines: &[[Machine; 2]]) {
 
 pub fn check_all(test: &str, capabilities: &[(u32, u32)], cases: Vec<Case>) {
     let Some(compiler) = compiler_or_skip(test) else { return };
-    let machines = machines(&Shared(Arc::new(compiler)), capabilities, [1, 2]);
-    for case in cases.iter().filter(|case| !case.bench_only) {
-        check(case, &machines);
+    let compiler = Shared(Arc::new(compiler));
+    for pair in 0..u64::from(running::sweep()) {
+        let machines = machines(&compiler, capabilities, [2 * pair + 1, 2 * pair + 2]);
+        for case in cases.iter().filter(|case| !case.bench_only) {
+            check(case, &machines);
+        }
     }
 }

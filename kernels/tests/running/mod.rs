@@ -5,7 +5,24 @@ use engine::{DType, Device, Element, Meta, Parameters, Queue, Tape, Tensor};
 use half::bf16;
 use kernels::case::{Array, Case, Role, Tolerance, coarsest, round, write};
 
-pub const SEED: u64 = 20_261_124;
+/// A number in an environment variable.
+///
+/// # Panics
+/// It holds something else.
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text}: a whole number is wanted")))
+}
+
+/// Seed of all values: `COCA_SEED`, else one that never changes.
+pub fn seed() -> u64 {
+    number("COCA_SEED").unwrap_or(20_261_124)
+}
+
+/// How many times as many random cases and schedules as usual are run: `COCA_SWEEP`, else once.
+pub fn sweep() -> u32 {
+    number("COCA_SWEEP").map_or(1, |times| u32::try_from(times.max(1)).expect("COCA_SWEEP below 2^32"))
+}
 
 /// The tensors of a case on a tape, with `copies` uses of the op.
 pub struct Pushed {
@@ -71,7 +88,7 @@ pub fn push(case: &Case, tape: &mut Tape, copies: usize, device: &Device) -> Pus
 
 impl Pushed {
     fn write_inputs(case: &Case, inputs: &[Tensor], parameters: &Parameters, write: impl Fn(Tensor, &[f64])) {
-        for (index, (array, input)) in case.values(SEED).iter().zip(&case.inputs).enumerate() {
+        for (index, (array, input)) in case.values(seed()).iter().zip(&case.inputs).enumerate() {
             if input.role == Role::Parameter {
                 let values: Vec<f32> = array.data.iter().map(|&value| value as f32).collect();
                 parameters.write(&parameter_name(index), &values).expect("parameter");
@@ -94,7 +111,7 @@ impl Pushed {
 }
 
 fn seed_values(meta: Meta, copy: usize, index: usize) -> Vec<f64> {
-    let mut random = Philox::new(SEED ^ 0x5eed, (copy * 16 + index) as u64);
+    let mut random = Philox::new(seed() ^ 0x5eed, (copy * 16 + index) as u64);
     (0..meta.elements()).map(|_| round(random.normal(), meta.dtype)).collect()
 }
 
@@ -133,7 +150,7 @@ pub fn check(case: &Case, queue: &Queue, place: &str, copies: usize) -> Vec<Vec<
     let name = format!("{} on {place}, {copies} uses", case.name);
     let mut tape = Tape::eager(queue.clone());
     let pushed = push(case, &mut tape, copies, queue.device());
-    let values = case.clip(&case.values(SEED));
+    let values = case.clip(&case.values(seed()));
     let expected = case.reference.forward(&values);
     let mut bits = Vec::new();
     for (index, array) in expected.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The arguments of `coca bench`.
 
 use crate::lab::Shapes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use engine::DType;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,10 +15,12 @@ use std::path::PathBuf;
   coca bench matmul_nt --shapes M=64,N=96,K=128 --baseline base.json --peers
   coca bench --shapes from=configs/coca_vit_b32.toml --set batch.accumulation=1
   coca bench model
+  coca bench --device cuda --peers --json gpu.json --html gpu.html
 
 Each row has the median of its time with a 95 % confidence interval, its rates, its time as a share of the
 least that the machine's ceilings allow, which are measured in the same run, and what its results were
-compared with. Ratios are others' time over ours. Of a baseline a row is SLOWER or FASTER if the intervals
+compared with. Ratios are others' time over ours. On a GPU ops run as graphs over buffers that take turns, by
+the device's own clock; those without a kernel are named and left out. Of a baseline a row is SLOWER or FASTER if the intervals
 exclude equal times, both as they are and as shares of the ceilings then and now.")]
 pub struct BenchArgs {
     /// Ops whose name has this in it; `model` times a whole training step by groups of ops
@@ -33,10 +35,13 @@ pub struct BenchArgs {
     /// Storage type; without it, both, or that of the configuration
     #[arg(long, value_name = "f32|bf16", value_parser = parse_dtype)]
     pub dtype: Option<DType>,
-    /// Instruction-set path; without it, COCA_ISA or the best of this machine
+    /// Measure on the processor, or on this machine's GPU
+    #[arg(long, value_name = "cpu|cuda", value_enum, default_value_t = BenchDevice::Cpu)]
+    pub device: BenchDevice,
+    /// Instruction-set path of the processor; without it, COCA_ISA or the best of this machine
     #[arg(long, value_name = "scalar|avx2|avx512|avx512bf16")]
     pub isa: Option<String>,
-    /// Number of threads; without it, COCA_THREADS or all cores
+    /// Number of threads of the processor; without it, COCA_THREADS or all cores
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<NonZeroUsize>,
     /// Time for each contestant of a case; a training step gets twenty times as much
@@ -60,6 +65,15 @@ pub struct BenchArgs {
     /// File for a page with the roofline
     #[arg(long, value_name = "FILE.html")]
     pub html: Option<PathBuf>,
+}
+
+/// What `coca bench` measures on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchDevice {
+    /// The processor.
+    Cpu,
+    /// This machine's GPU.
+    Cuda,
 }
 
 fn parse_dtype(text: &str) -> Result<DType, String> {

@@ -6,7 +6,7 @@
 //! confidence intervals of both lie on the same side of 1, by more than two runs of the same program may differ.
 
 use super::statistics::Estimate;
-use super::{Report, Row};
+use super::{Environment, Report, Row};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::Path;
@@ -83,8 +83,10 @@ pub fn compare(now: &Report, then: &Report) -> Comparisons {
     let rows: Vec<_> = now.rows.iter().map(|row| find(row).map(|old| compare_rows(row, old))).collect();
     let mut warnings = Vec::new();
     let (new, old) = (&now.environment, &then.environment);
+    let gpu = |environment: &Environment| environment.gpu.as_ref().map_or("none".to_owned(), |gpu| gpu.name.clone());
     let facts = [
         ("processor", &old.processor, &new.processor),
+        ("GPU", &gpu(old), &gpu(new)),
         ("instruction set", &old.isa, &new.isa),
         ("number of threads", &old.threads.to_string(), &new.threads.to_string()),
         ("build", &old.build, &new.build),

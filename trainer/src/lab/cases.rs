@@ -1,7 +1,7 @@
 //! What is measured: the ops' own cases, products of given sizes, or the ops of a training step.
 
 use crate::{Error, Result};
-use engine::{DType, Meta, Op};
+use engine::{DType, Device, Meta, Op};
 use kernels::case::{Array, Case, CaseProgram, Input, Pass, Reference, Tolerance};
 use kernels::matmul::{Layout, bench_case};
 use std::collections::HashMap;
@@ -88,17 +88,17 @@ impl Subject {
         })
     }
 
-    /// Its program on these values; after a forward pass all outputs can be read.
+    /// Its program on these values, on this device; after a forward pass all outputs can be read.
     ///
     /// # Errors
     /// The op refuses its inputs, or memory runs out.
-    pub fn program(&self, values: &[Array]) -> Result<CaseProgram> {
+    pub fn program(&self, values: &[Array], device: &Device) -> Result<CaseProgram> {
         let metas: Vec<Meta> = self.inputs.iter().map(|input| input.meta).collect();
         let kept = match self.run {
             Pass::Forward => self.op.infer(&metas)?.len(),
             Pass::Both => 1,
         };
-        CaseProgram::new(&self.op, &self.inputs, self.run, kept, values)
+        CaseProgram::new(&self.op, &self.inputs, self.run, kept, values, device)
     }
 
     /// The type that it computes with: of its first input that holds numbers.

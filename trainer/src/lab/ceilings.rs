@@ -1,19 +1,13 @@
-//! What the machine could do at best, measured beside the kernels: multiply-adds by storage type and instruction set, bytes
-//! by level of the memory. The roofline of an op comes from these (Williams, Waterman and Patterson, "Roofline", 2009).
+//! What the machine could do at best, measured beside the kernels: multiply-adds by storage type and instructions, bytes by
+//! level of the memory. The roofline of an op comes from these (Williams, Waterman and Patterson, "Roofline", 2009).
 
-use crate::Result;
-use engine::cpu::{Caches, Isa};
-use engine::{Cost, CpuQueue, DType, Queue};
-use kernels::gauge::{self, WorkingSet};
+use engine::{Cost, DType};
 use serde::{Deserialize, Serialize};
-
-/// Times that everything is measured before the first op.
-const REPEATS: usize = 5;
 
 /// Rate of arithmetic out of registers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compute {
-    /// Instruction-set path.
+    /// Instruction-set path or architecture; of a unit of a device that is not the fastest for its type, its instruction.
     pub isa: String,
     /// Storage type of the operands.
     pub dtype: DType,
@@ -57,8 +51,11 @@ pub enum Bound {
 pub struct Ceilings {
     /// By instruction set, slowest first, and storage type.
     pub compute: Vec<Compute>,
-    /// From the level 1 cache outwards.
+    /// From the first cache outwards.
     pub memory: Vec<Level>,
+    /// Whether runs take turns on copies of their buffers, so that all that a run touches comes from memory.
+    #[serde(default)]
+    pub rotated: bool,
 }
 
 impl Ceilings {
@@ -68,9 +65,12 @@ impl Ceilings {
         found.map_or(0.0, |compute| compute.flops_per_second)
     }
 
-    /// Index of the level that holds so many bytes.
+    /// Index of the level that so many bytes come from.
     pub fn level(&self, footprint: usize) -> usize {
-        let holds = |level: &Level| level.capacity_bytes.is_none_or(|capacity| footprint <= capacity);
+        let holds = |level: &Level| match level.capacity_bytes {
+            Some(capacity) => !self.rotated && footprint <= capacity,
+            None => true,
+        };
         self.memory.iter().position(holds).unwrap_or(self.memory.len() - 1)
     }
 
@@ -79,7 +79,8 @@ impl Ceilings {
     pub fn seconds_to_move(&self, bytes: f64, footprint: usize) -> f64 {
         let (mut kept, mut seconds) = (0, 0.0);
         for level in &self.memory {
-            let reach = level.capacity_bytes.map_or(footprint, |capacity| capacity.min(footprint)).max(kept);
+            let capacity = level.capacity_bytes.map_or(usize::MAX, |capacity| if self.rotated { 0 } else { capacity });
+            let reach = capacity.min(footprint).max(kept);
             seconds += (reach - kept) as f64 / level.bytes_per_second();
             kept = reach;
         }
@@ -102,105 +103,6 @@ impl Ceilings {
     }
 }
 
-/// The means to measure the ceilings again beside each op: clocks and neighbours change within seconds.
-#[derive(Debug)]
-pub struct Gauges {
-    queue: Queue,
-    isa: Isa,
-    sets: Vec<WorkingSet>,
-    ceilings: Ceilings,
-}
-
-impl Gauges {
-    /// Measures everything: arithmetic on every path of this machine, all levels on the queue's.
-    ///
-    /// # Errors
-    /// Memory runs out.
-    pub fn new(queue: &Queue) -> Result<Gauges> {
-        let cpu = queue.cpu("the kernel lab")?;
-        let (threads, caches) = (cpu.threads(), Caches::detect());
-        let mut compute = Vec::new();
-        for isa in Isa::available() {
-            let own = Queue::Cpu(CpuQueue::new(isa, threads)?);
-            let mut add = |dtype, flops_per_second| {
-                compute.push(Compute { isa: isa.name().to_owned(), dtype, flops_per_second });
-            };
-            let single = gauge::flops_per_second(&own, DType::F32)?;
-            add(DType::F32, single);
-            add(DType::BF16, if has_bf16(isa) { gauge::flops_per_second(&own, DType::BF16)? } else { single });
-        }
-        // A working set of half a cache is in it and in no faster one.
-        let mut sets = Vec::new();
-        let mut memory = Vec::new();
-        let levels = [("L1", caches.l1 * threads), ("L2", caches.l2 * threads), ("L3", caches.l3)];
-        let mut largest = 0;
-        for (name, capacity) in levels {
-            // A third level that is no larger than the second ones together adds nothing.
-            if capacity > largest {
-                largest = capacity;
-                sets.push(WorkingSet::new(queue, capacity / 2)?);
-                memory.push((name, Some(capacity)));
-            }
-        }
-        sets.push(WorkingSet::new(queue, (4 * largest).max(192 << 20))?);
-        memory.push(("memory", None));
-        let level = |((name, capacity_bytes), set): ((&str, _), &WorkingSet)| Level {
-            name: name.to_owned(),
-            capacity_bytes,
-            measured_bytes: set.bytes(),
-            read_bytes_per_second: 0.0,
-            copy_bytes_per_second: 0.0,
-        };
-        let memory: Vec<Level> = memory.into_iter().zip(&sets).map(level).collect();
-        let mut gauges = Gauges { queue: queue.clone(), isa: cpu.isa(), sets, ceilings: Ceilings { compute, memory } };
-        for _ in 0..REPEATS {
-            for level in 0..gauges.sets.len() {
-                gauges.move_bytes(level)?;
-            }
-        }
-        Ok(gauges)
-    }
-
-    /// The best that was seen so far.
-    pub fn ceilings(&self) -> &Ceilings {
-        &self.ceilings
-    }
-
-    /// The ceiling that bounds an op, measured once more: operations or bytes a second now.
-    ///
-    /// # Errors
-    /// None on the processor.
-    pub fn now(&mut self, bound: &Bound, dtype: DType) -> Result<f64> {
-        match bound {
-            Bound::Compute => self.multiply_add(dtype),
-            Bound::Memory(level) => self.move_bytes(*level),
-        }
-    }
-
-    fn multiply_add(&mut self, dtype: DType) -> Result<f64> {
-        let rate = gauge::flops_per_second_now(&self.queue, dtype)?;
-        for compute in &mut self.ceilings.compute {
-            if compute.isa == self.isa.name() && (compute.dtype == dtype || !has_bf16(self.isa)) {
-                compute.flops_per_second = compute.flops_per_second.max(rate);
-            }
-        }
-        Ok(rate)
-    }
-
-    fn move_bytes(&mut self, level: usize) -> Result<f64> {
-        let (set, seen) = (&self.sets[level], &mut self.ceilings.memory[level]);
-        let (read, copy) = (set.read_bytes_per_second(&self.queue)?, set.copy_bytes_per_second(&self.queue)?);
-        seen.read_bytes_per_second = seen.read_bytes_per_second.max(read);
-        seen.copy_bytes_per_second = seen.copy_bytes_per_second.max(copy);
-        Ok(read.max(copy))
-    }
-}
-
-/// Whether a path multiplies bf16 as it is; the others widen it and reach what they reach in f32.
-fn has_bf16(isa: Isa) -> bool {
-    isa == Isa::Avx512Bf16
-}
-
 #[cfg(test)]
 pub(super) fn test_ceilings() -> Ceilings {
     let level = |name: &str, capacity_bytes, rate| Level {
@@ -213,6 +115,7 @@ pub(super) fn test_ceilings() -> Ceilings {
     Ceilings {
         compute: vec![Compute { isa: "avx2".into(), dtype: DType::F32, flops_per_second: 100e9 }],
         memory: vec![level("L1", Some(1000), 100e9), level("L2", Some(10_000), 50e9), level("memory", None, 10e9)],
+        rotated: false,
     }
 }
 
@@ -229,6 +132,9 @@ mod tests {
         close(ceilings.seconds_to_move(10_000.0, 10_000), 1000.0 / 100e9 + 9000.0 / 50e9);
         close(ceilings.seconds_to_move(40_000.0, 20_000), 2.0 * (1000.0 / 100e9 + 9000.0 / 50e9 + 10_000.0 / 10e9));
         assert_eq!([900, 1001, 10_001].map(|bytes| ceilings.level(bytes)), [0, 1, 2]);
+        let rotated = Ceilings { rotated: true, ..ceilings };
+        close(rotated.seconds_to_move(1000.0, 1000), 1000.0 / 10e9);
+        assert_eq!([900, 10_001].map(|bytes| rotated.level(bytes)), [2, 2]);
     }
 
     #[test]

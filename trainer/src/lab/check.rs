@@ -1,12 +1,12 @@
 //! Whether a kernel that is fast is also right, in the run that times it: against the op's plain f64 version, whole where
-//! that takes no longer than a moment and at some elements where it would; else against the scalar path, which the tests
-//! hold against the f64 version on small shapes.
+//! that takes no longer than a moment and at some elements where it would; else against the scalar path, or on a device
+//! against the processor, which the tests hold against the f64 version on small shapes.
 
 use super::cases::Subject;
 use crate::Result;
 use engine::cpu::Isa;
 use engine::rng::Philox;
-use engine::{CpuQueue, DType, Queue};
+use engine::{CpuQueue, DType, Device, Queue};
 use kernels::case::{Array, CaseProgram, Pass, clip, coarsest};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 const PLAIN_FLOPS: f64 = 3e8;
 /// Floating-point operations that the scalar path may take.
 const SCALAR_FLOPS: f64 = 1e11;
+/// Floating-point operations that the processor's best path may take.
+const PROCESSOR_FLOPS: f64 = 1e12;
 /// Elements that are compared at most where not all are.
 const SAMPLE: usize = 4096;
 
@@ -75,19 +77,27 @@ pub fn check(subject: &Subject, program: &mut CaseProgram, queue: &Queue, values
             return Ok(check);
         }
     }
-    let cpu = queue.cpu("the scalar path")?;
-    if cpu.isa() == Isa::Scalar {
-        return Ok(Check::none("the scalar path is what others are held against"));
-    }
-    if flops > SCALAR_FLOPS {
-        return Ok(Check::none("the scalar path would take too long"));
-    }
-    program.run(&Queue::Cpu(CpuQueue::new(Isa::Scalar, cpu.threads())?))?;
-    let plain = results(program, subject.run)?.into_iter().map(|array| array.map(|(_, values)| values));
+    let (plain, against) = match queue {
+        Queue::Cpu(cpu) if cpu.isa() == Isa::Scalar => {
+            return Ok(Check::none("the scalar path is what others are held against"));
+        }
+        Queue::Cpu(_) if flops > SCALAR_FLOPS => return Ok(Check::none("the scalar path would take too long")),
+        Queue::Cpu(cpu) => {
+            program.run(&Queue::Cpu(CpuQueue::new(Isa::Scalar, cpu.threads())?))?;
+            (results(program, subject.run)?, "the scalar path")
+        }
+        Queue::Cuda(_) if flops > PROCESSOR_FLOPS => return Ok(Check::none("the processor would take too long")),
+        Queue::Cuda(_) => {
+            let mut plain = subject.program(values, &Device::Cpu)?;
+            plain.run(&Queue::cpu_from_env()?)?;
+            (results(&plain, subject.run)?, "the processor")
+        }
+    };
+    let plain: Vec<_> = plain.into_iter().map(|array| array.map(|(_, values)| values)).collect();
     // Scratch has no values of its own.
     let count = if subject.run == Pass::Forward { subject.results } else { fast.len() };
     // Both may be off by the bound.
-    Ok(whole(subject, &fast[..count], &plain.collect::<Vec<_>>(), 2.0, "the scalar path"))
+    Ok(whole(subject, &fast[..count], &plain, 2.0, against))
 }
 
 /// Compares whole tensors, `factor` times the bound being allowed.
@@ -152,7 +162,7 @@ mod tests {
     }
 
     fn checked(subject: &Subject, values: &[Array], given: &[Array]) -> Check {
-        check(subject, &mut subject.program(values).unwrap(), &queue(), given).unwrap()
+        check(subject, &mut subject.program(values, &Device::Cpu).unwrap(), &queue(), given).unwrap()
     }
 
     #[test]

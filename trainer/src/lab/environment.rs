@@ -1,8 +1,8 @@
 //! The machine, the program and the moment of a measurement, to stand beside its figures.
 
-use crate::Result;
+use super::Gpu;
 use crate::machine::Machine;
-use engine::Queue;
+use engine::{Queue, cpu};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::Command;
@@ -29,26 +29,33 @@ pub struct Environment {
     pub cores: usize,
     /// Bytes of the level 1 data, level 2 and level 3 caches.
     pub caches: [usize; 3],
-    /// Instruction-set path in use.
+    /// Instruction-set path in use, or the architecture of the device.
     pub isa: String,
-    /// Threads in use.
+    /// Threads in use; beside a device those of the processor.
     pub threads: usize,
     /// Clocks of the cores in MHz at the start, as far as the system tells.
     pub clock_mhz: Vec<f64>,
     /// Processes that ran or waited to, on average over the minute before the start.
     pub load_average: Option<f64>,
+    /// The device, if it is one that is measured.
+    #[serde(default)]
+    pub gpu: Option<Gpu>,
 }
 
 impl Environment {
     /// This machine, as the queue uses it.
-    ///
-    /// # Errors
-    /// The queue is not the processor's.
-    pub fn now(queue: &Queue) -> Result<Environment> {
-        let (cpu, machine) = (queue.cpu("the kernel lab")?, Machine::detect());
+    pub fn now(queue: &Queue) -> Environment {
+        let machine = Machine::detect();
+        let (isa, threads, gpu) = match queue {
+            Queue::Cpu(cpu) => (cpu.isa().name().to_owned(), cpu.threads(), None),
+            Queue::Cuda(cuda) => {
+                let threads = cpu::threads_from_env().unwrap_or(machine.cores);
+                (cuda.architecture().to_string(), threads, Some(Gpu::of(cuda)))
+            }
+        };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (commit, dirty) = checkout(Path::new(env!("CARGO_MANIFEST_DIR")));
-        Ok(Environment {
+        Environment {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit,
             dirty,
@@ -58,15 +65,26 @@ impl Environment {
             processor: machine.processor,
             cores: machine.cores,
             caches: machine.caches,
-            isa: cpu.isa().name().to_owned(),
-            threads: cpu.threads(),
+            isa,
+            threads,
             clock_mhz: clocks(),
             load_average: load_average(),
-        })
+            gpu,
+        }
     }
 
-    /// One line: processor, path, threads, clock, load.
+    /// Asks the device for its clocks and the like once more: at work they are others than at rest.
+    pub fn look_again(&mut self) {
+        if let Some(gpu) = &mut self.gpu {
+            gpu.look_again();
+        }
+    }
+
+    /// One line: processor or device, path, threads, clock, load.
     pub fn machine(&self) -> String {
+        if let Some(gpu) = &self.gpu {
+            return gpu.summary(&self.isa);
+        }
         let threads = if self.threads == 1 { "thread" } else { "threads" };
         let mut text = format!("{}, {}, {} {threads} of {}", self.processor, self.isa, self.threads, self.cores);
         if !self.clock_mhz.is_empty() {
@@ -164,6 +182,7 @@ pub(super) fn test_environment() -> Environment {
         threads: 2,
         clock_mhz: vec![3000.0, 3500.0],
         load_average: Some(0.5),
+        gpu: None,
     }
 }
 
@@ -210,7 +229,7 @@ mod tests {
     #[test]
     fn this_machine_is_described() {
         let queue = Queue::Cpu(CpuQueue::new(Isa::Scalar, 1).unwrap());
-        let environment = Environment::now(&queue).unwrap();
+        let environment = Environment::now(&queue);
         assert_eq!((environment.isa.as_str(), environment.threads), ("scalar", 1));
         assert!(environment.date.as_str() > "2026" && environment.cores >= 1);
         let text = serde_json::to_string(&environment).unwrap();

@@ -5,7 +5,10 @@ mod baseline;
 mod cases;
 mod ceilings;
 mod check;
+mod device;
 mod environment;
+mod gauges;
+mod gpu;
 mod measure;
 mod page;
 pub mod peers;
@@ -19,15 +22,19 @@ pub use cases::Shapes;
 pub use ceilings::{Ceilings, Compute, Level};
 pub use check::Check;
 pub use environment::Environment;
+pub use gpu::{Gpu, GpuState};
 pub use statistics::Estimate;
 pub use step::WHOLE;
 
-use crate::cli::BenchArgs;
+use crate::cli::{BenchArgs, BenchDevice};
 use crate::config::Config;
 use crate::{Error, Result};
 use cases::Subject;
-use ceilings::{Bound, Gauges};
-use engine::{Cost, CpuQueue, DType, Queue, cpu};
+use ceilings::Bound;
+use device::{DeviceRuns, copies};
+use engine::{Cost, CpuQueue, CudaQueue, DType, Queue, cpu};
+use gauges::Gauges;
+use kernels::case::{Array, CaseProgram};
 use measure::{Contestant, Runs, estimate, take_turns};
 use serde::{Deserialize, Serialize};
 use statistics::quotients;
@@ -52,7 +59,7 @@ pub struct Report {
     pub ceilings: Ceilings,
     /// What was measured.
     pub rows: Vec<Row>,
-    /// Peers that did not take part, and why.
+    /// Peers and ops that did not take part, and why.
     pub absent: Vec<String>,
 }
 
@@ -126,18 +133,40 @@ impl Outcome {
 /// # Errors
 /// Something asked for is not there, or an op refuses.
 pub fn bench(args: &BenchArgs) -> Result<Outcome> {
-    let isa = args.isa.as_deref().map_or_else(cpu::Isa::from_env, cpu::Isa::parse)?;
-    let threads = args.threads.map_or_else(cpu::threads_from_env, |threads| Ok(threads.get()))?;
-    let queue = Queue::Cpu(CpuQueue::new(isa, threads)?);
+    let queue = match args.device {
+        BenchDevice::Cuda if args.isa.is_some() || args.threads.is_some() => {
+            return Err(Error::invalid("--isa and --threads are of the processor, not of --device cuda"));
+        }
+        BenchDevice::Cuda => Queue::Cuda(CudaQueue::open()?),
+        BenchDevice::Cpu => {
+            let isa = args.isa.as_deref().map_or_else(cpu::Isa::from_env, cpu::Isa::parse)?;
+            let threads = args.threads.map_or_else(cpu::threads_from_env, |threads| Ok(threads.get()))?;
+            Queue::Cpu(CpuQueue::new(isa, threads)?)
+        }
+    };
+    bench_on(queue, args)
+}
+
+/// As [`bench`], on this queue.
+fn bench_on(queue: Queue, args: &BenchArgs) -> Result<Outcome> {
+    if matches!(queue, Queue::Cuda(_)) && args.filter.as_deref() == Some(MODEL) {
+        return Err(Error::invalid(
+            "`model` times a step on the processor; on a device take --shapes from=CONFIG.toml for its ops, or the profile \
+             of `coca train`",
+        ));
+    }
     let baseline = args.baseline.as_deref().map(baseline::load).transpose()?;
-    let environment = Environment::now(&queue)?;
-    let mut lab = Lab { seconds: args.seconds, gauges: Gauges::new(&queue)?, isa, queue };
+    let mut environment = Environment::now(&queue);
+    let gauges = Gauges::new(&queue)?;
+    gauges.under_load(|| environment.look_again())?;
+    let path = environment.isa.clone();
+    let mut lab = Lab { seconds: args.seconds, gauges, path, queue };
     let (subjects, mut step) = lab.subjects(args)?;
     let (measured, absent) = match &mut step {
         Some(step) if args.filter.as_deref() == Some(MODEL) => (lab.groups(step)?, Vec::new()),
         _ => lab.ops(&cases::select(subjects, args.filter.as_deref())?, args)?,
     };
-    let rows = measured.into_iter().map(|measured| measured.row(lab.gauges.ceilings(), isa)).collect();
+    let rows = measured.into_iter().map(|measured| measured.row(lab.gauges.ceilings(), &lab.path)).collect();
     let step = step.map(|step| step.about);
     let report = Report { environment, step, ceilings: lab.gauges.ceilings().clone(), rows, absent };
     let comparisons = baseline.map(|then| baseline::compare(&report, &then));
@@ -171,8 +200,8 @@ struct Measured {
 }
 
 impl Measured {
-    fn row(self, ceilings: &Ceilings, isa: cpu::Isa) -> Row {
-        let least = |(dtype, cost, footprint): Work| ceilings.least_seconds(isa.name(), dtype, cost, footprint);
+    fn row(self, ceilings: &Ceilings, path: &str) -> Row {
+        let least = |(dtype, cost, footprint): Work| ceilings.least_seconds(path, dtype, cost, footprint);
         let least: f64 = self.works.into_iter().map(least).sum();
         let percent = (least > 0.0).then_some(100.0 * least / self.row.seconds.median);
         Row { roofline_percent: percent, ..self.row }
@@ -182,7 +211,8 @@ impl Measured {
 /// A machine under measurement.
 struct Lab {
     queue: Queue,
-    isa: cpu::Isa,
+    /// The instruction-set path or architecture, as ceilings know it.
+    path: String,
     gauges: Gauges,
     seconds: f64,
 }
@@ -216,9 +246,14 @@ impl Lab {
         subjects.retain(|subject| args.dtype.is_none_or(|dtype| subject.dtype() == dtype));
         if let Some(step) = &mut step {
             say(&format!("a training step: {}", step.about));
-            step.warm_up(&self.queue)?;
+            // Its ops are listed on the processor, wherever they are measured.
+            let processor = match &self.queue {
+                Queue::Cpu(_) => self.queue.clone(),
+                Queue::Cuda(_) => Queue::cpu_from_env()?,
+            };
+            step.warm_up(&processor)?;
             if !is_model {
-                subjects.extend(step.nodes(&self.queue)?);
+                subjects.extend(step.nodes(&processor)?);
             }
         }
         Ok((subjects, step))
@@ -233,25 +268,43 @@ impl Lab {
     fn ops(&mut self, subjects: &[Subject], args: &BenchArgs) -> Result<(Vec<Measured>, Vec<String>)> {
         let mut field =
             if args.peers { peers::open(&args.python, &self.queue, subjects) } else { peers::Field::default() };
-        let mut measured = Vec::new();
+        let (mut measured, mut missing) = (Vec::new(), Vec::new());
         for (place, subject) in subjects.iter().enumerate() {
-            let found = self.op(place, subject, &mut field)?;
+            let Some(found) = self.op(place, subject, &mut field, &mut missing)? else { continue };
             let Row { name, pass, seconds, .. } = &found.row;
             let time = table::time(seconds.median);
             say(&format!("{}/{}  {time:>9}  {pass} {name}", place + 1, subjects.len()));
             measured.push(found);
         }
+        if !missing.is_empty() {
+            missing.sort_unstable();
+            missing.dedup();
+            field.absent.push(format!("not measured, for want of a CUDA kernel: {}", missing.join(", ")));
+        }
         Ok((measured, field.absent))
     }
 
-    fn op(&mut self, place: usize, subject: &Subject, field: &mut peers::Field) -> Result<Measured> {
+    /// Measures an op. Of one that has no kernel for the device, or whose backward has none, only names are added to `missing`.
+    fn op(
+        &mut self,
+        place: usize,
+        subject: &Subject,
+        field: &mut peers::Field,
+        missing: &mut Vec<&'static str>,
+    ) -> Result<Option<Measured>> {
         let values = kernels::case::values(&subject.inputs, 1);
-        let mut program = subject.program(&values)?;
+        let mut program = subject.program(&values, self.queue.device())?;
+        if let Queue::Cuda(cuda) = &self.queue {
+            let names = program.missing_kernels(cuda)?;
+            if !names.is_empty() {
+                missing.extend(names);
+                return Ok(None);
+            }
+        }
         let (dtype, cost, footprint) = (subject.dtype(), program.cost()?, program.footprint_bytes());
         let check = check::check(subject, &mut program, &self.queue, &values)?;
-        let bound = self.gauges.ceilings().bound(self.isa.name(), dtype, cost, footprint);
-        let queue = self.queue.clone();
-        let mut ours = Runs { queue: queue.clone(), run: || program.run(&queue) };
+        let bound = self.gauges.ceilings().bound(&self.path, dtype, cost, footprint);
+        let mut ours = self.ours(subject, program, &values)?;
         let (mut names, mut others) = (Vec::new(), Vec::new());
         for peer in &mut field.peers {
             let name = peer.name().to_owned();
@@ -261,7 +314,7 @@ impl Lab {
             }
         }
         drop(values);
-        let mut contestants: Vec<&mut dyn Contestant> = vec![&mut ours];
+        let mut contestants: Vec<&mut dyn Contestant> = vec![ours.as_mut()];
         contestants.extend(others.iter_mut().map(|contestant| contestant.as_mut() as &mut dyn Contestant));
         let mut ceiling = Vec::new();
         let samples = take_turns(&mut contestants, self.seconds, &mut || {
@@ -275,7 +328,22 @@ impl Lab {
         }
         let works = vec![(dtype, cost, footprint)];
         let row = self.row(&subject.name, subject.pass, (subject.calls, &works), own, (&bound, &ceiling))?;
-        Ok(Measured { row: Row { check, peers, ..row }, works })
+        Ok(Some(Measured { row: Row { check, peers, ..row }, works }))
+    }
+
+    /// What runs the program again and again where it was compiled for.
+    fn ours(&self, subject: &Subject, mut program: CaseProgram, values: &[Array]) -> Result<Box<dyn Contestant>> {
+        let queue = self.queue.clone();
+        let Queue::Cuda(cuda) = &self.queue else {
+            let own = queue.clone();
+            return Ok(Box::new(Runs { queue, run: move || program.run(&own) }));
+        };
+        let count = copies(cuda.driver().properties().l2_bytes as usize, program.footprint_bytes());
+        let mut programs = vec![program];
+        for _ in 1..count {
+            programs.push(subject.program(values, queue.device())?);
+        }
+        Ok(Box::new(DeviceRuns::new(cuda, programs)?))
     }
 
     /// Measures a training step by groups of ops.
@@ -294,8 +362,8 @@ impl Lab {
         }
         let mut measured = Vec::new();
         for GroupTimes { name, phase, works, seconds } in groups.finish() {
-            let (seen, isa) = (self.gauges.ceilings(), self.isa.name());
-            let arithmetic = |&(dtype, cost, _): &Work| cost.flops / seen.flops_per_second(isa, dtype);
+            let (seen, path) = (self.gauges.ceilings(), &self.path);
+            let arithmetic = |&(dtype, cost, _): &Work| cost.flops / seen.flops_per_second(path, dtype);
             let moves = |&(_, cost, footprint): &Work| seen.seconds_to_move(cost.bytes, footprint);
             let is_arithmetic = works.iter().map(arithmetic).sum::<f64>() > works.iter().map(moves).sum::<f64>();
             let bound = if is_arithmetic { (&Bound::Compute, &ceilings[0][..]) } else { (&memory, &ceilings[1][..]) };

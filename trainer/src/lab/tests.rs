@@ -1,6 +1,11 @@
 use super::*;
 use crate::cli::{Cli, Command};
 use clap::Parser;
+use engine::cuda::compiler_or_skip;
+use engine::{Meta, Op, Out, View};
+use kernels::case::{Input, Pass, Tolerance};
+use ptxemu::{Checks, Emulator};
+use std::sync::Arc;
 
 fn parse(line: &str) -> std::result::Result<BenchArgs, String> {
     let words = ["coca", "bench"].into_iter().chain(line.split_whitespace());
@@ -12,6 +17,10 @@ fn parse(line: &str) -> std::result::Result<BenchArgs, String> {
 
 /// The report of a run, and what it printed.
 fn run(name: &str, line: &str) -> (Report, String) {
+    run_with(name, line, bench)
+}
+
+fn run_with(name: &str, line: &str, bench: impl FnOnce(&BenchArgs) -> Result<Outcome>) -> (Report, String) {
     let folder = crate::test_folder(&format!("lab-{name}"));
     let file = folder.join("run.json");
     let mut args = parse(line).unwrap();
@@ -43,6 +52,72 @@ fn products_are_measured_end_to_end() {
     assert!(ceilings.compute.iter().all(|compute| compute.flops_per_second > 1e8));
     assert!(ceilings.memory.iter().all(|level| level.read_bytes_per_second > 1e8 && level.copy_bytes_per_second > 1e8));
     assert_eq!(ceilings.memory.last().unwrap().name, "memory");
+}
+
+/// The queue of an emulated device; nothing without a compiler.
+fn emulated(test: &str) -> Option<Queue> {
+    let compiler = compiler_or_skip(test)?;
+    let config = ptxemu::Config { compute_capability: (8, 0), multiprocessors: 2, seed: 1, checks: Checks::ALL };
+    Some(Queue::Cuda(CudaQueue::new(Arc::new(Emulator::new(config)), compiler).unwrap()))
+}
+
+#[test]
+fn products_are_measured_on_a_device() {
+    let Some(queue) = emulated("products_are_measured_on_a_device") else { return };
+    let (report, text) = run_with("device", "--shapes M=64,N=48,K=32 --seconds 0.001", |args| bench_on(queue, args));
+    assert_eq!(report.rows.len(), 6);
+    for row in &report.rows {
+        assert_eq!((row.check.passed(), row.check.against.as_str()), (Some(true), "all of it in f64"), "{row:?}");
+        assert!(row.roofline_percent.unwrap() > 0.0 && row.seconds.median > 0.0, "{row:?}");
+    }
+    let ceilings = &report.ceilings;
+    let names: Vec<_> = ceilings.compute.iter().map(|compute| (compute.isa.as_str(), compute.dtype)).collect();
+    assert_eq!(names, [("sm_80", DType::F32), ("sm_80", DType::BF16)]);
+    // The emulator has no cache.
+    assert!(ceilings.rotated && ceilings.memory.len() == 1 && ceilings.memory[0].name == "memory");
+    let gpu = report.environment.gpu.as_ref().unwrap();
+    assert_eq!((gpu.name.as_str(), gpu.multiprocessors, gpu.cuda), ("PTX emulator", 2, None));
+    assert!(gpu.nvrtc.is_some() && text.starts_with("PTX emulator, sm_80, 2 multiprocessors"), "{text}");
+}
+
+/// An op that only the processor has.
+#[derive(Clone, Debug)]
+struct OnProcessor;
+
+impl Op for OnProcessor {
+    fn name(&self) -> &'static str {
+        "on_processor"
+    }
+    fn infer(&self, inputs: &[Meta]) -> engine::Result<Vec<Meta>> {
+        Ok(inputs.to_vec())
+    }
+    fn run(&self, queue: &Queue, _: &[View<'_>], _: &mut [Out<'_>]) -> engine::Result<()> {
+        queue.cpu(self.name()).map(drop)
+    }
+    fn cost(&self, _: &[Meta]) -> Cost {
+        Cost { flops: 1.0, bytes: 1.0 }
+    }
+}
+
+#[test]
+fn ops_without_a_kernel_are_named_and_left_out() {
+    let Some(queue) = emulated("ops_without_a_kernel_are_named_and_left_out") else { return };
+    let subject = Subject {
+        name: "on_processor f32[4]".into(),
+        pass: "forward",
+        calls: 1,
+        op: Arc::new(OnProcessor),
+        inputs: vec![Input::variable([4], DType::F32)],
+        run: Pass::Forward,
+        results: 1,
+        reference: None,
+        tolerance: Tolerance::sum_of(1),
+    };
+    let gauges = Gauges::new(&queue).unwrap();
+    let mut lab = Lab { queue, path: "sm_80".into(), gauges, seconds: 0.001 };
+    let (measured, absent) = lab.ops(&[subject.clone(), subject], &parse("").unwrap()).unwrap();
+    assert!(measured.is_empty());
+    assert_eq!(absent, ["not measured, for want of a CUDA kernel: on_processor"]);
 }
 
 #[test]
@@ -110,6 +185,8 @@ fn wrong_requests_are_refused() {
     fails("--isa sse9", "unknown path 'sse9'");
     fails("--baseline none.json", "none.json");
     fails("model --shapes M=1,N=1,K=1 --threads 1", "--shapes from=CONFIG.toml");
+    fails("--device gpu", "possible values: cpu, cuda");
+    fails("--device cuda --threads 2", "--isa and --threads are of the processor");
     fails("--shapes from=none.toml --threads 1", "none.toml");
     fails("convolution --threads 1", "no op has 'convolution' in its name; there are activation, ");
 }

@@ -77,6 +77,14 @@ impl Memory {
         let (phase, more) = rest.into_iter().fold(first, |most, phase| if phase.1 > most.1 { phase } else { most });
         (phase, always + more)
     }
+
+    /// What lies in the memory of a device that the run is on. Inputs lie there twice, as they land beside the kernels that
+    /// still read those of the step before; with an average, evaluation has the averaged model beside the other.
+    pub fn on_device(&self) -> u64 {
+        let averaged = if self.average > 0 && self.evaluation > 0 { self.master + self.bf16_copy } else { 0 };
+        let weights = self.master + self.bf16_copy + self.gradients + self.optimizer + self.average + averaged;
+        weights + self.arena + 2 * self.inputs + self.features
+    }
 }
 
 /// What does not depend on the batch of training.

@@ -14,6 +14,7 @@ use crate::run::{dtype, feature_flops};
 use crate::task::Task;
 use crate::{Error, Result};
 use data::DataView;
+use engine::cuda::Detected;
 use memory::{Fixed, Memory, image_bytes};
 use model::Coca;
 use model::config::TextConfig;
@@ -25,16 +26,23 @@ use std::sync::Arc;
 const MOST_BATCH: usize = 1 << 15;
 
 /// The text of `coca plan`: parameters, work of a step, bytes of every item that a run holds and of the whole process at
-/// its peak, the largest tensors, and the largest batch for `memory` bytes (none: what this machine has available).
+/// its peak, the largest tensors, and the largest batch for `memory` bytes (none: what this machine has available). Of a GPU
+/// the same: what lies there, and the largest batch for `memory` bytes (none: those of this machine's GPU, if it has one).
 ///
 /// Of a task the data has to be there, as its classes are those of the data.
 ///
-/// Not counted: pictures while they are decoded, and what checks, profiles and a resumed checkpoint hold for a while.
+/// Not counted: pictures while they are decoded, what checks, profiles and a resumed checkpoint hold for a while, and what a
+/// GPU's driver takes for itself.
 ///
 /// # Errors
 /// The architecture is wrong, the batch is too large for an op, or the machine does not say how much memory is available.
 pub fn report(config: &Config, memory: Option<u64>) -> Result<String> {
-    let memory = match memory.unwrap_or_else(|| Machine::detect().memory_available) {
+    let machine = Machine::detect();
+    let gpu_memory = memory.or(match &machine.cuda {
+        Detected::Found { devices, .. } => devices.first().map(|device| device.memory_bytes),
+        Detected::Absent(_) => None,
+    });
+    let memory = match memory.unwrap_or(machine.memory_available) {
         0 => return Err(Error::invalid("this machine does not say how much memory is available: give --memory")),
         memory => memory,
     };
@@ -83,14 +91,20 @@ pub fn report(config: &Config, memory: Option<u64>) -> Result<String> {
     );
     let (phase, together) = found.peak();
     line("together", format!("{}  the whole process at its peak, in {phase}", share(together)));
+    line("on a GPU", format!("{}  weights, state, arena, inputs twice", share(found.on_device())));
     line("", String::new());
-    let place = bytes(memory);
-    let best = match planner.largest_batch(memory)? {
-        None => format!("none: not even one pair a pass fits in {place}"),
-        Some((best, _)) if best >= MOST_BATCH => format!("{best} pairs a pass or more in {place}"),
-        Some((best, total)) => format!("{best} pairs a pass in {place}, {} together", bytes(total)),
+    let largest = |memory: u64, held: fn(&Memory) -> u64| -> Result<String> {
+        let place = bytes(memory);
+        Ok(match planner.largest_batch(memory, held)? {
+            None => format!("none: not even one pair a pass fits in {place}"),
+            Some((best, _)) if best >= MOST_BATCH => format!("{best} pairs a pass or more in {place}"),
+            Some((best, total)) => format!("{best} pairs a pass in {place}, {} together", bytes(total)),
+        })
     };
-    line("largest batch", best);
+    line("largest batch", largest(memory, |memory| memory.peak().1)?);
+    if let Some(memory) = gpu_memory {
+        line("largest on a GPU", largest(memory, Memory::on_device)?);
+    }
     Ok(format!("{text}\n{}", step.program().plan()))
 }
 
@@ -146,9 +160,9 @@ impl Planner<'_> {
         Ok(pass * self.config.batch.accumulation as f64 + before)
     }
 
-    /// The largest batch whose total fits, and that total; by doubling, then bisection over recorded plans.
-    fn largest_batch(&self, memory: u64) -> Result<Option<(usize, u64)>> {
-        let total = |batch| Ok::<u64, Error>(self.memory(&self.step(batch)?)?.peak().1);
+    /// The largest batch of which what is `held` fits, and its bytes; by doubling, then bisection over recorded plans.
+    fn largest_batch(&self, memory: u64, held: fn(&Memory) -> u64) -> Result<Option<(usize, u64)>> {
+        let total = |batch| Ok::<u64, Error>(held(&self.memory(&self.step(batch)?)?));
         let (mut fits, mut fails) = (None, 1);
         loop {
             match total(fails)? {

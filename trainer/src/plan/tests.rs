@@ -27,12 +27,24 @@ fn the_largest_batch_fits_and_one_more_does_not() {
     let config = config(&["data.prefetch=1", "evaluation.batch_size=1"]);
     let planner = planner(&config);
     let limit = planner.fixed.program + (400 << 20);
-    let (best, total) = planner.largest_batch(limit).unwrap().unwrap();
-    let at = |batch| planner.memory(&planner.step(batch).unwrap()).unwrap().peak().1;
-    assert_eq!(at(best), total);
-    assert!(at(best) <= limit && limit < at(best + 1), "{best}: {} and {}", at(best), at(best + 1));
-    assert_eq!(planner.largest_batch(1 << 20).unwrap(), None);
-    assert_eq!(planner.largest_batch(u64::MAX).unwrap().unwrap().0, MOST_BATCH);
+    let [of_process, on_device]: [fn(&Memory) -> u64; 2] = [|memory| memory.peak().1, Memory::on_device];
+    // A GPU does not hold the program and its data.
+    for (limit, held) in [(limit, of_process), (200 << 20, on_device)] {
+        let (best, total) = planner.largest_batch(limit, held).unwrap().unwrap();
+        let at = |batch| held(&planner.memory(&planner.step(batch).unwrap()).unwrap());
+        assert_eq!(at(best), total);
+        assert!(at(best) <= limit && limit < at(best + 1), "{best}: {} and {}", at(best), at(best + 1));
+        assert_eq!(planner.largest_batch(1 << 20, held).unwrap(), None);
+        assert_eq!(planner.largest_batch(u64::MAX, held).unwrap().unwrap().0, MOST_BATCH);
+    }
+}
+
+#[test]
+fn a_gpu_holds_weights_state_arena_and_inputs_twice() {
+    let memory = Memory { program: 1, master: 10, gradients: 100, arena: 1000, inputs: 10_000, ..Memory::default() };
+    assert_eq!(memory.on_device(), 21_110);
+    let averaged = Memory { average: 10, evaluation: 5, bf16_copy: 7, ..memory };
+    assert_eq!(averaged.on_device(), 21_110 + 7 + 10 + 17);
 }
 
 #[test]
@@ -108,6 +120,7 @@ fn a_large_model_is_planned_at_once_and_in_no_memory() {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
     assert!(text.contains(" pairs a pass in 16.0 GiB, ") && text.contains("largest tensors alive at the peak"));
+    assert!(text.contains("on a GPU") && text.contains("largest on a GPU    "), "{text}");
     assert!(report(&config, Some(1 << 30)).unwrap().contains("not even one pair a pass fits in 1.0 GiB"));
 }
 

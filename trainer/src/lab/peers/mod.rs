@@ -49,12 +49,14 @@ pub struct Field {
 pub fn open(python: &Path, queue: &Queue, subjects: &[Subject]) -> Field {
     let cases: Vec<Option<PeerCase>> = subjects.iter().map(PeerCase::of).collect();
     let mut field = Field::default();
-    #[cfg(feature = "peers")]
-    crates::open(queue, &cases, &mut field);
-    #[cfg(not(feature = "peers"))]
-    field.absent.push(format!("gemm and matrixmultiply are not built in: {BUILD}"));
+    if matches!(queue, Queue::Cpu(_)) {
+        #[cfg(feature = "peers")]
+        crates::open(queue, &cases, &mut field);
+        #[cfg(not(feature = "peers"))]
+        field.absent.push(format!("gemm and matrixmultiply are not built in: {BUILD}"));
+    }
     match script::open("torch", script::TORCH, python, queue, &cases) {
-        Ok(peer) => field.peers.push(Box::new(peer)),
+        Ok(ways) => field.peers.extend(ways.into_iter().map(|way| Box::new(way) as Box<dyn Peer>)),
         Err(reason) => field.absent.push(reason),
     }
     field

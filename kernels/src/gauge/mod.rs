@@ -1,6 +1,10 @@
 //! The machine's ceilings, measured: multiply-add rate by storage type, and memory bandwidth. Figures of kernels are
 //! given as a share of these, taken in the same run, because clocks and neighbours vary.
 
+pub(crate) mod cuda;
+
+pub use cuda::{DeviceGauge, DeviceSet, Unit};
+
 use engine::cpu::Isa;
 use engine::{Buffer, DType, Queue, Result, Roofline};
 use std::sync::Arc;
@@ -13,13 +17,17 @@ const CHUNK: usize = 64;
 /// A working set that is in memory and in no cache.
 const MEMORY_BYTES: usize = 192 << 20;
 
-/// Multiply-adds per second, times two, that all threads of the queue reach out of registers in this storage type: the
-/// best of five moments.
+/// Multiply-adds per second, times two, that all threads of the queue, or all multiprocessors of its device, reach out of
+/// registers in this storage type: the best of five moments.
 pub fn flops_per_second(queue: &Queue, dtype: DType) -> Result<f64> {
+    if let Queue::Cuda(cuda) = queue {
+        let (gauge, unit) = (DeviceGauge::new(cuda)?, Unit::fastest(cuda.architecture(), dtype));
+        return (0..5).try_fold(0.0, |best, _| Ok(gauge.flops_per_second(unit)?.max(best)));
+    }
     (0..5).try_fold(0.0, |best, _| Ok(flops_per_second_now(queue, dtype)?.max(best)))
 }
 
-/// As [`flops_per_second`], of one moment of milliseconds.
+/// As [`flops_per_second`], of one moment of milliseconds and on the CPU alone.
 pub fn flops_per_second_now(queue: &Queue, dtype: DType) -> Result<f64> {
     let cpu = queue.cpu("the gauge of arithmetic")?;
     // Milliseconds of work, beside which waking the threads does not count.
@@ -34,8 +42,13 @@ pub fn flops_per_second_now(queue: &Queue, dtype: DType) -> Result<f64> {
     Ok(flops / start.elapsed().as_secs_f64())
 }
 
-/// Bytes per second read from memory by all threads.
+/// Bytes per second read from memory by all threads, or from that of the queue's device.
 pub fn read_bytes_per_second(queue: &Queue) -> Result<f64> {
+    if let Queue::Cuda(cuda) = queue {
+        let gauge = DeviceGauge::new(cuda)?;
+        let set = gauge.working_set(4 * cuda.driver().properties().l2_bytes as usize)?;
+        return (0..3).try_fold(0.0, |best, _| Ok(gauge.read_bytes_per_second(&set)?.max(best)));
+    }
     let set = WorkingSet::new(queue, MEMORY_BYTES)?;
     (0..3).try_fold(0.0, |best, _| Ok(set.read_bytes_per_second(queue)?.max(best)))
 }
