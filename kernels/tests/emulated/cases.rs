@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 /// The ops that have kernels.
-const WITH_KERNELS: &[&str] = &["activation", "elementwise", "layer_norm", "matmul"];
+const WITH_KERNELS: &[&str] = &["activation", "attention", "elementwise", "layer_norm", "matmul"];
 
 #[test]
 fn element_wise_cases() {
@@ -19,6 +19,12 @@ fn element_wise_cases() {
 #[test]
 fn layer_norm_cases() {
     check_all("layer_norm_cases", &[AMPERE, HOPPER], kernels::layer_norm::cases());
+}
+
+/// With the same kernels on all devices.
+#[test]
+fn attention_cases() {
+    check_all("attention_cases", &[AMPERE], kernels::attention::cases());
 }
 
 /// With one kernel on all devices.
