@@ -164,6 +164,11 @@ json_string() {
     printf '"%s"' "$(printf '%s' "$1" | tr '\n\t\r' '   ' | sed 's/[\\"]/\\&/g')"
 }
 
+# The last line of a stage's log that says something.
+said() {
+    grep . "$OUT/$1.log" | tail -n 1 || true
+}
+
 smi() {
     nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1 || true
 }
@@ -176,7 +181,7 @@ record() {
     {
         printf '{"stage": %s, "outcome": %s, "exit": %s, "seconds": %s' \
             "$(json_string "$1")" "$(json_string "$2")" "$3" "$4"
-        printf ', "said": %s' "$(json_string "$(tail -n 1 "$OUT/$1.log")")"
+        printf ', "said": %s' "$(json_string "$(said "$1")")"
         printf ', "device": %s, "driver": %s' "$(json_string "$(of_gpu '(.*)')")" "$(json_string "$(smi driver_version)")"
         printf ', "clocks": %s' "$(json_string "$(smi clocks.sm,clocks.mem,power.draw,temperature.gpu)")"
         printf ', "nvrtc": %s, "commit": %s' "$(json_string "$nvrtc")" "$(json_string "$commit")"
@@ -217,7 +222,7 @@ run_all() {
         esac
         [[ $outcome == passed || $outcome == skipped ]] || failed=1
         record "$name" "$outcome" "$status" "$((SECONDS - started))"
-        printf '%-12s %-8s %5s s  %s\n' "$name" "$outcome" "$((SECONDS - started))" "$(tail -n 1 "$OUT/$name.log")"
+        printf '%-12s %-8s %5s s  %s\n' "$name" "$outcome" "$((SECONDS - started))" "$(said "$name")"
     done
     return $failed
 }
