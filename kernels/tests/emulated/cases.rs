@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 /// The ops that have kernels.
-const WITH_KERNELS: &[&str] = &["activation", "elementwise", "layer_norm", "matmul"];
+const WITH_KERNELS: &[&str] =
+    &["activation", "contrastive", "cross_entropy", "elementwise", "layer_norm", "linear_cross_entropy", "matmul"];
 
 #[test]
 fn element_wise_cases() {
@@ -32,6 +33,24 @@ fn f32_products() {
 fn bf16_products() {
     let bf16 = |case: &Case| case.inputs[0].meta.dtype == DType::BF16;
     check_all("bf16_products", &[AMPERE, HOPPER], kernels::matmul::cases().into_iter().filter(bf16).collect());
+}
+
+/// Their products are f32: the same kernels on all devices. Without the wide batch, which is there for the CPU's blocks.
+#[test]
+fn contrastive_cases() {
+    let narrow = |case: &Case| case.inputs[0].meta.shape.rows() < 256;
+    check_all("contrastive_cases", &[AMPERE], kernels::contrastive::cases().into_iter().filter(narrow).collect());
+}
+
+#[test]
+fn cross_entropy_cases() {
+    check_all("cross_entropy_cases", &[AMPERE], kernels::cross_entropy::cases());
+}
+
+/// Products differ from device to device, and so does the shared memory that may hold a row.
+#[test]
+fn linear_cross_entropy_cases() {
+    check_all("linear_cross_entropy_cases", &[AMPERE, HOPPER], kernels::linear_cross_entropy::cases());
 }
 
 proptest! {
