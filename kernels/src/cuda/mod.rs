@@ -12,7 +12,10 @@ pub(crate) type Part = (&'static str, &'static str);
 
 macro_rules! part {
     ($folder:literal, $file:literal) => {
-        (concat!("kernels/src/", $folder, "/", $file), include_str!(concat!("../", $folder, "/", $file)))
+        (
+            concat!("kernels/src/", $folder, "/", $file),
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/", $folder, "/", $file)),
+        )
     };
 }
 pub(crate) use part;
@@ -52,6 +55,8 @@ pub fn variants(architecture: Architecture) -> Vec<Source> {
         crate::elementwise::cuda::variants(),
         crate::layer_norm::cuda::variants(),
         crate::matmul::cuda::variants(architecture),
+        crate::optimizer::cuda::variants(),
+        crate::reduce::cuda::variants(),
     ]
     .concat()
 }

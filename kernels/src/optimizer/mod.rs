@@ -1,12 +1,14 @@
 //! Optimizers over the flat arenas of [`Parameters`]: each updates every trainable parameter in one fused pass over
 //! master, gradient and state, and rewrites the bf16 copy on the way.
 //!
-//! Arithmetic is plain f32 multiply, add, divide and root in a fixed order: the same bits for any number of threads and
-//! on every instruction set.
+//! Arithmetic is plain f32 multiply, add, divide and root in a fixed order: the same bits for any number of threads, on
+//! every instruction set, and on a GPU. Parameters and state lie on one device: move the parameters there before the
+//! optimizer is made.
 
 mod adafactor;
 mod adamw;
 mod average;
+pub(crate) mod cuda;
 
 pub use adafactor::{Adafactor, AdafactorSettings};
 pub use adamw::{AdamW, AdamWSettings};
@@ -51,19 +53,29 @@ pub fn clip_factor(norm: f64, clip_norm: f64) -> f64 {
     if clip_norm > 0.0 { (clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
-/// The arenas of the parameters for the time of an update.
+/// An error if the parameters are not those that an optimizer was made for, with `state` as a part of its state.
+fn check_parameters(queue: &Queue, parameters: &Parameters, elements: usize, state: &Buffer) -> Result<()> {
+    if parameters.elements() != elements {
+        let other = parameters.elements();
+        return Err(Error::invalid(format!("the optimizer was made for {elements} elements, the arenas hold {other}")));
+    }
+    queue.check(parameters.master())?;
+    queue.check(state)
+}
+
+fn gradient_arena(parameters: &Parameters) -> Result<&Arc<Buffer>> {
+    parameters.gradient().ok_or_else(|| Error::invalid("these parameters have no gradient arena"))
+}
+
+/// The arenas of the parameters for the time of an update on the CPU.
 struct Arenas<'a> {
     master: &'a mut [f32],
     gradient: &'a [f32],
     bf16: Option<&'a mut [bf16]>,
 }
 
-fn arenas<'a>(parameters: &'a Parameters, elements: usize) -> Result<Arenas<'a>> {
-    if parameters.elements() != elements {
-        let other = parameters.elements();
-        return Err(Error::invalid(format!("the optimizer was made for {elements} elements, the arenas hold {other}")));
-    }
-    let gradient = parameters.gradient().ok_or_else(|| Error::invalid("these parameters have no gradient arena"))?;
+fn arenas(parameters: &Parameters) -> Result<Arenas<'_>> {
+    let (elements, gradient) = (parameters.elements(), gradient_arena(parameters)?);
     // SAFETY: between runs nobody else touches the arenas (the rule of `Buffer`); the three are distinct memory.
     unsafe {
         Ok(Arenas {

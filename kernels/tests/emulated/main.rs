@@ -5,5 +5,6 @@
 mod cases;
 mod machines;
 mod memory;
+mod optimizer;
 #[path = "../running/mod.rs"]
 mod running;

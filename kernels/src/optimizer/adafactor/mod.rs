@@ -7,7 +7,7 @@
 
 mod cpu;
 
-use super::{Arenas, Optimizer, Rule, Step, arenas, at_least_zero, check_step, decay_rate, rules};
+use super::{Arenas, Optimizer, Rule, Step, arenas, at_least_zero, check_parameters, check_step, decay_rate, rules};
 use engine::buffer::ALIGNMENT;
 use engine::{Buffer, Parameter, Parameters, Queue, Result};
 use std::ops::Range;
@@ -177,8 +177,9 @@ fn second_moment_decay(beta2: f64, step: u64) -> f64 {
 impl Optimizer for Adafactor {
     fn step(&mut self, queue: &Queue, parameters: &Parameters, step: Step) -> Result<()> {
         check_step(step)?;
+        check_parameters(queue, parameters, self.elements, &self.momentum)?;
         let cpu = queue.cpu("adafactor")?;
-        let arenas = arenas(parameters, self.elements)?;
+        let arenas = arenas(parameters)?;
         let work: Vec<(Layout, Factors)> = (parameters.entries().iter().zip(&self.layouts))
             .filter(|(entry, _)| entry.trainable)
             .map(|(_, layout)| (*layout, self.factors(layout.rule, step)))
