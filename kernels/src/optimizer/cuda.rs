@@ -2,7 +2,7 @@
 
 use crate::cuda::size;
 use bytemuck::Pod;
-use engine::cuda::{Arguments, Launch, Source};
+use engine::cuda::{Launch, Source};
 use engine::{Buffer, Device, Parameters, Result};
 use std::sync::Arc;
 
@@ -11,7 +11,13 @@ pub(super) const THREADS: u32 = 256;
 
 /// Every variant.
 pub(crate) fn variants() -> Vec<Source> {
-    [super::adamw::cuda::variants(), super::average::variants()].concat()
+    [
+        super::adafactor::cuda::variants(),
+        super::adamw::cuda::variants(),
+        super::average::variants(),
+        super::clamp::variants(),
+    ]
+    .concat()
 }
 
 /// The pieces of a launch in device memory, one a block: a row of a table and the number of its piece.
@@ -38,9 +44,9 @@ impl Pieces {
         Ok((blocks > 0).then(|| Launch::linear(blocks, THREADS)))
     }
 
-    /// Arguments that begin with the list.
-    pub fn arguments(&self) -> Arguments {
-        Arguments::new().address(address(&self.buffer))
+    /// Address of the list.
+    pub fn address(&self) -> u64 {
+        address(&self.buffer)
     }
 }
 

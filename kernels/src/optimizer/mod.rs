@@ -2,19 +2,21 @@
 //! master, gradient and state, and rewrites the bf16 copy on the way.
 //!
 //! Arithmetic is plain f32 multiply, add, divide and root in a fixed order: the same bits for any number of threads, on
-//! every instruction set, and on a GPU. Parameters and state lie on one device: move the parameters there before the
-//! optimizer is made.
+//! every instruction set, and on a GPU. Parameters and state lie on one device: that of the parameters when the optimizer is
+//! made, unless both are moved.
 
-mod adafactor;
-mod adamw;
+pub(crate) mod adafactor;
+pub(crate) mod adamw;
 mod average;
+mod clamp;
 pub(crate) mod cuda;
 
 pub use adafactor::{Adafactor, AdafactorSettings};
 pub use adamw::{AdamW, AdamWSettings};
 pub use average::update_average;
+pub use clamp::clamp;
 
-use engine::{Buffer, Error, Parameter, Parameters, Queue, Result};
+use engine::{Buffer, Device, Error, Parameter, Parameters, Queue, Result};
 use half::bf16;
 use std::sync::Arc;
 
@@ -22,6 +24,9 @@ use std::sync::Arc;
 pub trait Optimizer: std::fmt::Debug + Send {
     /// Updates every trainable parameter from its gradient. The parameters must be those the optimizer was made for.
     fn step(&mut self, queue: &Queue, parameters: &Parameters, step: Step) -> Result<()>;
+
+    /// Moves the state to the memory of a device, where the parameters go too.
+    fn move_to(&mut self, device: &Device) -> Result<()>;
 
     /// The state by name, to be saved and restored whole. All zeros before the first step.
     fn state(&self) -> Vec<(&'static str, &Arc<Buffer>)>;

@@ -33,7 +33,7 @@ fn chunked(queue: &CpuQueue, values: &[f32], kernel: impl Fn(&[f32]) -> f64 + Sy
 
 /// Sum of `term` over the values in [`LANES`] interleaved sums, added pairwise.
 #[inline(always)]
-fn lanes(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
+pub(crate) fn lanes(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
     let mut sums = [0.0f64; LANES];
     let whole = values.chunks_exact(LANES);
     let rest = whole.remainder();

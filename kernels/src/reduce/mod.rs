@@ -6,6 +6,8 @@
 mod cpu;
 pub(crate) mod cuda;
 
+pub(crate) use cpu::lanes;
+
 use engine::{Buffer, Error, Parameters, Queue, Result};
 use std::ops::Range;
 

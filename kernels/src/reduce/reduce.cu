@@ -7,12 +7,6 @@
 constexpr u32 WARPS = 4;
 constexpr u32 AHEAD = 16;
 
-DEVICE double warp_sum(double x) {
-#pragma unroll
-    for (u32 distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
-    return x;
-}
-
 // partial[c] = the sum of term(x) over the elements of chunk c.
 template <class Term> DEVICE void sum_chunk(const float* values, u64 count, double* partial, Term term) {
     const u64 chunk = (u64)blockIdx.x * WARPS + threadIdx.x / WARP, first = chunk * CHUNK;

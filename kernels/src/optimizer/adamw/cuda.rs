@@ -5,7 +5,7 @@ use crate::cuda::{PRELUDE, Part, constants, part, size};
 use crate::optimizer::cuda::{Pieces, Trainable, address};
 use crate::optimizer::gradient_arena;
 use bytemuck::{Pod, Zeroable};
-use engine::cuda::{CudaQueue, Source};
+use engine::cuda::{Arguments, CudaQueue, Source};
 use engine::{Buffer, Parameters, Result};
 use std::sync::Arc;
 
@@ -69,7 +69,8 @@ pub(super) fn update(adamw: &mut AdamW, queue: &CudaQueue, parameters: &Paramete
         })
         .collect::<Result<_>>()?;
     plan.segments.write::<u8>(0, bytemuck::cast_slice(&segments))?;
-    let arguments = (plan.pieces.arguments())
+    let arguments = Arguments::new()
+        .address(plan.pieces.address())
         .address(address(&plan.segments))
         .address(address(parameters.master()))
         .address(address(gradient))

@@ -4,7 +4,7 @@ mod cpu;
 pub(crate) mod cuda;
 
 use super::{Optimizer, Rule, Step, at_least_zero, check_parameters, check_step, decay_rate, rules};
-use engine::{Buffer, Parameter, Parameters, Queue, Result};
+use engine::{Buffer, Device, Parameter, Parameters, Queue, Result};
 use std::sync::Arc;
 
 /// What stays the same over a run.
@@ -92,6 +92,11 @@ impl Optimizer for AdamW {
             Queue::Cpu(cpu) => queue.enter(|| cpu::update(self, cpu, parameters, step)),
             Queue::Cuda(cuda) => cuda::update(self, cuda, parameters, step),
         }
+    }
+
+    fn move_to(&mut self, device: &Device) -> Result<()> {
+        (self.first, self.second, self.plan) = (self.first.copy_on(device)?, self.second.copy_on(device)?, None);
+        Ok(())
     }
 
     fn state(&self) -> Vec<(&'static str, &Arc<Buffer>)> {
