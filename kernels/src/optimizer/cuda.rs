@@ -28,7 +28,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// `pieces[row]` pieces of each row, in order.
+    /// The pieces of the rows in order; `pieces` says how many each row has.
     pub fn new(device: &Device, pieces: impl Iterator<Item = usize>) -> Result<Pieces> {
         let mut list: Vec<[u32; 2]> = Vec::new();
         for (row, count) in pieces.enumerate() {

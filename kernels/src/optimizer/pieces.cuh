@@ -8,8 +8,8 @@ struct Piece {
 constexpr u32 THREADS = 256;
 constexpr u32 PACK = 4;
 
-// Calls work(index, width) for the elements of a piece of `length` that is this block's: packs, and at the end of the
-// parameter single elements, for its padding is not to be touched.
+// Calls work.run<N>(index) for the elements of piece `piece`, of `length` elements, of a parameter of `count`: packs, and at
+// the end of the parameter single elements, for its padding is not to be touched.
 template <class Work> DEVICE void for_packs(u32 piece, u32 length, u32 count, Work work) {
     const u64 begin = (u64)piece * length;
     const u32 here = (u32)(count - begin < length ? count - begin : length);
