@@ -1,5 +1,7 @@
 //! Columns of two matrices side by side: keys and values that come from separate projections.
 
+pub(crate) mod cuda;
+
 use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
 use crate::simd::Float;
 use engine::{Cost, CpuQueue, DType, Error, Meta, Op, Out, Queue, Recorded, Result, Shared, Tape, Target, Tensor, View};
@@ -41,12 +43,12 @@ impl Op for JoinColumns {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        let first = inputs[0].shape().columns();
         let [a, b] = inputs else { unreachable!("checked by infer") };
-        match a.meta().dtype {
-            DType::BF16 => join(cpu, a.slice::<bf16>()?, b.slice()?, first, &mut outputs[0]),
-            _ => join(cpu, a.slice::<f32>()?, b.slice()?, first, &mut outputs[0]),
+        let first = a.shape().columns();
+        match (queue, a.meta().dtype) {
+            (Queue::Cpu(cpu), DType::BF16) => join(cpu, a.slice::<bf16>()?, b.slice()?, first, &mut outputs[0]),
+            (Queue::Cpu(cpu), _) => join(cpu, a.slice::<f32>()?, b.slice()?, first, &mut outputs[0]),
+            (Queue::Cuda(queue), _) => cuda::join(queue, a, b, &outputs[0]),
         }
     }
 
@@ -82,10 +84,10 @@ impl Op for SplitColumns {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        match inputs[0].meta().dtype {
-            DType::BF16 => split::<bf16>(cpu, &inputs[0], self.first, outputs),
-            _ => split::<f32>(cpu, &inputs[0], self.first, outputs),
+        match (queue, inputs[0].meta().dtype) {
+            (Queue::Cpu(cpu), DType::BF16) => split::<bf16>(cpu, &inputs[0], self.first, outputs),
+            (Queue::Cpu(cpu), _) => split::<f32>(cpu, &inputs[0], self.first, outputs),
+            (Queue::Cuda(queue), _) => cuda::split(queue, &inputs[0], &outputs[0], &outputs[1]),
         }
     }
 
@@ -172,7 +174,8 @@ fn case(rows: usize, first: usize, second: usize, dtype: DType) -> Case {
 
 /// Fixed cases.
 pub fn cases() -> Vec<Case> {
-    [DType::F32, DType::BF16].into_iter().flat_map(|d| [case(3, 5, 7, d), case(130, 16, 16, d)]).collect()
+    let of = |dtype| [case(3, 5, 7, dtype), case(130, 16, 16, dtype), case(2, 264, 8, dtype)];
+    [DType::F32, DType::BF16].into_iter().flat_map(of).collect()
 }
 
 /// A random case.

@@ -4,7 +4,7 @@
 //! embedded in the binary and compiled when a program first needs them. [`variants`] lists those that training CoCa and the
 //! op cases use, for the test that compiles them for every architecture.
 
-use engine::cuda::{Architecture, Source};
+use engine::cuda::{Architecture, Launch, Source};
 use engine::{DType, Error, Result};
 
 /// A file of a source: the name that errors and faults show, and its text.
@@ -21,6 +21,7 @@ macro_rules! part {
 pub(crate) use part;
 
 pub(crate) const PRELUDE: Part = part!("cuda", "prelude.cuh");
+pub(crate) const ROWS: Part = part!("cuda", "rows.cuh");
 pub(crate) const ACTIVATION: Part = part!("cuda", "activation.cuh");
 pub(crate) const SM80: Part = part!("cuda", "sm80.cuh");
 pub(crate) const SM90: Part = part!("cuda", "sm90.cuh");
@@ -28,6 +29,9 @@ pub(crate) const EPILOGUE: Part = part!("cuda", "epilogue.cuh");
 
 /// Bytes of the widest access: packed kernels need addresses and rows that are multiples of it.
 pub(crate) const PACK_BYTES: usize = 16;
+
+/// Threads of a block of the kernels that stream or give a warp a row.
+pub(crate) const THREADS: usize = 256;
 
 /// The constants of a variant.
 pub(crate) fn constants<const N: usize>(values: [(&str, i64); N]) -> Vec<(String, i64)> {
@@ -44,6 +48,16 @@ pub(crate) fn are_aligned(addresses: &[u64]) -> bool {
     addresses.iter().all(|address| address.is_multiple_of(PACK_BYTES as u64))
 }
 
+/// True if rows of n elements are made of packs.
+pub(crate) fn are_packed(n: usize, dtype: DType) -> bool {
+    (n * dtype.size()).is_multiple_of(PACK_BYTES)
+}
+
+/// A warp for each of one or more rows, as `rows.cuh` numbers them.
+pub(crate) fn launch_rows(rows: usize) -> Result<Launch> {
+    Ok(Launch::linear(size("blocks", rows.div_ceil(THREADS / 32))?, THREADS as u32))
+}
+
 /// A size as kernels take it; an error beyond 32 bits.
 pub(crate) fn size(what: &str, value: usize) -> Result<u32> {
     u32::try_from(value).map_err(|_| Error::invalid(format!("{value} {what} are more than a kernel counts in 32 bits")))
@@ -52,11 +66,17 @@ pub(crate) fn size(what: &str, value: usize) -> Result<u32> {
 /// Every variant for an architecture that plans of CoCa and the op cases use.
 pub fn variants(architecture: Architecture) -> Vec<Source> {
     [
+        crate::columns::cuda::variants(),
         crate::elementwise::cuda::variants(),
+        crate::embed::cuda::variants(),
         crate::layer_norm::cuda::variants(),
         crate::matmul::cuda::variants(architecture),
+        crate::normalize::cuda::variants(),
         crate::optimizer::cuda::variants(),
+        crate::patchify::cuda::variants(),
         crate::reduce::cuda::variants(),
+        crate::rows::cuda::variants(),
+        crate::top_k::cuda::variants(),
     ]
     .concat()
 }

@@ -107,9 +107,16 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in [DType::F32, DType::BF16] {
         cases.push(text(&[3, 0, CLASS_ID, 3, 3, CLASS_ID], &[0, 1, 7, 0, 1, 7], (5, 8, 67), dtype));
+        // Several tiles and digits of the order, and a position whose rows fill more chunks than a warp sees at once.
+        let ids: Vec<i32> = (0..1100).map(|row| row * row % 311 - 1).collect();
+        let at: Vec<i32> = (0..1100).map(|row| i32::from(row % 91 == 7)).collect();
+        cases.push(text(&ids, &at, (310, 3, 4), dtype));
+        cases.push(text(&[2, CLASS_ID, 2, 1, 2], &[0, 1, 0, 0, 0], (3, 2, 264), dtype));
         cases.push(patches(3, 4, 33, true, dtype));
+        cases.push(patches(37, 2, 40, true, dtype));
         cases.push(patches(2, 5, 70, false, dtype));
     }
+    cases.push(text(&[65_999, 3, 65_999], &[0, 1, 1], (66_000, 2, 1), DType::F32));
     cases
 }
 

@@ -56,7 +56,7 @@ pub(super) fn text_backward(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut
 
 fn text_backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
     let (ids, at, dy) = (inputs[0].slice::<i32>()?, inputs[1].slice::<i32>()?, inputs[2].slice::<T>()?);
-    let [tokens, positions, class] = outputs else { unreachable!("declared by infer") };
+    let [tokens, positions, class, ..] = outputs else { unreachable!("declared by infer") };
     // `scatter_add` passes over negative indices: the class rows of the token table, all others of the class table.
     scatter_add::<T, f32>(queue, ids, dy, tokens)?;
     scatter_add::<T, f32>(queue, at, dy, positions)?;

@@ -2,6 +2,7 @@
 
 mod cases;
 mod cpu;
+pub(crate) mod cuda;
 
 pub use cases::{cases, draw};
 
@@ -22,7 +23,8 @@ pub struct TextTables {
 }
 
 /// Row i is `tokens[ids[i]] + positions[at[i]]`, with the class embedding for [`CLASS_ID`]: ids and at i32 `[rows]`,
-/// result `[rows, width]` in `dtype`. The gradient of each table is added up in row order.
+/// result `[rows, width]` in `dtype`. The gradient of each table is added up in row order. An id or a position that no
+/// table has is an error on the CPU; a device, which cannot report it, makes its row NaN and gives it no gradient.
 #[track_caller]
 pub fn embed_text(tape: &mut Tape, ids: Tensor, at: Tensor, tables: TextTables, dtype: DType) -> Result<Tensor> {
     Ok(tape.push(EmbedText { dtype }, &[ids, at, tables.tokens, tables.positions, tables.class])?[0])
@@ -43,7 +45,7 @@ pub struct EmbedText {
     pub dtype: DType,
 }
 
-/// Inputs ids, at, dy, and the tables for their shapes; outputs the gradients of the tables.
+/// Inputs ids, at, dy, and the tables for their shapes; outputs the gradients of the tables, then scratch.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbedTextBackward;
 
@@ -86,8 +88,10 @@ impl Op for EmbedText {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::text(cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::text(cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::text(queue, inputs, &outputs[0]),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -114,14 +118,18 @@ impl Op for EmbedTextBackward {
 
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
         match inputs {
-            [_, _, _, tables @ ..] if tables.len() == 3 => Ok(tables.to_vec()),
+            [ids, _, dy, tables @ ..] if tables.len() == 3 => {
+                Ok([tables, &cuda::scratch(ids.elements(), dy.shape.columns())].concat())
+            }
             _ => Err(Error::invalid("expects ids, positions, dy and three tables")),
         }
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::text_backward(cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::text_backward(cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::text_backward(queue, inputs, outputs),
+        }
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {
@@ -151,8 +159,10 @@ impl Op for EmbedPatches {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::patches(cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::patches(cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::patches(queue, inputs, &outputs[0]),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -185,8 +195,10 @@ impl Op for EmbedPatchesBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::patches_backward(cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::patches_backward(cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::patches_backward(queue, inputs, outputs),
+        }
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

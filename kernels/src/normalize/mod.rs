@@ -1,6 +1,8 @@
 //! L2 normalisation of rows: `y = x / max(|x|, 1e-12)`, as `torch.nn.functional.normalize`.
 
-use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
+pub(crate) mod cuda;
+
+use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance};
 use crate::simd::{Float, sum_by};
 use crate::vectorized;
 use engine::{Cost, CpuQueue, DType, Error, Meta, Op, Out, Queue, Recorded, Result, Shared, Tape, Target, Tensor, View};
@@ -38,10 +40,10 @@ impl Op for Normalize {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        match inputs[0].meta().dtype {
-            DType::BF16 => forward::<bf16>(cpu, inputs, outputs),
-            _ => forward::<f32>(cpu, inputs, outputs),
+        match (queue, inputs[0].meta().dtype) {
+            (Queue::Cpu(cpu), DType::BF16) => forward::<bf16>(cpu, inputs, outputs),
+            (Queue::Cpu(cpu), _) => forward::<f32>(cpu, inputs, outputs),
+            (Queue::Cuda(queue), _) => cuda::forward(queue, &inputs[0], outputs),
         }
     }
 
@@ -73,10 +75,10 @@ impl Op for NormalizeBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        match inputs[0].meta().dtype {
-            DType::BF16 => backward::<bf16>(cpu, inputs, outputs),
-            _ => backward::<f32>(cpu, inputs, outputs),
+        match (queue, inputs[0].meta().dtype) {
+            (Queue::Cpu(cpu), DType::BF16) => backward::<bf16>(cpu, inputs, outputs),
+            (Queue::Cpu(cpu), _) => backward::<f32>(cpu, inputs, outputs),
+            (Queue::Cuda(queue), _) => cuda::backward(queue, inputs, &outputs[0]),
         }
     }
 
@@ -139,6 +141,23 @@ vectorized! {
     }
 }
 
+impl Reference for NormalizeBackward {
+    fn forward(&self, inputs: &[Array]) -> Vec<Array> {
+        let (y, inverses, mut dx) = (&inputs[0], &inputs[1].data, inputs[2].clone());
+        for (row, &inverse) in inverses.iter().enumerate() {
+            let y = y.row(row);
+            let along: f64 = y.iter().zip(dx.row(row)).map(|(y, dy)| y * dy).sum();
+            let along = if inverse < f64::from(1.0 / LEAST_NORM) { along } else { 0.0 };
+            dx.row_mut(row).iter_mut().zip(y).for_each(|(dx, y)| *dx = (*dx - y * along) * inverse);
+        }
+        vec![dx]
+    }
+
+    fn gradients(&self, _inputs: &[Array], _outputs: &[Array]) -> Vec<Option<Array>> {
+        vec![None, None, None]
+    }
+}
+
 impl Reference for Normalize {
     fn forward(&self, inputs: &[Array]) -> Vec<Array> {
         let (mut y, rows) = (inputs[0].clone(), inputs[0].shape.rows());
@@ -152,15 +171,8 @@ impl Reference for Normalize {
     }
 
     fn gradients(&self, inputs: &[Array], outputs: &[Array]) -> Vec<Option<Array>> {
-        let forward = self.forward(inputs);
-        let mut dx = outputs[0].clone();
-        for row in 0..dx.shape.rows() {
-            let y = forward[0].row(row);
-            let along: f64 = y.iter().zip(outputs[0].row(row)).map(|(y, dy)| y * dy).sum();
-            let inverse = forward[1].data[row];
-            dx.row_mut(row).iter_mut().zip(y).for_each(|(dx, y)| *dx = (*dx - y * along) * inverse);
-        }
-        vec![Some(dx)]
+        let [y, inverses] = <[Array; 2]>::try_from(self.forward(inputs)).expect("y and inverses");
+        NormalizeBackward.forward(&[y, inverses, outputs[0].clone()]).into_iter().map(Some).collect()
     }
 }
 
@@ -178,9 +190,35 @@ fn case(rows: usize, columns: usize, dtype: DType) -> Case {
     }
 }
 
+/// Rows shorter than the least norm. Central differences would step over the corner there: no gradient is asked for.
+fn vanishing(dtype: DType) -> Case {
+    let input = Input::data([3, 16], dtype, Fill::Normal(1e-14));
+    let name = format!("normalize {dtype}[3, 16], shorter than the least norm");
+    Case { name, inputs: vec![input], results: 0, ..case(3, 16, dtype) }
+}
+
+/// The gradient of such rows.
+fn vanishing_backward(dtype: DType) -> Case {
+    let inverse = f64::from(1.0 / LEAST_NORM);
+    let (y, dy) = (Input::data([3, 16], dtype, Fill::Normal(0.1)), Input::data([3, 16], dtype, Fill::Normal(1.0)));
+    let inverses = Input::data([3], DType::F32, Fill::Values(vec![1.0, inverse, inverse]));
+    Case {
+        name: format!("normalize_backward {dtype}[3, 16], two of them shorter than the least norm"),
+        op: Arc::new(NormalizeBackward),
+        reference: Arc::new(NormalizeBackward),
+        inputs: vec![y, inverses, dy],
+        results: 0,
+        ..case(3, 16, dtype)
+    }
+}
+
 /// Fixed cases.
 pub fn cases() -> Vec<Case> {
-    [DType::F32, DType::BF16].into_iter().flat_map(|dtype| [case(5, 67, dtype), case(33, 192, dtype)]).collect()
+    let of = |dtype| {
+        let lengths = [case(5, 67, dtype), case(33, 192, dtype), case(9, 520, dtype)];
+        lengths.into_iter().chain([vanishing(dtype), vanishing_backward(dtype)])
+    };
+    [DType::F32, DType::BF16].into_iter().flat_map(of).collect()
 }
 
 /// A random case.

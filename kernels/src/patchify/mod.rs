@@ -3,6 +3,8 @@
 //! A patch row is ordered channel, y, x, patches row by row: the order of a convolution weight `[out, 3, p, p]`. Values
 //! are `(byte / 255 - mean) / std` in f32, the operations of torchvision's `ToTensor` and `Normalize`.
 
+pub(crate) mod cuda;
+
 use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance};
 use crate::simd::Float;
 use engine::{Cost, CpuQueue, DType, Error, Meta, Op, Out, Queue, Result, Shared, Tape, Tensor, View};
@@ -54,10 +56,10 @@ impl Op for Patchify {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        match self.dtype {
-            DType::BF16 => run::<bf16>(self, cpu, inputs, outputs),
-            _ => run::<f32>(self, cpu, inputs, outputs),
+        match (queue, self.dtype) {
+            (Queue::Cpu(cpu), DType::BF16) => run::<bf16>(self, cpu, inputs, outputs),
+            (Queue::Cpu(cpu), _) => run::<f32>(self, cpu, inputs, outputs),
+            (Queue::Cuda(queue), _) => cuda::run(self, queue, &inputs[0], &outputs[0]),
         }
     }
 
@@ -138,9 +140,9 @@ fn case(batch: usize, (down, across): (usize, usize), p: usize, dtype: DType) ->
 
 /// Fixed cases.
 pub fn cases() -> Vec<Case> {
-    let small = [DType::F32, DType::BF16].map(|dtype| case(2, (3, 2), 5, dtype));
+    let of = |dtype| [case(2, (3, 2), 5, dtype), case(1, (2, 3), 6, dtype), case(2, (1, 2), 8, dtype)];
     let real = Case { bench_only: true, ..case(8, (7, 7), 32, DType::F32) };
-    small.into_iter().chain([real]).collect()
+    [DType::F32, DType::BF16].into_iter().flat_map(of).chain([real]).collect()
 }
 
 /// A random case.

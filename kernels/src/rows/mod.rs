@@ -1,13 +1,15 @@
 //! Rows by index: the rows of a packed text that the decoder reads, the pooled row of every image.
 
 mod cpu;
+pub(crate) mod cuda;
 pub(crate) use cpu::scatter_add;
 
 use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
 use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Recorded, Result, Tape, Target, Tensor, View};
 use std::sync::Arc;
 
-/// `y[i] = x[index[i]]`: x `[rows, n]` f32 or bf16, index i32 `[count]`, y `[count, n]`.
+/// `y[i] = x[index[i]]`: x `[rows, n]` f32 or bf16, index i32 `[count]`, y `[count, n]`. An index that x does not have
+/// is an error on the CPU; a device, which cannot report it, makes its row NaN and gives it no gradient.
 #[track_caller]
 pub fn take_rows(tape: &mut Tape, x: Tensor, index: Tensor) -> Result<Tensor> {
     Ok(tape.push(TakeRows, &[x, index])?[0])
@@ -17,7 +19,8 @@ pub fn take_rows(tape: &mut Tape, x: Tensor, index: Tensor) -> Result<Tensor> {
 #[derive(Clone, Copy, Debug)]
 pub struct TakeRows;
 
-/// `dx[index[i]] += dy[i]`, zero elsewhere; inputs x (for its shape), index, dy. Added in the order of i.
+/// `dx[index[i]] += dy[i]`, zero elsewhere; inputs x (for its shape), index, dy; outputs dx, then scratch. Added in the
+/// order of i.
 #[derive(Clone, Copy, Debug)]
 pub struct TakeRowsBackward;
 
@@ -40,8 +43,10 @@ impl Op for TakeRows {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::take(cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::take(cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::take(queue, inputs, &outputs[0]),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -68,20 +73,23 @@ impl Op for TakeRowsBackward {
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
         let &[x, index, _] = inputs else { return Err(Error::invalid("expects x, an index and dy")) };
         check(x, index)?;
-        Ok(vec![x])
+        // Scratch: where each row is taken first and last.
+        Ok(vec![x, Meta::new([2, x.shape.rows()], DType::I32)])
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::give(cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::give(cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::give(queue, inputs, outputs),
+        }
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {
         Cost { flops: inputs[2].elements() as f64, bytes: (inputs[0].bytes() + inputs[2].bytes()) as f64 }
     }
 
-    fn rows_from(&self, _output: usize) -> Option<usize> {
-        Some(0)
+    fn rows_from(&self, output: usize) -> Option<usize> {
+        (output == 0).then_some(0)
     }
 }
 
@@ -164,6 +172,8 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(5, 67, &[4, 0, 0, 2], None, dtype));
         cases.push(case(5, 67, &[4, 0, 0, 2], Some(2), dtype));
         cases.push(case(3, 9, &[1], Some(0), dtype));
+        // Rows that are taken many times, far apart, and rows that are not taken.
+        cases.push(case(17, 264, &std::array::from_fn::<i32, 70, _>(|i| i as i32 * 7 % 13), None, dtype));
     }
     cases
 }

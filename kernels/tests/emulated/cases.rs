@@ -8,7 +8,18 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 /// The ops that have kernels.
-const WITH_KERNELS: &[&str] = &["activation", "elementwise", "layer_norm", "matmul"];
+const WITH_KERNELS: &[&str] = &[
+    "activation",
+    "columns",
+    "elementwise",
+    "embed",
+    "layer_norm",
+    "matmul",
+    "normalize",
+    "patchify",
+    "rows",
+    "top_k",
+];
 
 #[test]
 fn element_wise_cases() {
@@ -19,6 +30,18 @@ fn element_wise_cases() {
 #[test]
 fn layer_norm_cases() {
     check_all("layer_norm_cases", &[AMPERE, HOPPER], kernels::layer_norm::cases());
+}
+
+#[test]
+fn row_and_column_cases() {
+    let cases =
+        [kernels::columns::cases(), kernels::normalize::cases(), kernels::rows::cases(), kernels::top_k::cases()];
+    check_all("row_and_column_cases", &[AMPERE], cases.concat());
+}
+
+#[test]
+fn patches_and_embeddings() {
+    check_all("patches_and_embeddings", &[AMPERE], [kernels::patchify::cases(), kernels::embed::cases()].concat());
 }
 
 /// With one kernel on all devices.

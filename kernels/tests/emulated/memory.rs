@@ -4,9 +4,14 @@ use crate::machines::{AMPERE, HOPPER, Machine, Shared, machine};
 use engine::cuda::compiler_or_skip;
 use engine::{DType, Meta, Op, Tape};
 use kernels::activation::{Activate, Activation};
+use kernels::columns::{JoinColumns, SplitColumns};
 use kernels::elementwise::{Add, Cast};
+use kernels::embed::{EmbedPatches, EmbedPatchesBackward};
 use kernels::layer_norm::{LayerNorm, LayerNormBackward};
 use kernels::matmul::{ColumnSum, Layout, Matmul};
+use kernels::normalize::Normalize;
+use kernels::patchify::Patchify;
+use kernels::rows::TakeRows;
 use ptxemu::Counters;
 use std::sync::Arc;
 use std::time::Instant;
@@ -90,6 +95,64 @@ fn column_sums_touch_each_sector_once() {
         assert_eq!(counters.global_store_sectors, written / 32);
         assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{dtype}");
     }
+}
+
+#[test]
+fn rows_and_columns_touch_each_sector_once() {
+    let Some(compiler) = compiler_or_skip("rows_and_columns_touch_each_sector_once") else { return };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 7);
+    let (rows, n) = (16, 384);
+    let x = bf16([rows, n]);
+    let index = Meta::new([rows], DType::I32);
+    let counted = [
+        count(&machine, JoinColumns, &[x, x]),
+        count(&machine, SplitColumns { first: n }, &[bf16([rows, 2 * n])]),
+        // Besides the row an index, of zeros: the same row each time.
+        count(&machine, TakeRows, &[x, index]),
+    ];
+    for ((counters, read, written), indices) in counted.into_iter().zip([0, 0, rows as u64]) {
+        let values = read - indices * 4;
+        assert_eq!(counters.global_load_sectors, values / 32 + indices);
+        assert_eq!(counters.global_store_sectors, written / 32);
+    }
+    // Two passes over a row of f32, the second from the L1 cache; an inverse norm a row.
+    let x = Meta::new([rows, n], DType::F32);
+    let (counters, read, _) = count(&machine, Normalize, &[x]);
+    assert_eq!(counters.global_load_sectors, 2 * read / 32);
+    assert_eq!(counters.global_store_sectors, read / 32 + rows as u64);
+}
+
+#[test]
+fn patches_are_written_in_whole_sectors() {
+    let Some(compiler) = compiler_or_skip("patches_are_written_in_whole_sectors") else { return };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 8);
+    for dtype in [DType::BF16, DType::F32] {
+        let op = Patchify { patch_size: 32, mean: [0.5; 3], std: [0.25; 3], dtype };
+        let (counters, read, written) = count(&machine, op, &[Meta::new([2, 32, 32, 3], DType::U8)]);
+        // Each of a thread's three loads touches the sectors of all.
+        assert_eq!(counters.global_load_sectors, 3 * read / 32, "{dtype}");
+        assert_eq!(counters.global_store_sectors, written / 32, "{dtype}");
+    }
+}
+
+#[test]
+fn embeddings_touch_each_sector_once() {
+    let Some(compiler) = compiler_or_skip("embeddings_touch_each_sector_once") else { return };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 9);
+    let (images, per_image, n) = (8, 4, 256);
+    let positions = Meta::new([per_image + 1, n], DType::F32);
+    let rows = images * (per_image + 1);
+    let (counters, _, written) = count(&machine, EmbedPatches, &[bf16([images * per_image, n]), positions, f32(n)]);
+    assert_eq!(counters.global_store_sectors, written / 32);
+    // Patches, or the class row of each image, and a position of each row.
+    let (patches, tables) = (images * per_image * n * 2, (images + rows) * n * 4);
+    assert_eq!(counters.global_load_sectors, ((patches + tables) / 32) as u64);
+
+    let op = EmbedPatchesBackward { dtype: DType::BF16, class: true };
+    let (counters, _, written) = count(&machine, op, &[bf16([rows, n]), positions]);
+    assert_eq!(counters.global_load_sectors, (rows * n * 2 / 32) as u64);
+    assert_eq!(counters.global_store_sectors, written / 32);
+    assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts);
 }
 
 #[test]
