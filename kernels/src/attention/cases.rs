@@ -156,9 +156,13 @@ pub fn cases() -> Vec<Case> {
         add("several blocks", Kind::Packed((1, 121).into(), Causal), 1, 32);
         add("several key tiles", Kind::Separate((1, 7).into(), (1, 531).into()), 1, 24);
         add("several key tiles", Kind::Packed((1, 300).into(), Causal), 1, 16);
+        add("several blocks", Kind::SharedQuery(70, (2, 6).into()), 1, 16);
+        add("one long sequence", Kind::Packed((&[1usize, 70, 2][..], 1).into(), KeyBits), 1, 16);
         add("head dimension 32", Kind::Packed(ragged.clone(), KeyBits), 2, 32);
         add("head dimension 64", Kind::Separate((3, 4).into(), (3, 19).into()), 2, 64);
         add("head dimension 96", Kind::SharedQuery(1, (2, 10).into()), 1, 96);
+        add("head dimension 80", Kind::Packed((1, 18).into(), Causal), 1, 80);
+        add("head dimension 104", Kind::Packed((1, 18).into(), All), 1, 104);
     }
     cases.extend(decode::cases());
     cases.extend(bench_cases());

@@ -72,16 +72,20 @@ impl Op for AttentionDecode {
 
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
         let (sequences, capacity, width) = self.sizes(inputs)?;
-        // Scores of a (sequence, head): the cached rows and the new one.
+        // Scores of a (sequence, head): the cached rows and the new one. Kernels of a GPU keep them in registers.
         let scratch = Meta::new([sequences, self.heads, capacity + 1], DType::F32);
         Ok(vec![Meta::new([sequences, width], inputs[0].dtype), scratch])
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        match inputs[0].meta().dtype {
-            DType::BF16 => self.typed::<bf16>(cpu, inputs, outputs),
-            _ => self.typed::<f32>(cpu, inputs, outputs),
+        match (queue, inputs[0].meta().dtype) {
+            (Queue::Cpu(cpu), DType::BF16) => self.typed::<bf16>(cpu, inputs, outputs),
+            (Queue::Cpu(cpu), _) => self.typed::<f32>(cpu, inputs, outputs),
+            (Queue::Cuda(queue), _) => {
+                let metas: Vec<_> = inputs.iter().map(View::meta).collect();
+                let (_, capacity, _) = self.sizes(&metas)?;
+                super::cuda::decode(self.heads, capacity, queue, inputs, outputs)
+            }
         }
     }
 
@@ -260,6 +264,7 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(case(&[3, 0, 7], None, 7, 2, 16, dtype));
         cases.push(case(&[2], None, 5, 3, 21, dtype));
         cases.push(case(&[2, 0, 0, 5], Some(&[0, 0, 1, 1]), 5, 2, 10, dtype));
+        cases.push(case(&[70, 3], None, 70, 1, 64, dtype));
         cases.push(Case { bench_only: true, ..case(&[75; 6], None, 76, 8, 64, dtype) });
     }
     cases

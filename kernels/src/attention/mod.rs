@@ -2,11 +2,13 @@
 //! backward pass computes the probabilities again from it. Softmax(scale · Q Kᵀ + mask) V, scale = 1/√head_dim.
 //!
 //! Queries, keys and values are read in place as column slices of packed projections; sequences are fixed-length or
-//! ragged (row offsets). One task owns one (sequence, head) pair: no atomics, the same bits for any thread count.
+//! ragged (row offsets). A task of the CPU owns a (sequence, head) pair, a warp of a GPU 16 rows of one: no atomics, the
+//! same bits for any thread count and schedule.
 
 mod backward;
 mod cases;
 mod cpu;
+pub(crate) mod cuda;
 mod decode;
 mod forward;
 mod geometry;
@@ -217,8 +219,10 @@ impl Op for Attention {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        forward::forward(self, cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => forward::forward(self, cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::forward(self, queue, inputs, outputs),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -277,8 +281,10 @@ impl Op for AttentionBackward {
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        backward::backward(&self.of, cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => backward::backward(&self.of, cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::backward(&self.of, queue, inputs, outputs),
+        }
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {

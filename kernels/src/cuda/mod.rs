@@ -66,6 +66,7 @@ pub(crate) fn size(what: &str, value: usize) -> Result<u32> {
 /// Every variant for an architecture that plans of CoCa and the op cases use.
 pub fn variants(architecture: Architecture) -> Vec<Source> {
     [
+        crate::attention::cuda::variants(),
         crate::columns::cuda::variants(),
         crate::elementwise::cuda::variants(),
         crate::embed::cuda::variants(),

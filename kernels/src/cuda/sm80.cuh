@@ -59,6 +59,8 @@ DEVICE float4 lds_128(u32 address) {
     return value;
 }
 
+DEVICE void sts(u32 address, u32 x) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory"); }
+
 DEVICE void sts_64(u32 address, float x, float y) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
 }

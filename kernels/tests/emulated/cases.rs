@@ -10,6 +10,7 @@ use std::sync::Arc;
 /// The ops that have kernels.
 const WITH_KERNELS: &[&str] = &[
     "activation",
+    "attention",
     "columns",
     "elementwise",
     "embed",
@@ -42,6 +43,12 @@ fn row_and_column_cases() {
 #[test]
 fn patches_and_embeddings() {
     check_all("patches_and_embeddings", &[AMPERE], [kernels::patchify::cases(), kernels::embed::cases()].concat());
+}
+
+/// With the same kernels on all devices.
+#[test]
+fn attention_cases() {
+    check_all("attention_cases", &[AMPERE], kernels::attention::cases());
 }
 
 /// With one kernel on all devices.

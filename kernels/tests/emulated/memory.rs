@@ -4,6 +4,7 @@ use crate::machines::{AMPERE, HOPPER, Machine, Shared, machine};
 use engine::cuda::compiler_or_skip;
 use engine::{DType, Meta, Op, Tape};
 use kernels::activation::{Activate, Activation};
+use kernels::attention::{Attention, AttentionBackward, Length, Source, Visibility};
 use kernels::columns::{JoinColumns, SplitColumns};
 use kernels::elementwise::{Add, Cast};
 use kernels::embed::{EmbedPatches, EmbedPatchesBackward};
@@ -176,5 +177,37 @@ fn products_have_no_bank_conflicts_and_store_whole_sectors() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn attention_reads_its_operands_once_and_has_no_bank_conflicts() {
+    let Some(compiler) = compiler_or_skip("attention_reads_its_operands_once_and_has_no_bank_conflicts") else {
+        return;
+    };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 7);
+    let (sequences, length, heads) = (2, 64, 2);
+    let rows = sequences * length;
+    for (dtype, dim) in [(DType::BF16, 32), (DType::BF16, 64), (DType::BF16, 96), (DType::F32, 32)] {
+        let (source, length) = (Source::Packed, Length::Fixed(length));
+        let op = Attention { heads, source, queries: length, keys: length, visibility: Visibility::All };
+        let matrix = |columns: usize| Meta::new([rows, columns], dtype);
+        let (qkv, result) = (matrix(3 * heads * dim), matrix(heads * dim));
+        let statistics = Meta::new([rows, heads], DType::F32);
+        let (counters, read, _) = count(&machine, op, &[qkv]);
+        let name = format!("{dtype}, heads of {dim}: {counters:?}");
+        // One block has all queries of a sequence.
+        assert_eq!((counters.asynchronous_load_bytes, counters.global_load_sectors), (read, 0), "{name}");
+        assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{name}");
+        // Log-sum-exps of one head and 8 rows lie in two sectors.
+        assert_eq!(counters.global_store_sectors, (result.bytes() / 32 + rows * heads / 4) as u64, "{name}");
+
+        let backward = AttentionBackward { of: op };
+        let (counters, _, written) = count(&machine, backward, &[qkv, result, statistics, result]);
+        let name = format!("backward, {dtype}, heads of {dim}: {counters:?}");
+        // Queries, keys, values and the gradient, by each of two kernels.
+        assert_eq!(counters.asynchronous_load_bytes, 2 * (qkv.bytes() + result.bytes()) as u64, "{name}");
+        assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{name}");
+        assert_eq!(counters.global_store_sectors, written / 32, "{name}");
     }
 }

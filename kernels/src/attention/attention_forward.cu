@@ -1,0 +1,141 @@
+// Attention: result = softmax(scale Q K^T + mask) V for each head of each sequence, and the natural logarithm of the sum of
+// the exponentials of each row's scores.
+//
+// Constants and the division of work: `attention.cuh`. A warp owns 16 queries; keys and values pass in tiles. The softmax
+// is taken online: a row's exponentials are relative to the largest score so far, and what was summed before is rescaled
+// where a tile has a larger one.
+
+// Blocks of a multiprocessor: four leave 128 registers a thread, three 168, two 255.
+constexpr u32 BLOCKS = DIM <= 32 ? 4 : DIM <= 96 ? 3 : 2;
+
+// What a lane knows of its two rows, the upper and the lower one.
+struct Running {
+    float largest[2] = {-INFINITE, -INFINITE};
+    float total[2] = {0.0f, 0.0f};  // of this lane's columns
+    float sums[DIM / 8][4] = {};
+};
+
+// Goes over a tile of keys, of which the warp's rows see those before `visible`.
+template <class Queries>
+DEVICE void attend(const Call& call, const Sequence& sequence, const Queries& queries, Running& running, u32 first_query,
+                   u32 tile, u32 first_key, u32 visible, u32 seen_by_all) {
+    const u32 lane = threadIdx.x % WARP;
+    float scores[TILE / GROUP][2][4];
+#pragma unroll
+    for (u32 group = 0; group < TILE / GROUP; ++group) {
+        const u32 key = first_key + group * GROUP;
+        const bool any = key < visible;
+        if (any) dot_products(scores[group], queries, tile, group * GROUP);
+        if (key + GROUP > seen_by_all) {
+#pragma unroll
+            for (u32 block = 0; block < 2; ++block) {
+#pragma unroll
+                for (u32 i = 0; i < 4; ++i) {
+                    const u32 query = first_query + lane / 4 + i / 2 * 8;
+                    const bool seen = any && sees(call, sequence, query, key + block * 8 + lane % 4 * 2 + i % 2);
+                    if (!seen) scores[group][block][i] = -INFINITE;
+                }
+            }
+        }
+    }
+    const float factor = call.scale * LOG2_E;
+#pragma unroll
+    for (u32 half = 0; half < 2; ++half) {
+        float largest = running.largest[half];
+#pragma unroll
+        for (u32 block = 0; block < TILE / 8; ++block) {
+            const float* pair = &scores[block / 2][block % 2][half * 2];
+            largest = fmaxf(largest, fmaxf(pair[0], pair[1]));
+        }
+        largest = quad_largest(largest);
+        // A row that has seen nothing yet keeps minus infinity; any finite shift makes its terms 0.
+        const float shift = largest == -INFINITE ? 0.0f : largest * factor;
+        const float correction = power_of_two(fmaf(running.largest[half], factor, -shift));
+        running.largest[half] = largest;
+        float total = 0.0f;
+#pragma unroll
+        for (u32 block = 0; block < TILE / 8; ++block) {
+            float* pair = &scores[block / 2][block % 2][half * 2];
+            pair[0] = power_of_two(fmaf(pair[0], factor, -shift));
+            pair[1] = power_of_two(fmaf(pair[1], factor, -shift));
+            total += pair[0] + pair[1];
+        }
+        running.total[half] = fmaf(running.total[half], correction, total);
+#pragma unroll
+        for (u32 j = 0; j < DIM / 8; ++j) {
+            running.sums[j][half * 2] *= correction;
+            running.sums[j][half * 2 + 1] *= correction;
+        }
+    }
+#pragma unroll
+    for (u32 group = 0; group < TILE / GROUP; ++group) {
+        if (first_key + group * GROUP < visible) {
+            add_weighted(running.sums, scores[group], tile + TILE_BYTES, group * GROUP);
+        }
+    }
+}
+
+// `blocks` blocks share a head of a sequence; each goes on while there are queries. result `[rows, heads dim]`,
+// log_sum_exp `[rows, heads]`, both 0 for a row that sees nothing.
+extern "C" __global__ void __launch_bounds__(MOST_WARPS * WARP, BLOCKS) attention_forward(
+    const T* query, const T* key, const T* value, const int* query_offsets, const int* key_offsets, const u8* bits,
+    u32 heads, u32 dim, u32 query_length, u32 key_length, u32 query_stride, u32 key_stride, float scale, u32 flags,
+    u32 blocks, T* result, float* log_sum_exp) {
+    extern __shared__ __align__(128) u8 shared[];
+    const Call call = {query, key, value, query_offsets, key_offsets, bits, heads, dim,
+                       query_length, key_length, query_stride, key_stride, scale, flags};
+    const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, rows = blockDim.x / WARP * GROUP;
+    const u32 head = blockIdx.x / blocks % heads, column = head * dim;
+    const Sequence sequence(call, blockIdx.x / blocks / heads);
+    const u32 own = shared_address(shared), stages = own + rows * ROW_BYTES;
+    const auto stage = [&](u32 first_key) { return stages + first_key / TILE % 2 * (2 * TILE_BYTES); };
+    const auto fill_stage = [&](u32 first_key) {
+        const u32 count = sequence.keys.count - first_key;
+        const u64 start = (u64)(sequence.keys.first + first_key) * key_stride + column;
+        const u32 tile = stage(first_key);
+        fill(call, tile, {key + start, key_stride}, tile + TILE_BYTES, {value + start, key_stride}, count, TILE);
+    };
+    for (u32 first = blockIdx.x % blocks * rows; first < sequence.queries.count; first += blocks * rows) {
+        const u32 first_own = first + warp * GROUP;
+        const u32 visible = sequence.visible(call, first, rows), own_visible = sequence.visible(call, first_own, GROUP);
+        // Everybody has left the shared memory.
+        __syncthreads();
+        const u64 start = (u64)(sequence.queries.first + first) * query_stride + column;
+        fill(call, own, {query + start, query_stride}, 0, {}, sequence.queries.count - first, rows);
+        if (visible > 0) fill_stage(0);
+        cp_async_commit_group();
+        cp_async_wait_group<0>();
+        __syncthreads();
+        // A warp without queries reads the first, and does nothing with them.
+        const u32 seen_by_all = sequence.seen_by_all(call, first_own);
+        const bool idle = first_own >= sequence.queries.count;
+        const Operand<true> queries(call, own, idle ? 0 : warp * GROUP);
+        Running running;
+        for (u32 first_key = 0; first_key < visible; first_key += TILE) {
+            if (first_key + TILE < visible) fill_stage(first_key + TILE);
+            cp_async_commit_group();
+            if (first_key < own_visible) {
+                attend(call, sequence, queries, running, first_own, stage(first_key), first_key, own_visible, seen_by_all);
+            }
+            // The next tile is there, and everybody has left this one.
+            cp_async_wait_group<0>();
+            __syncthreads();
+        }
+        if (idle) continue;
+        const u32 count = sequence.queries.count - first_own, first_row = sequence.first_result + first_own;
+        float factors[2];
+#pragma unroll
+        for (u32 half = 0; half < 2; ++half) {
+            const u32 row = half * 8 + lane / 4;
+            const float total = quad_sum(running.total[half]);
+            const bool seen = running.largest[half] > -INFINITE;
+            factors[half] = seen ? 1.0f / total : 0.0f;
+            if (row < count && lane % 4 == 0) {
+                const float value = fmaf(__log2f(total), LN_2, running.largest[half] * scale);
+                log_sum_exp[(u64)(first_row + row) * heads + head] = seen ? value : 0.0f;
+            }
+        }
+        store_rows(call, running.sums, factors[0], factors[1], result + (u64)first_row * call.width() + column,
+                   call.width(), count, false, own + warp * GROUP * ROW_BYTES);
+    }
+}
