@@ -70,6 +70,13 @@ impl Buffer {
         Ok(Arc::new(Buffer { device: Device::Cpu, pointer, bytes }))
     }
 
+    /// A copy in the memory of a device.
+    pub fn copy_on(&self, device: &Device) -> Result<Arc<Buffer>> {
+        let copy = Buffer::on(device, self.bytes)?;
+        copy.copy(0, self, 0, self.bytes)?;
+        Ok(copy)
+    }
+
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -96,11 +96,7 @@ impl Parameters {
 
     /// Moves the arenas to the memory of a device. Tapes recorded before keep the old ones.
     pub fn move_to(&mut self, device: &Device) -> Result<()> {
-        let moved = |arena: &Arc<Buffer>| -> Result<Arc<Buffer>> {
-            let buffer = Buffer::on(device, arena.bytes())?;
-            buffer.copy(0, arena, 0, arena.bytes())?;
-            Ok(buffer)
-        };
+        let moved = |arena: &Arc<Buffer>| arena.copy_on(device);
         let bf16 = self.bf16.as_ref().map(moved).transpose()?;
         let gradient = self.gradient.as_ref().map(moved).transpose()?;
         (self.master, self.bf16, self.gradient) = (moved(&self.master)?, bf16, gradient);

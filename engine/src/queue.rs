@@ -2,7 +2,7 @@
 
 use crate::cpu::{self, Isa};
 use crate::cuda::CudaQueue;
-use crate::{Device, Error, Result};
+use crate::{Buffer, Device, Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,6 +35,19 @@ impl Queue {
             Queue::Cpu(_) => &Device::Cpu,
             Queue::Cuda(cuda) => cuda.device(),
         }
+    }
+
+    /// An error if memory is not that of this queue's device.
+    pub fn check(&self, buffer: &Buffer) -> Result<()> {
+        if self.device().is(buffer.device()) {
+            return Ok(());
+        }
+        let (own, other) = (self.device(), buffer.device());
+        Err(Error::invalid(format!(
+            "{} bytes lie in the memory of {other}, they are to be worked on by {own}: move the parameters there with \
+             Parameters::move_to before anything is made for them",
+            buffer.bytes()
+        )))
     }
 
     /// Runs `work` where its parallel regions are cheapest: on a worker of the pool.

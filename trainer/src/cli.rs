@@ -19,7 +19,8 @@ use crate::data::fetch::{Set, fetch};
 use crate::data::scenes::{self, Recipe};
 use crate::data::tools::Tools;
 use crate::{
-    Error, Result, data, doctor, embed, evaluate, inspect, lab, plan, probe as probes, run, serve, suite as suites,
+    Error, Result, compare, data, doctor, embed, evaluate, inspect, lab, plan, probe as probes, run, serve,
+    suite as suites,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -64,6 +65,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Measure kernels beside this machine's ceilings, other libraries and earlier runs
     Bench(BenchArgs),
+    /// Take the same steps on the processor and on the GPU, and name the first op that differs
+    CompareDevices(CompareArgs),
     /// Show what this machine offers and what a run would use of it
     Doctor(DoctorArgs),
     /// Show what a model folder, checkpoint, run folder or file of weights holds
@@ -95,6 +98,11 @@ impl Cli {
                 let outcome = lab::bench(&args)?;
                 print(&outcome.text)?;
                 outcome.judge()
+            }
+            Command::CompareDevices(args) => {
+                let comparison = compare::run(&args)?;
+                print(&comparison.text())?;
+                comparison.judge()
             }
             Command::Doctor(DoctorArgs {}) => print(&doctor::report()?),
         }
@@ -157,6 +165,9 @@ pub struct TrainArgs {
     /// Compute on this device; as --set compute.device=DEVICE
     #[arg(long, value_name = "auto|cpu|cuda")]
     pub device: Option<String>,
+    /// Submit a step to a GPU kernel by kernel instead of as one graph; as --set compute.graph=false
+    #[arg(long)]
+    pub no_graph: bool,
     /// Check every node of every step; as --set compute.check=KIND
     #[arg(long, value_name = "nan|poison|cpu")]
     pub check: Option<String>,
@@ -179,6 +190,7 @@ impl TrainArgs {
         set("model.init", self.init.as_ref().map(text));
         set("run.out", self.out.as_ref().map(text));
         set("compute.device", self.device.clone().map(toml::Value::String));
+        set("compute.graph", self.no_graph.then_some(toml::Value::Boolean(false)));
         set("compute.check", self.check.clone().map(toml::Value::String));
         set("logging.profile_steps", self.profile.map(|steps| toml::Value::Integer(steps as i64)));
         config.load()
@@ -279,6 +291,20 @@ pub struct PlanArgs {
     /// GB and GiB both are 1024 MiB, as memory is sold
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory: Option<u64>,
+}
+
+/// Arguments of `coca compare-devices`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  coca compare-devices
+  coca compare-devices configs/coca_vit_b32.toml --set batch.size=8 --set compute.dtype=bf16 --steps 3")]
+pub struct CompareArgs {
+    /// What is trained.
+    #[command(flatten)]
+    pub config: ConfigSource,
+    /// Steps to take on each
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub steps: u64,
 }
 
 /// Arguments of `coca inspect`.
@@ -476,7 +502,7 @@ mod tests {
 
     #[test]
     fn flags_of_train_are_laid_over_sets() {
-        let line = "train --set run.seed=3 --set run.out=a --out b --init w --check nan --profile --resume runs/x --device cpu";
+        let line = "train --set run.seed=3 --set run.out=a --out b --init w --check nan --profile --resume runs/x --device cpu --no-graph";
         let args = parse_train(line);
         assert_eq!(args.resume, Resume::From("runs/x".into()));
         let config = args.load().unwrap();
@@ -485,6 +511,7 @@ mod tests {
         assert_eq!(config.model.init, PathBuf::from("w"));
         assert_eq!(config.compute.check, crate::config::CheckKind::Nan);
         assert_eq!(config.compute.device, crate::config::DeviceKind::Cpu);
+        assert!(!config.compute.graph);
         assert_eq!(config.logging.profile_steps, 3);
         let args = parse_train("--set run.seed=3");
         assert_eq!((args.resume.clone(), args.load().unwrap().run.seed), (Resume::Auto, 3));

@@ -5,6 +5,7 @@ mod base64;
 pub mod checkpoint;
 pub mod classes;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod doctor;

@@ -1,6 +1,7 @@
 //! The parameters of a kernel, by value, laid out as the compiler lays them out.
 
 use super::TensorMap;
+use bytemuck::Pod;
 
 /// Parameters in the kernel's order: each lies at the next multiple of its alignment, as members of a C struct do.
 ///
@@ -53,6 +54,11 @@ impl Arguments {
         self.push(map.bytes(), TensorMap::ALIGNMENT)
     }
 
+    /// A struct of the kernel's members in its order, `#[repr(C)]`.
+    pub fn value<T: Pod>(self, value: &T) -> Arguments {
+        self.push(bytemuck::bytes_of(value), align_of::<T>())
+    }
+
     fn push(mut self, bytes: &[u8], alignment: usize) -> Arguments {
         let offset = self.block.len().next_multiple_of(alignment);
         self.block.resize(offset, 0);
@@ -100,18 +106,20 @@ mod tests {
             c: f32,
             d: TensorMap,
             e: i32,
+            f: [u64; 2],
         }
         let map = TensorMap::from_bytes(std::array::from_fn(|index| index as u8));
-        let arguments = Arguments::new().u32(1).u64(2).f32(3.5).tensor_map(&map).i32(-5);
+        let arguments = Arguments::new().u32(1).u64(2).f32(3.5).tensor_map(&map).i32(-5).value(&[1u64, 2]);
         let offsets = [
             std::mem::offset_of!(Parameters, a),
             std::mem::offset_of!(Parameters, b),
             std::mem::offset_of!(Parameters, c),
             std::mem::offset_of!(Parameters, d),
             std::mem::offset_of!(Parameters, e),
+            std::mem::offset_of!(Parameters, f),
         ];
         assert_eq!(arguments.offsets().collect::<Vec<_>>(), offsets);
-        assert_eq!(arguments.len(), 5);
+        assert_eq!(arguments.len(), 6);
         let values: Vec<&[u8]> = arguments.values().collect();
         assert_eq!(values[0], 1u32.to_ne_bytes());
         assert_eq!(values[1], 2u64.to_ne_bytes());
@@ -119,7 +127,7 @@ mod tests {
         assert_eq!(values[3], map.bytes());
         assert_eq!(values[4], (-5i32).to_ne_bytes());
         // The block ends with the last parameter, not with the struct's padding.
-        assert_eq!(arguments.block().len(), offsets[4] + 4);
+        assert_eq!(arguments.block().len(), offsets[5] + 16);
         assert!(arguments.block()[4..8].iter().all(|&byte| byte == 0), "gaps are zero");
     }
 

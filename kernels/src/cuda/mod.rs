@@ -12,7 +12,10 @@ pub(crate) type Part = (&'static str, &'static str);
 
 macro_rules! part {
     ($folder:literal, $file:literal) => {
-        (concat!("kernels/src/", $folder, "/", $file), include_str!(concat!("../", $folder, "/", $file)))
+        (
+            concat!("kernels/src/", $folder, "/", $file),
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/", $folder, "/", $file)),
+        )
     };
 }
 pub(crate) use part;
@@ -79,7 +82,9 @@ pub fn variants(architecture: Architecture) -> Vec<Source> {
         crate::layer_norm::cuda::variants(),
         crate::matmul::cuda::variants(architecture),
         crate::normalize::cuda::variants(),
+        crate::optimizer::cuda::variants(),
         crate::patchify::cuda::variants(),
+        crate::reduce::cuda::variants(),
         crate::rows::cuda::variants(),
         crate::top_k::cuda::variants(),
     ]

@@ -147,6 +147,12 @@ DEVICE float warp_sum(float x) {
     return x;
 }
 
+DEVICE double warp_sum(double x) {
+#pragma unroll
+    for (u32 distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+    return x;
+}
+
 // The sum over a block of WARPS warps, in every thread. `scratch` holds WARPS floats and may be used again only after
 // another barrier.
 template <u32 WARPS> DEVICE float block_sum(float x, float* scratch) {

@@ -1,33 +1,73 @@
 //! The exponential moving average of the weights, for evaluation and export.
 
+use super::cuda::{THREADS, address};
+use crate::cuda::{PACK_BYTES, PRELUDE, Part, part, size};
 use crate::vectorized;
-use engine::{Buffer, Error, Parameters, Queue, Result, Shared};
+use engine::buffer::ALIGNMENT;
+use engine::cuda::{Arguments, CudaQueue, Launch, Source};
+use engine::{Buffer, CpuQueue, Error, Parameters, Queue, Result, Shared};
+
+const PARTS: &[Part] = &[PRELUDE, part!("optimizer", "average.cu")];
 
 /// Elements of a task.
 const GRAIN: usize = 1 << 15;
 
-/// `average += (1 - decay) (weights - average)` over the whole master arena. `average` is an f32 arena of its size that
-/// starts as a copy of it.
+// The arenas are made of whole packs.
+const _: () = assert!(ALIGNMENT.is_multiple_of(PACK_BYTES));
+
+fn source() -> Source {
+    Source { name: "average", parts: PARTS, constants: Vec::new() }
+}
+
+/// Every variant.
+pub(crate) fn variants() -> Vec<Source> {
+    vec![source()]
+}
+
+/// `average += (1 - decay) (weights - average)` over the whole master arena. `average` is an f32 arena of its size, on
+/// the same device, that starts as a copy of it.
 pub fn update_average(queue: &Queue, parameters: &Parameters, average: &Buffer, decay: f64) -> Result<()> {
     super::decay_rate("the decay of the average", decay)?;
-    let cpu = queue.cpu("the average of the weights")?;
     let elements = parameters.elements();
     if average.bytes() != elements * 4 {
         let bytes = average.bytes();
         return Err(Error::invalid(format!("the average has {bytes} bytes, the weights {}", elements * 4)));
     }
+    queue.check(parameters.master())?;
+    queue.check(average)?;
+    let share = (1.0 - decay) as f32;
+    match queue {
+        Queue::Cpu(cpu) => queue.enter(|| on_cpu(cpu, parameters, average, share)),
+        Queue::Cuda(cuda) => on_device(cuda, parameters, average, share),
+    }
+}
+
+fn on_cpu(queue: &CpuQueue, parameters: &Parameters, average: &Buffer, share: f32) -> Result<()> {
+    let elements = parameters.elements();
     // SAFETY: between runs nobody else touches the arenas (the rule of `Buffer`).
     let (weights, average) =
         unsafe { (parameters.master().slice::<f32>(0, elements)?, average.slice_mut::<f32>(0, elements)?) };
     let average = Shared::new(average);
-    queue.enter(|| {
-        cpu.parallel_ranges(elements, GRAIN, |range| {
-            // SAFETY: ranges are disjoint.
-            let average = unsafe { average.part(range.clone()) };
-            approach(cpu.isa(), (1.0 - decay) as f32, &weights[range], average);
-        });
+    queue.parallel_ranges(elements, GRAIN, |range| {
+        // SAFETY: ranges are disjoint.
+        let average = unsafe { average.part(range.clone()) };
+        approach(queue.isa(), share, &weights[range], average);
     });
     Ok(())
+}
+
+fn on_device(queue: &CudaQueue, parameters: &Parameters, average: &Buffer, share: f32) -> Result<()> {
+    let elements = parameters.elements();
+    let blocks = size("blocks", elements.div_ceil(THREADS as usize * PACK_BYTES / 4))?;
+    if blocks == 0 {
+        return Ok(());
+    }
+    let arguments = Arguments::new()
+        .address(address(parameters.master()))
+        .address(address(average))
+        .f32(share)
+        .u64(elements as u64);
+    queue.launch(&source(), "average", &Launch::linear(blocks, THREADS), &arguments)
 }
 
 vectorized! {

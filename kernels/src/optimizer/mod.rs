@@ -1,18 +1,22 @@
 //! Optimizers over the flat arenas of [`Parameters`]: each updates every trainable parameter in one fused pass over
 //! master, gradient and state, and rewrites the bf16 copy on the way.
 //!
-//! Arithmetic is plain f32 multiply, add, divide and root in a fixed order: the same bits for any number of threads and
-//! on every instruction set.
+//! Arithmetic is plain f32 multiply, add, divide and root in a fixed order: the same bits for any number of threads, on
+//! every instruction set, and on a GPU. Parameters and state lie on one device: that of the parameters when the optimizer is
+//! made, unless both are moved.
 
-mod adafactor;
-mod adamw;
+pub(crate) mod adafactor;
+pub(crate) mod adamw;
 mod average;
+mod clamp;
+pub(crate) mod cuda;
 
 pub use adafactor::{Adafactor, AdafactorSettings};
 pub use adamw::{AdamW, AdamWSettings};
 pub use average::update_average;
+pub use clamp::clamp;
 
-use engine::{Buffer, Error, Parameter, Parameters, Queue, Result};
+use engine::{Buffer, Device, Error, Parameter, Parameters, Queue, Result};
 use half::bf16;
 use std::sync::Arc;
 
@@ -20,6 +24,9 @@ use std::sync::Arc;
 pub trait Optimizer: std::fmt::Debug + Send {
     /// Updates every trainable parameter from its gradient. The parameters must be those the optimizer was made for.
     fn step(&mut self, queue: &Queue, parameters: &Parameters, step: Step) -> Result<()>;
+
+    /// Moves the state to the memory of a device, where the parameters go too.
+    fn move_to(&mut self, device: &Device) -> Result<()>;
 
     /// The state by name, to be saved and restored whole. All zeros before the first step.
     fn state(&self) -> Vec<(&'static str, &Arc<Buffer>)>;
@@ -51,19 +58,29 @@ pub fn clip_factor(norm: f64, clip_norm: f64) -> f64 {
     if clip_norm > 0.0 { (clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
-/// The arenas of the parameters for the time of an update.
+/// An error if the parameters are not those that an optimizer was made for, with `state` as a part of its state.
+fn check_parameters(queue: &Queue, parameters: &Parameters, elements: usize, state: &Buffer) -> Result<()> {
+    if parameters.elements() != elements {
+        let other = parameters.elements();
+        return Err(Error::invalid(format!("the optimizer was made for {elements} elements, the arenas hold {other}")));
+    }
+    queue.check(parameters.master())?;
+    queue.check(state)
+}
+
+fn gradient_arena(parameters: &Parameters) -> Result<&Arc<Buffer>> {
+    parameters.gradient().ok_or_else(|| Error::invalid("these parameters have no gradient arena"))
+}
+
+/// The arenas of the parameters for the time of an update on the CPU.
 struct Arenas<'a> {
     master: &'a mut [f32],
     gradient: &'a [f32],
     bf16: Option<&'a mut [bf16]>,
 }
 
-fn arenas<'a>(parameters: &'a Parameters, elements: usize) -> Result<Arenas<'a>> {
-    if parameters.elements() != elements {
-        let other = parameters.elements();
-        return Err(Error::invalid(format!("the optimizer was made for {elements} elements, the arenas hold {other}")));
-    }
-    let gradient = parameters.gradient().ok_or_else(|| Error::invalid("these parameters have no gradient arena"))?;
+fn arenas(parameters: &Parameters) -> Result<Arenas<'_>> {
+    let (elements, gradient) = (parameters.elements(), gradient_arena(parameters)?);
     // SAFETY: between runs nobody else touches the arenas (the rule of `Buffer`); the three are distinct memory.
     unsafe {
         Ok(Arenas {

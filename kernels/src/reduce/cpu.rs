@@ -1,28 +1,26 @@
-//! CPU code of the reductions: f64 lanes over chunks of a fixed length, chunks added in order.
+//! CPU code of the reductions: f64 lanes over chunks of a fixed length.
 
+use super::CHUNK;
 use crate::vectorized;
 use engine::{CpuQueue, Shared};
-
-/// Elements of a partial sum. Part of the result's definition: it does not depend on the number of threads.
-const CHUNK: usize = 1 << 15;
 
 /// Independent f64 sums inside a chunk.
 const LANES: usize = 32;
 
-pub(super) fn sum(queue: &CpuQueue, values: &[f32]) -> f64 {
+pub(super) fn sum(queue: &CpuQueue, values: &[f32]) -> Vec<f64> {
     chunked(queue, values, |values| sum_chunk(queue.isa(), values))
 }
 
-pub(super) fn sum_of_squares(queue: &CpuQueue, values: &[f32]) -> f64 {
+pub(super) fn sum_of_squares(queue: &CpuQueue, values: &[f32]) -> Vec<f64> {
     chunked(queue, values, |values| square_chunk(queue.isa(), values))
 }
 
-/// The count is exact: an f64 holds every integer that a slice's length can be.
-pub(super) fn count_non_finite(queue: &CpuQueue, values: &[f32]) -> f64 {
+pub(super) fn count_non_finite(queue: &CpuQueue, values: &[f32]) -> Vec<f64> {
     chunked(queue, values, |values| count_chunk(queue.isa(), values))
 }
 
-fn chunked(queue: &CpuQueue, values: &[f32], kernel: impl Fn(&[f32]) -> f64 + Sync) -> f64 {
+/// The sum of each chunk.
+fn chunked(queue: &CpuQueue, values: &[f32], kernel: impl Fn(&[f32]) -> f64 + Sync) -> Vec<f64> {
     let mut partial = vec![0.0f64; values.len().div_ceil(CHUNK)];
     let shared = Shared::new(&mut partial);
     queue.parallel(values.len().div_ceil(CHUNK), |index| {
@@ -30,12 +28,12 @@ fn chunked(queue: &CpuQueue, values: &[f32], kernel: impl Fn(&[f32]) -> f64 + Sy
         // SAFETY: one element a task.
         unsafe { shared.part(index..index + 1)[0] = kernel(&values[index * CHUNK..end]) };
     });
-    partial.iter().sum()
+    partial
 }
 
 /// Sum of `term` over the values in [`LANES`] interleaved sums, added pairwise.
 #[inline(always)]
-fn lanes(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
+pub(crate) fn lanes(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
     let mut sums = [0.0f64; LANES];
     let whole = values.chunks_exact(LANES);
     let rest = whole.remainder();

@@ -1,16 +1,31 @@
 //! Reductions over flat f32 arenas: sum, mean, sum of squares, the global norm of a gradient, non-finite elements.
 //!
-//! Partial sums are f64 over chunks of a fixed length, added in order: the same bits for any number of threads and on
-//! every instruction set.
+//! Partial sums are f64 over chunks of a fixed length, added in order: the same bits for any number of threads, on every
+//! instruction set, and on a GPU.
 
 mod cpu;
+pub(crate) mod cuda;
+
+pub(crate) use cpu::lanes;
 
 use engine::{Buffer, Error, Parameters, Queue, Result};
 use std::ops::Range;
 
+/// Elements of a partial sum. Part of the result's definition: it does not depend on the device.
+const CHUNK: usize = 1 << 15;
+
+/// What is added up.
+#[derive(Clone, Copy, Debug)]
+enum Term {
+    Value,
+    Square,
+    /// 1 for what is NaN or infinite. Their count is exact: an f64 holds every integer that a slice's length can be.
+    NonFinite,
+}
+
 /// Sum of elements `elements` of an f32 arena. An error if they lie outside.
 pub fn sum(queue: &Queue, arena: &Buffer, elements: Range<usize>) -> Result<f64> {
-    reduce(queue, arena, elements, cpu::sum)
+    reduce(queue, arena, elements, Term::Value)
 }
 
 /// Mean of elements `elements` of an f32 arena; NaN of none.
@@ -22,7 +37,7 @@ pub fn mean(queue: &Queue, arena: &Buffer, elements: Range<usize>) -> Result<f64
 /// Sum of squares of elements `elements` of an f32 arena. Finite exactly if every element is: the square of an f32
 /// cannot overflow an f64.
 pub fn sum_of_squares(queue: &Queue, arena: &Buffer, elements: Range<usize>) -> Result<f64> {
-    reduce(queue, arena, elements, cpu::sum_of_squares)
+    reduce(queue, arena, elements, Term::Square)
 }
 
 /// Root of [`sum_of_squares`].
@@ -32,7 +47,7 @@ pub fn norm(queue: &Queue, arena: &Buffer, elements: Range<usize>) -> Result<f64
 
 /// How many of elements `elements` of an f32 arena are NaN or infinite.
 pub fn count_non_finite(queue: &Queue, arena: &Buffer, elements: Range<usize>) -> Result<usize> {
-    reduce(queue, arena, elements, cpu::count_non_finite).map(|count| count as usize)
+    reduce(queue, arena, elements, Term::NonFinite).map(|count| count as usize)
 }
 
 /// The global norm of the gradient of all parameters: finite exactly if every element of the gradient is.
@@ -41,16 +56,33 @@ pub fn gradient_norm(queue: &Queue, parameters: &Parameters) -> Result<f64> {
     norm(queue, arena, 0..parameters.elements())
 }
 
-fn reduce(
-    queue: &Queue,
-    arena: &Buffer,
-    elements: Range<usize>,
-    kernel: fn(&engine::CpuQueue, &[f32]) -> f64,
-) -> Result<f64> {
-    let cpu = queue.cpu("reduce")?;
-    // SAFETY: between runs nobody writes to an arena (the rule of `Buffer`).
-    let values = unsafe { arena.slice::<f32>(elements.start * 4, elements.len())? };
-    Ok(queue.enter(|| kernel(cpu, values)))
+fn reduce(queue: &Queue, arena: &Buffer, elements: Range<usize>, term: Term) -> Result<f64> {
+    let (bytes, end) = (arena.bytes(), elements.end);
+    if elements.start > end || end > bytes / 4 {
+        let start = elements.start;
+        return Err(Error::invalid(format!("elements {start}..{end} are not all in an arena of {bytes} bytes")));
+    }
+    queue.check(arena)?;
+    let partial = match queue {
+        Queue::Cpu(cpu) => {
+            // SAFETY: between runs nobody writes to an arena (the rule of `Buffer`).
+            let values = unsafe { arena.slice::<f32>(elements.start * 4, elements.len())? };
+            queue.enter(|| match term {
+                Term::Value => cpu::sum(cpu, values),
+                Term::Square => cpu::sum_of_squares(cpu, values),
+                Term::NonFinite => cpu::count_non_finite(cpu, values),
+            })
+        }
+        Queue::Cuda(cuda) => {
+            let kernel = match term {
+                Term::Value => "reduce_sum",
+                Term::Square => "reduce_sum_of_squares",
+                Term::NonFinite => "reduce_count_non_finite",
+            };
+            cuda::partial(cuda, kernel, arena, elements)?
+        }
+    };
+    Ok(partial.iter().sum())
 }
 
 #[cfg(test)]

@@ -7,5 +7,6 @@ mod cases;
 mod gauge;
 mod machines;
 mod memory;
+mod optimizer;
 #[path = "../running/mod.rs"]
 mod running;

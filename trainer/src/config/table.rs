@@ -72,7 +72,7 @@ choices! {
     }
     /// The device that computes.
     DeviceKind {
-        /// a GPU once every part of training has a kernel for it; until then the processor
+        /// a GPU if there is one, else the processor
         Auto = "auto",
         /// the processor
         Cpu = "cpu",
@@ -260,6 +260,8 @@ sections! {
         threads: usize = 0,
         /// Instruction set: `auto` (COCA_ISA, else the best), `scalar`, `avx2`, `avx512`, `avx512bf16`.
         isa: String = "auto".into(),
+        /// Submit a step to a GPU as one recorded graph; false: kernel by kernel, to find faults. The result does not depend on it.
+        graph: bool = true,
         /// What the backward pass recomputes.
         checkpointing: Checkpointing = Checkpointing::None,
         /// Check every node; slow, to find faults.

@@ -55,10 +55,8 @@ pub struct RunFacts {
     pub config: String,
     /// The machine.
     pub machine: Machine,
-    /// Instruction-set path that was used.
-    pub isa: String,
-    /// Threads that were used.
-    pub threads: usize,
+    /// What of it computed: threads and their instructions, or the name of a GPU.
+    pub used: String,
     /// Storage type of activations.
     pub dtype: String,
     /// Number of parameters.

@@ -349,14 +349,14 @@ fn speed(data: &ReportData) -> String {
 }
 
 fn made(data: &ReportData) -> String {
-    let RunFacts { config, machine, isa, threads, dtype, parameters, pairs, pairs_per_step, .. } = &data.facts;
+    let RunFacts { config, machine, used, dtype, parameters, pairs, pairs_per_step, .. } = &data.facts;
     let epochs = data.steps.len() as f64 * *pairs_per_step as f64 / (*pairs).max(1) as f64;
     let facts = [
         ("Parameters", grouped(*parameters)),
         ("Data", format!("{}, seen {} times on average", counted(*pairs, "pair"), short(epochs))),
         ("Batch", counted(*pairs_per_step, "pair")),
         ("Processor", escape(&machine.summary())),
-        ("Used", format!("{}, {} instructions, {dtype}", counted(*threads as u64, "thread"), escape(isa))),
+        ("Used", format!("{}, {dtype}", escape(used))),
     ];
     let facts: String = facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>")).collect();
     format!(

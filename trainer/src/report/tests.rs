@@ -79,8 +79,7 @@ fn sample() -> ReportData {
         facts: RunFacts {
             config: config.to_toml(false),
             machine: Machine::detect(),
-            isa: "avx512bf16".into(),
-            threads: 2,
+            used: "2 threads, avx512bf16 instructions".into(),
             dtype: "bf16".into(),
             parameters: 11_843_521,
             pairs: 6726,

@@ -9,6 +9,7 @@ use crate::machine::{Machine, peak_memory};
 use crate::model_folder;
 use crate::report::{self, ProfileRow, ReportData, RunFacts};
 use crate::signal::Stop;
+use engine::Queue;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -81,14 +82,12 @@ impl Run {
         if self.state.progress.skipped > 0 {
             notes.push(format!("{} steps were not finite and changed nothing.", self.state.progress.skipped));
         }
-        let cpu = self.queue.cpu("the report")?;
         Ok(ReportData {
             title: format!("CoCa on {}", config.data.train),
             facts: RunFacts {
                 config: config.to_toml(false),
                 machine: Machine::detect(),
-                isa: cpu.isa().name().to_owned(),
-                threads: cpu.threads(),
+                used: used(&self.queue),
                 dtype: dtype(config).to_string(),
                 parameters: self.state.model.parameter_count() as u64,
                 pairs: samples(self.source.as_ref(), usize::MAX) as u64,
@@ -96,7 +95,7 @@ impl Run {
                 training_seconds: self.state.progress.training_seconds,
                 evaluation_seconds,
                 peak_memory: peak_memory(),
-                peak_gflops: Some(self.peak_gflops),
+                peak_gflops: self.peak_gflops,
             },
             steps: self.history.clone(),
             classes: findings.classes,
@@ -136,5 +135,16 @@ impl Run {
             .collect();
         rows.sort_by(|a, b| b.milliseconds.total_cmp(&a.milliseconds));
         rows
+    }
+}
+
+/// What of the machine computed.
+fn used(queue: &Queue) -> String {
+    match queue {
+        Queue::Cpu(cpu) => {
+            let (threads, isa) = (cpu.threads(), cpu.isa().name());
+            format!("{threads} thread{}, {isa} instructions", if threads == 1 { "" } else { "s" })
+        }
+        Queue::Cuda(cuda) => cuda.device().to_string(),
     }
 }

@@ -10,13 +10,14 @@ mod step;
 mod tests;
 mod unreached;
 
+pub(crate) use device::{processor, refuse_missing};
 pub(crate) use findings::TRAINING_PAIRS;
 pub use state::{Progress, State, dtype};
 pub use step::{Gradient, Losses, PairStepper, SampleStepper, Stepper, check, feature_flops, with_room};
 
 use crate::checkpoint::{Checkpoint, Checkpoints, MANIFEST};
 use crate::cli::Resume;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::data::{self, Batch, Ledger, Source, Stream};
 use crate::metrics::{MetricsLog, OutlierDetector, StepRecord};
 use crate::model_folder::open_tokenizer;
@@ -24,7 +25,7 @@ use crate::signal::Stop;
 use crate::task::Task;
 use crate::tensorboard::EventWriter;
 use crate::{Error, Result, progress, schedule};
-use engine::{Observer, Profiler, Queue};
+use engine::{CudaQueue, Observer, Profiler, Queue};
 use kernels::{gauge, reduce};
 use model::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
@@ -104,7 +105,8 @@ pub struct Run {
     checkpoints: Checkpoints,
     metrics: MetricsLog,
     history: Vec<StepRecord>,
-    peak_gflops: f64,
+    /// What the device reaches at best, where it was measured.
+    peak_gflops: Option<f64>,
     notes: Vec<String>,
     profile: Option<Profiler>,
 }
@@ -116,17 +118,18 @@ impl Run {
     /// The configuration does not hold together, the data cannot be opened, or a checkpoint is of another model.
     pub fn open(config: Config, resume: &Resume) -> Result<Run> {
         let source = data::open(&config.data.train, &config.data)?;
-        Run::open_on(source, config, resume)
+        let gpu = device::gpu(&config)?;
+        let mut run = Run::open_on(source, gpu, config, resume)?;
+        run.peak_gflops = gauge::flops_per_second(&run.queue, dtype(&run.config)).ok().map(|flops| flops / 1e9);
+        Ok(run)
     }
 
-    /// As [`Run::open`], on training data that is open.
-    fn open_on(source: Arc<dyn Source>, config: Config, resume: &Resume) -> Result<Run> {
+    /// As [`Run::open`], on training data that is open and with the GPU that there is.
+    fn open_on(source: Arc<dyn Source>, gpu: Option<CudaQueue>, config: Config, resume: &Resume) -> Result<Run> {
         if config.batch.size == 0 || config.batch.accumulation == 0 {
             return Err(Error::invalid("batch.size and batch.accumulation must be at least 1"));
         }
         let folder = config.run.out.clone();
-        let queue = device::processor(&config)?;
-        let gpu = device::gpu(&config)?;
         let held_out = held_out(&config)?;
         std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         let root = folder.join(CHECKPOINT_FOLDER);
@@ -152,9 +155,14 @@ impl Run {
                 None => config.task.kind.check_images(&set.name(), set.images())?,
             }
         }
-        let state = State::new(&config, tokenizer, task, checkpoint.as_ref())?;
+        let mut state = State::new(&config, tokenizer, task, checkpoint.as_ref())?;
         let stepper = Stepper::new(&config, state.task.as_deref())?;
-        device::refuse(gpu, &config, &stepper, &state.model)?;
+        let queue = device::settle(gpu, &config, &stepper, &state)?;
+        let stepper = stepper.on(queue.device());
+        if let Queue::Cuda(cuda) = &queue {
+            eprintln!("training on {}", cuda.device());
+            state.move_to(cuda.device())?;
+        }
         if let Some(text) = state.unreached() {
             eprintln!("{text}");
             notes.push(text);
@@ -177,7 +185,6 @@ impl Run {
         let text = config.to_toml(true);
         write(&folder.join(CONFIG_FILE), text.as_bytes())?;
         let (metrics, history) = MetricsLog::open(&folder.join(METRICS_FILE), state.progress.step)?;
-        let peak_gflops = gauge::flops_per_second(&queue, dtype(&config))? / 1e9;
         Ok(Run {
             config,
             state,
@@ -188,7 +195,7 @@ impl Run {
             checkpoints,
             metrics,
             history,
-            peak_gflops,
+            peak_gflops: None,
             notes,
             profile: None,
         })
@@ -242,7 +249,7 @@ impl Run {
         let before = self.state.progress.training_seconds;
         let limit = (config.schedule.minutes > 0.0)
             .then(|| Duration::from_secs_f64((config.schedule.minutes * 60.0 - before).clamp(0.0, 1e9)));
-        let mut display = progress::Progress::new(steps, self.state.progress.step, limit, Some(self.peak_gflops));
+        let mut display = progress::Progress::new(steps, self.state.progress.step, limit, self.peak_gflops);
         let first_step = self.state.progress.step;
         let begin = Instant::now();
         let mut in_a_row = 0;
@@ -333,8 +340,7 @@ impl Run {
         let grad_norm = reduce::gradient_norm(&self.queue, model.parameters())?;
         let Losses { contrastive, caption, class } = gradient.losses;
         let [contrastive_loss, caption_loss, class_loss] = [contrastive, caption, class].map(f64::from);
-        let config::Loss { contrastive_weight, caption_weight } = config.loss;
-        let loss = contrastive_weight * contrastive_loss + caption_weight * caption_loss + class_loss;
+        let loss = gradient.losses.total(&config.loss);
         let learning_rate = schedule::learning_rate(&config.schedule, config.optimizer.learning_rate, step);
         let logit_scale = self.state.logit_scale()?;
         let skipped = !(loss.is_finite() && grad_norm.is_finite());

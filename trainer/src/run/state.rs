@@ -9,9 +9,9 @@ use crate::data::Position;
 use crate::schedule::average_decay;
 use crate::task::Task;
 use crate::{Error, Result};
-use engine::{Buffer, DType, Parameter, Queue};
+use engine::{Buffer, DType, Device, Parameter, Queue};
 use kernels::optimizer::{
-    Adafactor, AdafactorSettings, AdamW, AdamWSettings, Optimizer, Rule, Step, clip_factor, update_average,
+    Adafactor, AdafactorSettings, AdamW, AdamWSettings, Optimizer, Rule, Step, clamp, clip_factor, update_average,
 };
 use model::config::CocaConfig;
 use model::params::decays;
@@ -131,9 +131,7 @@ impl State {
         let average = match config.ema.decay {
             decay if decay > 0.0 => {
                 let weights = model.parameters().master();
-                let average = Buffer::zeroed(weights.bytes())?;
-                average.write(0, &weights.read::<u8>(0, weights.bytes())?)?;
-                Some(average)
+                Some(weights.copy_on(weights.device())?)
             }
             _ => None,
         };
@@ -143,6 +141,17 @@ impl State {
             state.restore(checkpoint)?;
         }
         Ok(state)
+    }
+
+    /// Moves weights, optimiser state and average to the memory of a device. Programs made before keep the old weights.
+    ///
+    /// # Errors
+    /// The device has not so much memory.
+    pub fn move_to(&mut self, device: &Device) -> Result<()> {
+        self.model.parameters_mut().move_to(device)?;
+        self.optimizer.move_to(device)?;
+        self.average = self.average.as_ref().map(|average| average.copy_on(device)).transpose()?;
+        Ok(())
     }
 
     /// The tokenizer that a checkpoint holds.
@@ -174,10 +183,7 @@ impl State {
         };
         let parameters = self.model.parameters();
         self.optimizer.step(queue, parameters, step)?;
-        let scale = parameters.read(LOGIT_SCALE)?[0];
-        if !(0.0..=MAX_LOGIT_SCALE).contains(&scale) {
-            parameters.write(LOGIT_SCALE, &[scale.clamp(0.0, MAX_LOGIT_SCALE)])?;
-        }
+        clamp(queue, parameters, LOGIT_SCALE, 0.0..=MAX_LOGIT_SCALE)?;
         match &self.average {
             Some(average) => {
                 update_average(queue, parameters, average, average_decay(config.ema.decay, step.number - 1))
@@ -207,18 +213,20 @@ impl State {
         self.average.as_ref().map(|average| average.read(0, average.bytes() / 4)).transpose()
     }
 
-    /// The model to evaluate: one with the averaged weights if there are any, else none (take [`State::model`]).
+    /// The model to evaluate, on the device of the run's: one with the averaged weights if there are any, else none (take
+    /// [`State::model`]).
     ///
     /// # Errors
     /// Memory runs out.
     pub fn averaged_model(&self) -> Result<Option<Coca>> {
         let Some(average) = self.average()? else { return Ok(None) };
         let (config, head) = (self.model.config().clone(), self.model.head().copied());
-        let model = Coca::with_head(config, head, self.model.dtype(), false)?;
+        let mut model = Coca::with_head(config, head, self.model.dtype(), false)?;
         for entry in self.model.parameters().entries() {
             let values = &average[entry.offset..entry.offset + entry.shape.elements()];
             model.parameters().write(&entry.name, values)?;
         }
+        model.parameters_mut().move_to(self.model.parameters().master().device())?;
         Ok(Some(model))
     }
 

@@ -1,14 +1,14 @@
 //! CPU code of Adafactor. A factored parameter is read once for its row and column means and once for the update; with
 //! clipping of updates once more between them.
 
-use super::{Arenas, Factors, Layout, MOST_PARTS, aligned};
+use super::{Adafactor, Factors, Layout, ROW, Step, TINY};
+use crate::optimizer::arenas;
+use crate::reduce::lanes;
 use crate::simd::{Float, sum_by};
 use crate::vectorized;
-use engine::{CpuQueue, Shared};
+use engine::{CpuQueue, Parameters, Result, Shared};
 use half::bf16;
-
-/// Added to squared gradients.
-const TINY: f32 = 1e-30;
+use std::ops::Range;
 
 /// Columns of a task that adds up partial sums.
 const COLUMNS: usize = 1 << 10;
@@ -33,14 +33,21 @@ struct Moments<'a> {
     column_factors: &'a [f32],
 }
 
-pub(super) fn update(
-    queue: &CpuQueue,
-    work: &[(Layout, Factors)],
-    arenas: Arenas<'_>,
-    momentum: &mut [f32],
-    second: &mut [f32],
-    scratch: &mut [f32],
-) {
+pub(super) fn update(adafactor: &Adafactor, queue: &CpuQueue, parameters: &Parameters, step: Step) -> Result<()> {
+    let arenas = arenas(parameters)?;
+    let work: Vec<(Layout, Factors)> = (parameters.entries().iter().zip(&adafactor.layouts))
+        .filter(|(entry, _)| entry.trainable)
+        .map(|(_, layout)| (*layout, adafactor.factors(layout.rule, step)))
+        .collect();
+    let Adafactor { momentum, second, scratch, .. } = adafactor;
+    // SAFETY: these belong to the optimizer, which its caller has exclusively.
+    let (momentum, second, scratch) = unsafe {
+        (
+            momentum.slice_mut(0, adafactor.elements)?,
+            second.slice_mut(0, second.bytes() / 4)?,
+            scratch.slice_mut(0, scratch.bytes() / 4)?,
+        )
+    };
     let state = State {
         queue,
         gradient: arenas.gradient,
@@ -50,8 +57,7 @@ pub(super) fn update(
         second: Shared::new(second),
         scratch: Shared::new(scratch),
     };
-    let (large, small): (Vec<(Layout, Factors)>, Vec<_>) =
-        work.iter().copied().partition(|(layout, _)| layout.is_large());
+    let (large, small): (Vec<(Layout, Factors)>, Vec<_>) = work.into_iter().partition(|(layout, _)| layout.is_large());
     for (layout, factors) in &large {
         update_one(&state, layout, factors);
     }
@@ -59,6 +65,24 @@ pub(super) fn update(
         let (layout, factors) = &small[index];
         update_one(&state, layout, factors);
     });
+    Ok(())
+}
+
+impl<'a> State<'a> {
+    /// The second moments of rows: one each of a factored parameter, else one for each element.
+    ///
+    /// # Safety
+    /// As [`Shared::part`].
+    unsafe fn second(&self, layout: &Layout, rows: Range<usize>) -> &'a mut [f32] {
+        let range = if layout.factored { rows } else { layout.span(rows) };
+        // SAFETY: by contract.
+        unsafe { self.second.part(layout.second + range.start..layout.second + range.end) }
+    }
+
+    fn gradient(&self, layout: &Layout, rows: Range<usize>) -> &'a [f32] {
+        let span = layout.span(rows);
+        &self.gradient[layout.offset + span.start..layout.offset + span.end]
+    }
 }
 
 /// One parameter, its parts in parallel.
@@ -68,15 +92,15 @@ fn update_one(state: &State<'_>, layout: &Layout, factors: &Factors) {
     let learning_rate = (f64::from(factors.learning_rate) / excess(state, layout, factors, &moments)) as f32;
     queue.parallel(layout.parts, |part| {
         let rows = layout.part(part);
-        let span = layout.offset + rows.start * layout.columns..layout.offset + rows.end * layout.columns;
-        let gradient = &state.gradient[span.clone()];
+        let (gradient, span) = (state.gradient(layout, rows.clone()), layout.span(rows.clone()));
+        let span = layout.offset + span.start..layout.offset + span.end;
         // SAFETY: parameters do not overlap, and neither do parts of one.
         let (master, momentum, bf16, second) = unsafe {
             (
                 state.master.part(span.clone()),
                 state.momentum.part(span.clone()),
                 state.bf16.map(|bf16| bf16.part(span)),
-                state.second.part(layout.second + rows.start..layout.second + rows.end),
+                state.second(layout, rows),
             )
         };
         if layout.factored {
@@ -97,11 +121,11 @@ fn update_moments<'a>(state: &State<'a>, layout: &Layout, factors: &Factors) -> 
     let &Layout { rows, columns, parts, .. } = layout;
     queue.parallel(parts, |part| {
         let rows = layout.part(part);
-        let gradient = &state.gradient[layout.offset + rows.start * columns..layout.offset + rows.end * columns];
+        let gradient = state.gradient(layout, rows.clone());
         let sums = layout.scratch + part * columns..layout.scratch + (part + 1) * columns;
         // SAFETY: every part has its own rows and its own partial sums.
         unsafe {
-            let second = state.second.part(layout.second + rows.start..layout.second + rows.end);
+            let second = state.second(layout, rows);
             if layout.factored {
                 add_squares(isa, *factors, gradient, second, state.scratch.part(sums));
             } else {
@@ -112,7 +136,7 @@ fn update_moments<'a>(state: &State<'a>, layout: &Layout, factors: &Factors) -> 
     if !layout.factored {
         return Moments { mean: 0.0, column_factors: &[] };
     }
-    let (column_means, factors_at) = (layout.second + aligned(rows), layout.scratch + parts * columns);
+    let (column_means, factors_at) = (layout.column_means(), layout.column_factors());
     queue.parallel_ranges(columns, COLUMNS, |range| {
         // SAFETY: every task has its own columns; the partial sums are complete and only read.
         let (means, column_factors) = unsafe {
@@ -134,7 +158,7 @@ fn update_moments<'a>(state: &State<'a>, layout: &Layout, factors: &Factors) -> 
     let (row_means, column_factors) = unsafe {
         (state.second.part(layout.second..layout.second + rows), state.scratch.part(factors_at..factors_at + columns))
     };
-    Moments { mean: row_means.iter().map(|&mean| f64::from(mean)).sum::<f64>() / rows as f64, column_factors }
+    Moments { mean: lanes(row_means, f64::from) / rows as f64, column_factors }
 }
 
 /// By how much the root mean square of the update exceeds the threshold; at least 1.
@@ -143,23 +167,24 @@ fn excess(state: &State<'_>, layout: &Layout, factors: &Factors, moments: &Momen
         return 1.0;
     }
     let isa = state.queue.isa();
-    let mut partial = [0.0f64; MOST_PARTS];
-    let shared = Shared::new(&mut partial);
+    let sums_at = layout.row_sums();
     state.queue.parallel(layout.parts, |part| {
         let rows = layout.part(part);
-        let gradient =
-            &state.gradient[layout.offset + rows.start * layout.columns..layout.offset + rows.end * layout.columns];
-        // SAFETY: every part has its own rows and its own sum.
+        let gradient = state.gradient(layout, rows.clone());
+        // SAFETY: every part has its own rows and their sums.
         unsafe {
-            let second = state.second.part(layout.second + rows.start..layout.second + rows.end);
-            shared.part(part..part + 1)[0] = if layout.factored {
-                row_updates_squared(isa, *factors, moments.mean, gradient, second, moments.column_factors)
+            let sums = state.scratch.part(sums_at + rows.start..sums_at + rows.end);
+            let second = state.second(layout, rows);
+            if layout.factored {
+                row_updates_squared(isa, *factors, moments.mean, gradient, second, moments.column_factors, sums);
             } else {
-                updates_squared(isa, *factors, gradient, second)
-            };
+                updates_squared(isa, *factors, gradient, second, sums);
+            }
         }
     });
-    let mean = partial.iter().sum::<f64>() / layout.elements() as f64;
+    // SAFETY: the parallel region is over, and until the next one nobody writes here.
+    let sums = unsafe { state.scratch.part(sums_at..sums_at + layout.rows) };
+    let mean = lanes(sums, f64::from) / layout.elements as f64;
     (mean.sqrt() / factors.clip_threshold).max(1.0)
 }
 
@@ -196,34 +221,31 @@ vectorized! {
         }
     }
 
+    /// The sum of squares of each row's updates.
     fn row_updates_squared(
         factors: Factors,
         mean: f64,
         gradient: &[f32],
         row_means: &[f32],
         column_factors: &[f32],
-    ) -> f64 {
-        let mut total = 0.0;
-        for (row, row_mean) in gradient.chunks_exact(column_factors.len()).zip(row_means) {
+        sums: &mut [f32],
+    ) {
+        for ((row, row_mean), sum) in gradient.chunks_exact(column_factors.len()).zip(row_means).zip(sums) {
             let factor = row_factor(mean, *row_mean) * factors.gradient;
-            let squares = sum_by(row.len(), |i| {
+            *sum = sum_by(row.len(), |i| {
                 let update = row[i] * factor * column_factors[i];
                 update * update
             });
-            total += f64::from(squares);
         }
-        total
     }
 
-    fn updates_squared(factors: Factors, gradient: &[f32], second: &[f32]) -> f64 {
-        let mut total = 0.0;
-        for (gradient, second) in gradient.chunks(COLUMNS).zip(second.chunks(COLUMNS)) {
-            total += f64::from(sum_by(gradient.len(), |i| {
+    fn updates_squared(factors: Factors, gradient: &[f32], second: &[f32], sums: &mut [f32]) {
+        for ((gradient, second), sum) in gradient.chunks(ROW).zip(second.chunks(ROW)).zip(sums) {
+            *sum = sum_by(gradient.len(), |i| {
                 let update = gradient[i] * factors.gradient / second[i].sqrt();
                 update * update
-            }));
+            });
         }
-        total
     }
 
     fn apply_rows(

@@ -6,10 +6,11 @@
 //! every other parameter whole.
 
 mod cpu;
+pub(crate) mod cuda;
 
-use super::{Arenas, Optimizer, Rule, Step, arenas, at_least_zero, check_step, decay_rate, rules};
+use super::{Optimizer, Rule, Step, at_least_zero, check_parameters, check_step, decay_rate, rules};
 use engine::buffer::ALIGNMENT;
-use engine::{Buffer, Parameter, Parameters, Queue, Result};
+use engine::{Buffer, Device, Parameter, Parameters, Queue, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,7 +19,13 @@ const FACTORED_FROM: usize = 128;
 
 /// Elements of a part of a parameter, and the most parts. They say how sums are split, so they depend on shapes alone.
 const PART: usize = 1 << 16;
-const MOST_PARTS: usize = 16;
+const MOST_PARTS: usize = 64;
+
+/// Added to squared gradients.
+const TINY: f32 = 1e-30;
+
+/// Elements of a row of what is not factored.
+const ROW: usize = 1 << 10;
 
 /// What stays the same over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +49,8 @@ pub struct Adafactor {
     momentum: Arc<Buffer>,
     second: Arc<Buffer>,
     scratch: Arc<Buffer>,
+    /// On a device, once there was a step.
+    plan: Option<cuda::Plan>,
 }
 
 /// Where the state of one parameter lies.
@@ -50,7 +59,8 @@ struct Layout {
     rule: Rule,
     /// First element in the parameter arenas.
     offset: usize,
-    /// Sides of a factored matrix; any other parameter counts as one column.
+    elements: usize,
+    /// Sides of a factored matrix; any other parameter has rows of [`ROW`] elements, the last of what is left.
     rows: usize,
     columns: usize,
     factored: bool,
@@ -59,7 +69,8 @@ struct Layout {
     second: usize,
     /// Parts of rows that sums and work are split into.
     parts: usize,
-    /// First of `parts + 1` rows of `columns` elements.
+    /// Factored: first of `parts` rows of partial sums and one of factors, of `columns` elements. Behind them, of every
+    /// parameter, a sum and a factor for each row.
     scratch: usize,
 }
 
@@ -85,16 +96,13 @@ fn aligned(elements: usize) -> usize {
 
 impl Layout {
     fn new(entry: &Parameter, rule: Rule) -> Layout {
-        let (rows, columns) = match *entry.shape.dims() {
-            [rows, columns] if rows.min(columns) >= FACTORED_FROM => (rows, columns),
-            _ => (entry.shape.elements(), 1),
+        let elements = entry.shape.elements();
+        let (rows, columns, factored) = match *entry.shape.dims() {
+            [rows, columns] if rows.min(columns) >= FACTORED_FROM => (rows, columns, true),
+            _ => (elements.div_ceil(ROW), ROW, false),
         };
-        let parts = (rows * columns / PART).clamp(1, MOST_PARTS);
-        Layout { rule, offset: entry.offset, rows, columns, factored: columns > 1, second: 0, parts, scratch: 0 }
-    }
-
-    fn elements(&self) -> usize {
-        self.rows * self.columns
+        let parts = (elements / PART).clamp(1, MOST_PARTS);
+        Layout { rule, offset: entry.offset, elements, rows, columns, factored, second: 0, parts, scratch: 0 }
     }
 
     /// The rows of a part.
@@ -103,23 +111,43 @@ impl Layout {
         (part * rows).min(self.rows)..((part + 1) * rows).min(self.rows)
     }
 
+    /// The elements of these rows.
+    fn span(&self, rows: Range<usize>) -> Range<usize> {
+        rows.start * self.columns..(rows.end * self.columns).min(self.elements)
+    }
+
+    /// First of the factored columns' means.
+    fn column_means(&self) -> usize {
+        self.second + aligned(self.rows)
+    }
+
+    /// First of the factors of the columns.
+    fn column_factors(&self) -> usize {
+        self.scratch + self.parts * self.columns
+    }
+
+    /// First of the sums of the rows.
+    fn row_sums(&self) -> usize {
+        self.scratch + if self.factored { (self.parts + 1) * self.columns } else { 0 }
+    }
+
     /// Elements in the arena of second moments.
     fn second_elements(&self) -> usize {
-        if self.factored { aligned(self.rows) + aligned(self.columns) } else { aligned(self.elements()) }
+        if self.factored { aligned(self.rows) + aligned(self.columns) } else { aligned(self.elements) }
     }
 
     fn scratch_elements(&self) -> usize {
-        if self.factored { (self.parts + 1) * self.columns } else { 0 }
+        aligned(self.row_sums() - self.scratch + 2 * self.rows)
     }
 
-    /// Worked on by all threads at once, after one another; they share scratch. The others are a task each.
+    /// Worked on by all threads at once, after one another. The others are a task each.
     fn is_large(&self) -> bool {
         self.parts > 1
     }
 }
 
 impl Adafactor {
-    /// State of zero for these parameters. `rule` says how each is treated; those that are frozen at the time of a step
+    /// State of zero for these parameters, on their device. `rule` says how each is treated; those that are frozen at the time of a step
     /// are left alone.
     ///
     /// # Errors
@@ -136,19 +164,16 @@ impl Adafactor {
         let rules = rules(parameters, rule)?;
         let mut layouts: Vec<Layout> =
             parameters.entries().iter().zip(rules).map(|(entry, rule)| Layout::new(entry, rule)).collect();
-        let shared = layouts.iter().filter(|l| l.is_large()).map(Layout::scratch_elements).max().unwrap_or(0);
-        let (mut second, mut scratch) = (0, shared);
+        let (mut second, mut scratch) = (0, 0);
         for layout in &mut layouts {
-            layout.second = second;
+            (layout.second, layout.scratch) = (second, scratch);
             second += layout.second_elements();
-            if !layout.is_large() {
-                layout.scratch = scratch;
-                scratch += layout.scratch_elements();
-            }
+            scratch += layout.scratch_elements();
         }
         let elements = parameters.elements();
-        let (momentum, second) = (Buffer::zeroed(elements * 4)?, Buffer::zeroed(second * 4)?);
-        Ok(Adafactor { settings, layouts, elements, momentum, second, scratch: Buffer::zeroed(scratch * 4)? })
+        let zeros = |elements: usize| Buffer::on(parameters.master().device(), elements * 4);
+        let (momentum, second, scratch) = (zeros(elements)?, zeros(second)?, zeros(scratch)?);
+        Ok(Adafactor { settings, layouts, elements, momentum, second, scratch, plan: None })
     }
 
     fn factors(&self, rule: Rule, step: Step) -> Factors {
@@ -177,21 +202,16 @@ fn second_moment_decay(beta2: f64, step: u64) -> f64 {
 impl Optimizer for Adafactor {
     fn step(&mut self, queue: &Queue, parameters: &Parameters, step: Step) -> Result<()> {
         check_step(step)?;
-        let cpu = queue.cpu("adafactor")?;
-        let arenas = arenas(parameters, self.elements)?;
-        let work: Vec<(Layout, Factors)> = (parameters.entries().iter().zip(&self.layouts))
-            .filter(|(entry, _)| entry.trainable)
-            .map(|(_, layout)| (*layout, self.factors(layout.rule, step)))
-            .collect();
-        // SAFETY: these belong to this optimizer, which is borrowed exclusively.
-        let (momentum, second, scratch) = unsafe {
-            (
-                self.momentum.slice_mut(0, self.elements)?,
-                self.second.slice_mut(0, self.second.bytes() / 4)?,
-                self.scratch.slice_mut(0, self.scratch.bytes() / 4)?,
-            )
-        };
-        queue.enter(|| cpu::update(cpu, &work, arenas, momentum, second, scratch));
+        check_parameters(queue, parameters, self.elements, &self.momentum)?;
+        match queue {
+            Queue::Cpu(cpu) => queue.enter(|| cpu::update(self, cpu, parameters, step)),
+            Queue::Cuda(cuda) => cuda::update(self, cuda, parameters, step),
+        }
+    }
+
+    fn move_to(&mut self, device: &Device) -> Result<()> {
+        (self.momentum, self.second) = (self.momentum.copy_on(device)?, self.second.copy_on(device)?);
+        (self.scratch, self.plan) = (Buffer::on(device, self.scratch.bytes())?, None);
         Ok(())
     }
 

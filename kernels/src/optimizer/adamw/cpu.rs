@@ -1,9 +1,10 @@
 //! CPU code of AdamW: one streaming pass of 28 bytes an element, 30 with a bf16 copy.
 
-use super::Factors;
+use super::{AdamW, Factors, Step};
+use crate::optimizer::{Arenas, arenas};
 use crate::simd::Float;
 use crate::vectorized;
-use engine::{CpuQueue, Shared};
+use engine::{CpuQueue, Parameters, Result, Shared};
 use half::bf16;
 use std::ops::Range;
 
@@ -13,19 +14,16 @@ const GRAIN: usize = 1 << 15;
 /// Elements between two turns of the inner loop: what the narrowing reads again is then still in the first-level cache.
 const BLOCK: usize = 1 << 11;
 
-pub(super) fn update(
-    queue: &CpuQueue,
-    segments: &[(Range<usize>, Factors)],
-    master: &mut [f32],
-    gradient: &[f32],
-    bf16: Option<&mut [bf16]>,
-    first: &mut [f32],
-    second: &mut [f32],
-) {
-    let tasks: Vec<(Range<usize>, Factors)> = (segments.iter())
-        .flat_map(|(range, factors)| {
-            let starts = range.clone().step_by(GRAIN);
-            starts.map(move |start| (start..(start + GRAIN).min(range.end), *factors))
+pub(super) fn update(adamw: &AdamW, queue: &CpuQueue, parameters: &Parameters, step: Step) -> Result<()> {
+    let Arenas { master, gradient, bf16 } = arenas(parameters)?;
+    let (first, second) = (&adamw.first, &adamw.second);
+    // SAFETY: the moments belong to the optimizer, which its caller has exclusively.
+    let (first, second) = unsafe { (first.slice_mut(0, adamw.elements)?, second.slice_mut(0, adamw.elements)?) };
+    let segments = parameters.entries().iter().zip(&adamw.rules).filter(|(entry, _)| entry.trainable);
+    let tasks: Vec<(Range<usize>, Factors)> = segments
+        .flat_map(|(entry, &rule)| {
+            let (factors, end) = (adamw.factors(rule, step), entry.offset + entry.shape.elements());
+            (entry.offset..end).step_by(GRAIN).map(move |start| (start..(start + GRAIN).min(end), factors))
         })
         .collect();
     let (master, first, second) = (Shared::new(master), Shared::new(first), Shared::new(second));
@@ -43,6 +41,7 @@ pub(super) fn update(
         };
         update_range(queue.isa(), factors, master, &gradient[range], first, second, bf16);
     });
+    Ok(())
 }
 
 vectorized! {

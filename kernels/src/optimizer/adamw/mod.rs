@@ -1,9 +1,10 @@
 //! AdamW: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, in PyTorch's order of operations.
 
 mod cpu;
+pub(crate) mod cuda;
 
-use super::{Arenas, Optimizer, Rule, Step, arenas, at_least_zero, check_step, decay_rate, rules};
-use engine::{Buffer, Parameter, Parameters, Queue, Result};
+use super::{Optimizer, Rule, Step, at_least_zero, check_parameters, check_step, decay_rate, rules};
+use engine::{Buffer, Device, Parameter, Parameters, Queue, Result};
 use std::sync::Arc;
 
 /// What stays the same over a run.
@@ -27,6 +28,8 @@ pub struct AdamW {
     elements: usize,
     first: Arc<Buffer>,
     second: Arc<Buffer>,
+    /// On a device, once there was a step.
+    plan: Option<cuda::Plan>,
 }
 
 /// The factors of one parameter in one step.
@@ -48,7 +51,7 @@ struct Factors {
 }
 
 impl AdamW {
-    /// Moments of zero for these parameters. `rule` says how each is treated; those that are frozen at the time of a
+    /// Moments of zero for these parameters, on their device. `rule` says how each is treated; those that are frozen at the time of a
     /// step are left alone.
     ///
     /// # Errors
@@ -59,8 +62,9 @@ impl AdamW {
         at_least_zero("epsilon", settings.epsilon)?;
         at_least_zero("weight_decay", settings.weight_decay)?;
         let elements = parameters.elements();
-        let moment = || Buffer::zeroed(elements * 4);
-        Ok(AdamW { settings, rules: rules(parameters, rule)?, elements, first: moment()?, second: moment()? })
+        let moment = || Buffer::on(parameters.master().device(), elements * 4);
+        let rules = rules(parameters, rule)?;
+        Ok(AdamW { settings, rules, elements, first: moment()?, second: moment()?, plan: None })
     }
 
     fn factors(&self, rule: Rule, step: Step) -> Factors {
@@ -83,16 +87,15 @@ impl AdamW {
 impl Optimizer for AdamW {
     fn step(&mut self, queue: &Queue, parameters: &Parameters, step: Step) -> Result<()> {
         check_step(step)?;
-        let cpu = queue.cpu("adamw")?;
-        let Arenas { master, gradient, bf16 } = arenas(parameters, self.elements)?;
-        // SAFETY: the moments belong to this optimizer, which is borrowed exclusively.
-        let (first, second) =
-            unsafe { (self.first.slice_mut(0, self.elements)?, self.second.slice_mut(0, self.elements)?) };
-        let segments = parameters.entries().iter().zip(&self.rules).filter(|(entry, _)| entry.trainable);
-        let segments: Vec<_> = segments
-            .map(|(entry, &rule)| (entry.offset..entry.offset + entry.shape.elements(), self.factors(rule, step)))
-            .collect();
-        queue.enter(|| cpu::update(cpu, &segments, master, gradient, bf16, first, second));
+        check_parameters(queue, parameters, self.elements, &self.first)?;
+        match queue {
+            Queue::Cpu(cpu) => queue.enter(|| cpu::update(self, cpu, parameters, step)),
+            Queue::Cuda(cuda) => cuda::update(self, cuda, parameters, step),
+        }
+    }
+
+    fn move_to(&mut self, device: &Device) -> Result<()> {
+        (self.first, self.second, self.plan) = (self.first.copy_on(device)?, self.second.copy_on(device)?, None);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::config::{self, CheckKind, Config};
 use crate::data::Batch;
 use crate::task::Task;
 use crate::{Error, Result};
-use engine::{Check, Checkpointing, CudaQueue, Observer, Program, Queue, Workspace};
+use engine::{Check, Checkpointing, Device, Observer, Program, Queue, Workspace};
 use model::Coca;
 use model::config::TextConfig;
 use model::packing::PackedText;
@@ -29,6 +29,16 @@ pub struct Losses {
     pub caption: f32,
     /// Mean over all samples whose class counts.
     pub class: f32,
+}
+
+impl Losses {
+    /// What is minimised: the sum of the losses times their weights.
+    pub fn total(&self, weights: &config::Loss) -> f64 {
+        let Losses { contrastive, caption, class } = *self;
+        weights.contrastive_weight * f64::from(contrastive)
+            + weights.caption_weight * f64::from(caption)
+            + f64::from(class)
+    }
 }
 
 /// What the passes of one step gave; the gradient lies in the model's arena.
@@ -64,6 +74,14 @@ impl Stepper {
         })
     }
 
+    /// The same stepper with no plans, whose programs run on a device.
+    pub fn on(self, device: &Device) -> Stepper {
+        match self {
+            Stepper::Pairs(stepper) => Stepper::Pairs(stepper.on(device)),
+            Stepper::Samples(stepper) => Stepper::Samples(stepper.on(device)),
+        }
+    }
+
     /// The activation arena, for other programs that run between steps.
     pub fn workspace(&self) -> &Workspace {
         match self {
@@ -91,16 +109,16 @@ impl Stepper {
         }
     }
 
-    /// Names of the ops of a step that have no kernel for this device.
+    /// Calls `each` with the programs of a step of the longest texts there can be, planned for the processor, where the model
+    /// lies.
     ///
     /// # Errors
-    /// As [`Stepper::unreached`].
-    pub fn missing_kernels(&self, model: &Coca, cuda: &CudaQueue) -> Result<Vec<&'static str>> {
-        let missing = match self {
-            Stepper::Pairs(stepper) => stepper.longest(model)?.program().kernels(cuda),
-            Stepper::Samples(stepper) => stepper.longest(model)?.program().kernels(cuda),
-        };
-        Ok(missing?.missing)
+    /// As [`Stepper::unreached`], and those of `each`.
+    pub fn longest(&self, model: &Coca, each: &mut dyn FnMut(&Program) -> Result<()>) -> Result<()> {
+        match self {
+            Stepper::Pairs(stepper) => stepper.longest_programs(model, each),
+            Stepper::Samples(stepper) => each(stepper.longest(model)?.program()),
+        }
     }
 
     /// Forward and backward over the batches of one step.

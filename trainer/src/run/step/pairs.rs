@@ -4,8 +4,9 @@
 use super::{Gradient, Observers, checkpointing, counted, grown, guard_bytes, shares, weight};
 use crate::config::Config;
 use crate::data::Batch;
+use crate::run::device::prepare;
 use crate::{Error, Result};
-use engine::{Compile, DType, Meta, Program, Queue, Tape, Tensor, Workspace};
+use engine::{Compile, DType, Device, Meta, Program, Queue, Tape, Tensor, Workspace};
 use kernels::contrastive::contrastive;
 use model::config::CocaConfig;
 use model::encoder::{ImageEncoder, TextEncoder};
@@ -30,6 +31,22 @@ struct Features {
     images: ImageEncoder,
     texts: TextEncoder,
     contrastive: WholeContrastive,
+}
+
+impl Features {
+    /// Plans for `passes` passes in a step.
+    fn new(model: &Coca, plan: StepPlan, passes: usize, workspace: &Workspace) -> Result<Features> {
+        let settings = Compile { guard_bytes: plan.guard_bytes };
+        Ok(Features {
+            images: ImageEncoder::compile(model, plan.batch, workspace, settings)?,
+            texts: TextEncoder::compile(model, plan.batch, workspace, settings)?,
+            contrastive: WholeContrastive::new(model, plan.batch * passes, workspace, settings)?,
+        })
+    }
+
+    fn programs(&self) -> impl Iterator<Item = &Program> {
+        [self.images.program(), self.texts.program(), &self.contrastive.program].into_iter()
+    }
 }
 
 impl PairStepper {
@@ -62,6 +79,11 @@ impl PairStepper {
         Ok(PairStepper { plan, weights, workspace: Workspace::new(), pass: None, features: None })
     }
 
+    /// See [`Stepper::on`](super::Stepper::on).
+    pub fn on(self, device: &Device) -> PairStepper {
+        PairStepper { workspace: Workspace::on(device), pass: None, features: None, ..self }
+    }
+
     /// Sizes and choices of the pass, for the texts met so far.
     pub fn plan(&self) -> StepPlan {
         self.plan
@@ -88,8 +110,17 @@ impl PairStepper {
         Ok(pass.unreached().iter().filter(|name| !elsewhere(name)).cloned().collect())
     }
 
+    /// See [`Stepper::longest`](super::Stepper::longest).
+    pub(super) fn longest_programs(&self, model: &Coca, each: &mut dyn FnMut(&Program) -> Result<()>) -> Result<()> {
+        each(self.longest(model)?.program())?;
+        match self.plan.contrastive {
+            Contrast::Given => Features::new(model, self.plan, 1, &Workspace::new())?.programs().map(each).collect(),
+            _ => Ok(()),
+        }
+    }
+
     /// A pass that holds the longest texts there can be.
-    pub(super) fn longest(&self, model: &Coca) -> Result<TrainStep> {
+    fn longest(&self, model: &Coca) -> Result<TrainStep> {
         let (text_rows, decoder_rows) = PackedText::capacity(self.plan.batch, &model.config().text);
         let plan = StepPlan { text_rows, decoder_rows, ..self.plan };
         TrainStep::new(model, plan, &Workspace::new())
@@ -102,7 +133,7 @@ impl PairStepper {
     pub fn run(&mut self, queue: &Queue, model: &Coca, batches: &[Batch], observers: Observers) -> Result<Gradient> {
         let text = &model.config().text;
         let packed = batches.iter().map(|batch| PackedText::new(&batch.texts, text)).collect::<Result<Vec<_>>>()?;
-        self.fit(model, &packed)?;
+        self.fit(queue, model, &packed)?;
         let mut gradient = Gradient {
             tokens: batches.iter().flat_map(|batch| &batch.texts).map(Vec::len).sum(),
             ..Gradient::default()
@@ -133,15 +164,15 @@ impl PairStepper {
     }
 
     /// Makes or remakes the plan so that these texts fit, with room for longer ones.
-    fn fit(&mut self, model: &Coca, packed: &[PackedText]) -> Result<()> {
+    fn fit(&mut self, queue: &Queue, model: &Coca, packed: &[PackedText]) -> Result<()> {
         if self.pass.as_ref().is_some_and(|pass| packed.iter().all(|texts| pass.fits(texts))) {
             return Ok(());
         }
         let (batch, planned) = (self.plan.batch, (self.plan.text_rows, self.plan.decoder_rows));
         (self.plan.text_rows, self.plan.decoder_rows) = grown(planned, packed.iter(), batch, &model.config().text);
         self.pass = None; // free the old one first
-        self.pass = Some(TrainStep::new(model, self.plan, &self.workspace)?);
-        Ok(())
+        let pass = self.pass.insert(TrainStep::new(model, self.plan, &self.workspace)?);
+        prepare(queue, pass.program())
     }
 
     /// The contrastive loss over all batches and the gradients of all features, times the loss's weight.
@@ -153,15 +184,13 @@ impl PairStepper {
         gradient: &mut Gradient,
         observers: Observers,
     ) -> Result<(Vec<f32>, Vec<f32>)> {
-        let (size, workspace) = (self.plan.batch, &self.workspace);
-        let settings = Compile { guard_bytes: self.plan.guard_bytes };
         let features = match &mut self.features {
             Some(features) => features,
-            none => none.insert(Features {
-                images: ImageEncoder::compile(model, size, workspace, settings)?,
-                texts: TextEncoder::compile(model, size, workspace, settings)?,
-                contrastive: WholeContrastive::new(model, size * batches.len(), workspace, settings)?,
-            }),
+            none => {
+                let features = Features::new(model, self.plan, batches.len(), &self.workspace)?;
+                features.programs().try_for_each(|program| prepare(queue, program))?;
+                none.insert(features)
+            }
         };
         let (mut images, mut texts) = (Vec::new(), Vec::new());
         for batch in batches {

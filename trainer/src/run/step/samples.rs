@@ -5,8 +5,9 @@ use super::{Gradient, Observers, checkpointing, counted, grown, guard_bytes, sha
 use crate::Result;
 use crate::config::{Config, TaskKind};
 use crate::data::Batch;
+use crate::run::device::prepare;
 use crate::task::{Task, blank};
-use engine::{Program, Queue, Workspace};
+use engine::{Device, Program, Queue, Workspace};
 use model::Coca;
 use model::config::TextConfig;
 use model::task::{Reads, TaskPlan, TaskStep, TaskTexts};
@@ -48,6 +49,11 @@ impl SampleStepper {
         Ok(SampleStepper { plan, caption_weight, blank, workspace: Workspace::new(), pass: None })
     }
 
+    /// See [`Stepper::on`](super::Stepper::on).
+    pub fn on(self, device: &Device) -> SampleStepper {
+        SampleStepper { workspace: Workspace::on(device), pass: None, ..self }
+    }
+
     /// Sizes and choices of the pass, for the texts met so far.
     pub fn plan(&self) -> TaskPlan {
         self.plan
@@ -77,7 +83,7 @@ impl SampleStepper {
     pub fn run(&mut self, queue: &Queue, model: &Coca, batches: &[Batch], observers: Observers) -> Result<Gradient> {
         let text = &model.config().text;
         let texts = batches.iter().map(|batch| self.texts(batch, text)).collect::<Result<Vec<_>>>()?;
-        self.fit(model, &texts)?;
+        self.fit(queue, model, &texts)?;
         let mut gradient = Gradient::default();
         let Some(pass) = &mut self.pass else { return Ok(gradient) };
         let labelled = |batch: &Batch| batch.classes.iter().filter(|&&class| class >= 0).count();
@@ -115,7 +121,7 @@ impl SampleStepper {
     }
 
     /// Makes or remakes the plan so that these texts fit, with room for longer ones.
-    fn fit(&mut self, model: &Coca, texts: &[Option<TaskTexts>]) -> Result<()> {
+    fn fit(&mut self, queue: &Queue, model: &Coca, texts: &[Option<TaskTexts>]) -> Result<()> {
         if self.pass.is_some() && texts.iter().all(|texts| self.plan.fits(texts.as_ref())) {
             return Ok(());
         }
@@ -123,7 +129,7 @@ impl SampleStepper {
         let packed = texts.iter().flatten().map(|texts| &texts.packed);
         (self.plan.text_rows, self.plan.decoder_rows) = grown(planned, packed, count, &model.config().text);
         self.pass = None; // free the old one first
-        self.pass = Some(TaskStep::new(model, self.plan, &self.workspace)?);
-        Ok(())
+        let pass = self.pass.insert(TaskStep::new(model, self.plan, &self.workspace)?);
+        prepare(queue, pass.program())
     }
 }

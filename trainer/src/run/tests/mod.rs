@@ -1,3 +1,4 @@
+mod device;
 mod evaluation;
 mod task;
 
@@ -27,6 +28,8 @@ every = 3
 [logging]
 report = false
 tensorboard = false
+[compute]
+device = "cpu"
 "#
 );
 

@@ -114,7 +114,7 @@ fn tasks() -> [(&'static str, Arc<Toy>, f64, f64); 5] {
 fn open_task(folder: &Path, kind: &str, source: &Arc<Toy>, sets: &[&str]) -> Run {
     let kind = format!("task.kind={kind}");
     let sets = [&[kind.as_str(), "augmentation.kind=none"], sets].concat();
-    Run::open_on(source.clone(), config(folder, &sets), &Resume::Auto).unwrap()
+    Run::open_on(source.clone(), None, config(folder, &sets), &Resume::Auto).unwrap()
 }
 
 fn measure(run: &Run, source: &Arc<Toy>) -> ClassRow {
@@ -232,7 +232,7 @@ fn a_model_is_fine_tuned_at_another_size_and_measured_again_from_its_folder() {
     let mut sets: Vec<String> = sets.join("\n").lines().map(str::to_owned).collect();
     sets.push(format!("run.out={:?}", folder.display().to_string()));
     let config = Config::load(None, &sets).unwrap();
-    let mut run = Run::open_on(source.clone(), config.clone(), &Resume::None).unwrap();
+    let mut run = Run::open_on(source.clone(), None, config.clone(), &Resume::None).unwrap();
     let start = Coca::open(&model, DType::F32, false).unwrap();
     let name = "visual.conv1.weight";
     assert_eq!(run.state.model.parameters().read(name).unwrap(), start.parameters().read(name).unwrap());
@@ -283,7 +283,7 @@ fn answers_outside_the_classes_are_wrong_and_other_tasks_are_refused() {
     let fails = |kind: &str, source: &Arc<Toy>, resume: &Resume| {
         let sets = [format!("task.kind={kind}")];
         let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-        Run::open_on(source.clone(), config(&folder, &sets), resume).unwrap_err().to_string()
+        Run::open_on(source.clone(), None, config(&folder, &sets), resume).unwrap_err().to_string()
     };
     let error = fails("entailment", source, &Resume::Auto);
     assert!(error.starts_with("the checkpoint is of the task vqa on 1 images a sample"), "{error}");
