@@ -114,7 +114,7 @@ impl PairStepper {
     pub(super) fn longest_programs(&self, model: &Coca, each: &mut dyn FnMut(&Program) -> Result<()>) -> Result<()> {
         each(self.longest(model)?.program())?;
         match self.plan.contrastive {
-            Contrast::Given => Features::new(model, self.plan, 1, &Workspace::new())?.programs().map(each).collect(),
+            Contrast::Given => Features::new(model, self.plan, 1, &Workspace::new())?.programs().try_for_each(each),
             _ => Ok(()),
         }
     }
