@@ -288,18 +288,21 @@ DEVICE void store_rows(const Call& call, const float (&sums)[DIM / 8][4], float 
         const float4 words = lds_128(staging + staging_offset(row, chunk));
         const Pack<T, CHUNK> pack = {bits_of(words.x), bits_of(words.y), bits_of(words.z), bits_of(words.w)};
         T* place = to + (u64)row * stride + column;
-        float values[CHUNK], before[CHUNK] = {};
+        float values[CHUNK];
         unpack(values, pack);
-        if (call.is(PACKED)) {
-            if (accumulate) load(before, place);
-#pragma unroll
-            for (u32 i = 0; i < CHUNK; ++i) values[i] += before[i];
-            store(place, values);
-        } else {
+        if (!call.is(PACKED)) {
 #pragma unroll
             for (u32 i = 0; i < CHUNK; ++i) {
                 if (column + i < call.dim) place[i] = narrow<T>(values[i] + (accumulate ? widen(place[i]) : 0.0f));
             }
+        } else if (!accumulate) {
+            stg_128(place, pack.words[0], pack.words[1], pack.words[2], pack.words[3]);
+        } else {
+            float before[CHUNK];
+            load(before, place);
+#pragma unroll
+            for (u32 i = 0; i < CHUNK; ++i) values[i] += before[i];
+            store(place, values);
         }
     }
 }

@@ -59,14 +59,14 @@ DEVICE void store_partial(
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             const u32 row = half * 8 + lane / 4, column = j * 8 + lane % 4 * 2;
-            const float values[2] = {sums[j][half * 2] * factor, sums[j][half * 2 + 1] * factor};
+            const float first = sums[j][half * 2] * factor, second = sums[j][half * 2 + 1] * factor;
             float* place = to + (u64)row * stride + column;
             if (row >= count || column >= call.dim) continue;
             if (call.is(PACKED)) {
-                store(place, values);
+                stg_64(place, first, second);
             } else {
-                place[0] = values[0];
-                if (column + 1 < call.dim) place[1] = values[1];
+                place[0] = first;
+                if (column + 1 < call.dim) place[1] = second;
             }
         }
     }

@@ -68,3 +68,14 @@ DEVICE void sts_64(u32 address, float x, float y) {
 DEVICE void sts_128(u32 address, u32 x, u32 y, u32 z, u32 w) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
 }
+
+// 16 and 8 bytes to global memory, for places where the compiler splits the store of a vector into its elements.
+DEVICE void stg_128(void* to, u32 x, u32 y, u32 z, u32 w) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(x), "r"(y), "r"(z),
+                 "r"(w)
+                 : "memory");
+}
+
+DEVICE void stg_64(void* to, float x, float y) {
+    asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "f"(x), "f"(y) : "memory");
+}
