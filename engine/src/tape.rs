@@ -7,7 +7,7 @@
 use crate::buffer::Buffer;
 use crate::op::{Op, Recorded, Write};
 use crate::ragged::Ragged;
-use crate::{DType, Error, Meta, Parameters, Queue, Result, Shape};
+use crate::{DType, Device, Error, Meta, Parameters, Queue, Result, Shape};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::Location;
@@ -179,6 +179,19 @@ impl Tape {
     /// True if ops run as they are pushed.
     pub fn is_eager(&self) -> bool {
         self.eager.is_some()
+    }
+
+    /// Where its ops are going to run: on the device of an eager tape's queue; else where the parameters lie that it has
+    /// recorded, or on the host as long as there are none. For ops whose scratch depends on the device.
+    pub fn device(&self) -> &Device {
+        let of_leaf = |leaf: &Tensor| match self.home(leaf.id) {
+            Home::Owned(buffer, _) => Some(buffer.device()),
+            _ => None,
+        };
+        match &self.eager {
+            Some(queue) => queue.device(),
+            None => self.leaves.values().find_map(of_leaf).unwrap_or(&Device::Cpu),
+        }
     }
 
     // ---- leaves -----------------------------------------------------------------------------------------------------

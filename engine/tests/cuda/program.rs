@@ -351,6 +351,23 @@ fn queue_and_memory_must_be_of_one_device() {
 }
 
 #[test]
+fn a_tape_knows_the_device_of_its_parameters_or_of_its_queue() {
+    let fake = fake(15);
+    let mut parameters = Parameters::new([("w".to_owned(), Shape::from([8]))], false, false).expect("parameters");
+    let recorded = |parameters: &Parameters| {
+        let mut tape = Tape::record();
+        assert!(tape.device().is(&Device::Cpu), "before the first parameter");
+        tape.parameter(parameters, "w", DType::F32).expect("parameter");
+        tape.device().clone()
+    };
+    assert!(recorded(&parameters).is(&Device::Cpu));
+    parameters.move_to(&device(&fake)).expect("moved");
+    assert!(recorded(&parameters).is(&device(&fake)));
+    assert!(Tape::eager(cpu()).device().is(&Device::Cpu));
+    assert!(Tape::eager(queue(&fake, true)).device().is(&device(&fake)));
+}
+
+#[test]
 fn eager_tapes_run_on_a_device_too() {
     let fake = fake(14);
     let mut tape = Tape::eager(queue(&fake, true));

@@ -1,10 +1,12 @@
 //! Symmetric InfoNCE between unit image and text features (Radford et al. 2021; CoCa's contrastive loss as open_clip
 //! has it): with `S = exp(logit_scale) · I Tᵀ`, the mean of the cross-entropies of rows and of columns to the diagonal.
 //!
-//! The `[batch, batch]` matrix is computed in blocks, twice forward (once for rows, once for columns) and twice backward
-//! (once for each side), and never stored. Log-sum-exps are kept.
+//! The `[batch, batch]` matrix is never stored, log-sum-exps are kept. The CPU computes it in blocks that stay in its caches,
+//! twice forward (once for rows, once for columns) and twice backward (once for each side); a GPU once each, some rows at a
+//! time.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance};
 use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Recorded, Result, Tape, Target, Tensor, View};
@@ -13,21 +15,45 @@ use std::sync::Arc;
 /// Rows of a block: the unit of parallel work, so that results do not depend on the number of threads.
 pub(crate) const BLOCK: usize = 64;
 
+/// Rows of similarities that exist at the same time on a GPU: 64 MB, and as many as keep its multiprocessors busy while
+/// they are multiplied with features. Sums over rows are added up chunk by chunk, so the last bits depend on it.
+fn chunk(batch: usize) -> usize {
+    const LEAST: usize = 128;
+    ((64 << 20) / (4 * batch.max(1)) / LEAST * LEAST).max(LEAST)
+}
+
 /// The loss, f32 `[1]`: image and text features f32 `[batch, width]`, logit_scale f32 of one element (the logarithm of
 /// the inverse temperature).
 #[track_caller]
 pub fn contrastive(tape: &mut Tape, image: Tensor, text: Tensor, logit_scale: Tensor) -> Result<Tensor> {
-    Ok(tape.push(Contrastive, &[image, text, logit_scale])?[0])
+    let op = Contrastive { chunk: chunk(image.shape().rows()) };
+    Ok(tape.push(op, &[image, text, logit_scale])?[0])
 }
 
-/// Inputs image, text, logit_scale; outputs loss, log-sum-exp of rows and of columns (f32 `[batch]`).
+/// Inputs image, text, logit_scale; outputs loss, log-sum-exp of rows and of columns (f32 `[batch]`); scratch of a GPU:
+/// similarities of a chunk, and the diagonal and the running log-sum-exps of columns.
 #[derive(Clone, Copy, Debug)]
-pub struct Contrastive;
+pub struct Contrastive {
+    /// Rows of similarities that a GPU has at the same time.
+    pub chunk: usize,
+}
 
-/// Inputs image, text, logit_scale, both log-sum-exps, gradient of the loss; outputs the gradients of the first three,
-/// scratch.
+/// Inputs image, text, logit_scale, both log-sum-exps, gradient of the loss; outputs the gradients of the first three;
+/// scratch: sums for the last, and similarities of a chunk on a GPU.
 #[derive(Clone, Copy, Debug)]
-pub struct ContrastiveBackward;
+pub struct ContrastiveBackward {
+    /// As in [`Contrastive`].
+    pub chunk: usize,
+}
+
+/// Similarities of a chunk.
+fn similarities(features: Meta, chunk: usize) -> Result<Meta> {
+    let batch = features.shape.rows();
+    if chunk == 0 {
+        return Err(Error::invalid("a chunk has at least one row"));
+    }
+    Ok(Meta::new([batch.min(chunk).max(1), batch], DType::F32))
+}
 
 fn check(inputs: &[Meta]) -> Result<Meta> {
     match inputs {
@@ -50,13 +76,18 @@ impl Op for Contrastive {
     }
 
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
-        let batch = Meta::new([check(inputs)?.shape.rows()], DType::F32);
-        Ok(vec![Meta::new([1], DType::F32), batch, batch])
+        let features = check(inputs)?;
+        let batch = features.shape.rows();
+        let [statistic, statistics] = [Meta::new([batch], DType::F32), Meta::new([3, batch], DType::F32)];
+        let similarities = similarities(features, self.chunk)?;
+        Ok(vec![Meta::new([1], DType::F32), statistic, statistic, similarities, statistics])
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::forward(cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::forward(cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::forward(queue, inputs, outputs),
+        }
     }
 
     fn backward(&self, tape: &mut Tape, node: &Recorded, gradients: &[Option<Tensor>]) -> Result<()> {
@@ -64,7 +95,7 @@ impl Op for Contrastive {
         let targets: Vec<Target> = node.inputs.iter().map(|&input| Target::Gradient(input)).collect();
         let inputs: Vec<Tensor> =
             node.inputs.iter().copied().chain([node.outputs[1], node.outputs[2], gradient]).collect();
-        tape.push_into(ContrastiveBackward, &inputs, &targets).map(|_| ())
+        tape.push_into(ContrastiveBackward { chunk: self.chunk }, &inputs, &targets).map(|_| ())
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {
@@ -80,13 +111,16 @@ impl Op for ContrastiveBackward {
 
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
         let features = check(inputs)?;
-        let blocks = features.shape.rows().div_ceil(BLOCK).max(1);
-        Ok(vec![features, features, inputs[2], Meta::new([blocks], DType::F32)])
+        // A sum for each block of rows on the CPU, for each row on a GPU.
+        let sums = Meta::new([features.shape.rows().max(1)], DType::F32);
+        Ok(vec![features, features, inputs[2], sums, similarities(features, self.chunk)?])
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-        let cpu = queue.cpu(self.name())?;
-        cpu::backward(cpu, inputs, outputs)
+        match queue {
+            Queue::Cpu(cpu) => cpu::backward(cpu, inputs, outputs),
+            Queue::Cuda(queue) => cuda::backward(queue, inputs, outputs),
+        }
     }
 
     fn cost(&self, inputs: &[Meta]) -> Cost {
@@ -143,14 +177,15 @@ impl Reference for Contrastive {
     }
 }
 
-fn case(batch: usize, width: usize, scale: f64) -> Case {
+fn case(batch: usize, width: usize, scale: f64, chunk: usize) -> Case {
+    let op = Contrastive { chunk };
     // Rows of about unit length.
     let features = || Input::variable([batch, width], DType::F32).fill(Fill::Normal((width as f64).powf(-0.5)));
     let logit = scale.exp();
     Case {
         name: format!("contrastive {batch}x{width} scale {logit:.1}"),
-        op: Arc::new(Contrastive),
-        reference: Arc::new(Contrastive),
+        op: Arc::new(op),
+        reference: Arc::new(op),
         inputs: vec![
             features(),
             features(),
@@ -167,15 +202,16 @@ fn case(batch: usize, width: usize, scale: f64) -> Case {
 /// Fixed cases.
 pub fn cases() -> Vec<Case> {
     vec![
-        case(1, 5, 0.0),
-        case(7, 33, 2.659),
-        case(BLOCK + 9, 16, 1.0),
-        case(cpu::COLUMNS + 9, 4, 1.0),
-        Case { bench_only: true, ..case(1024, 512, 4.6) },
+        case(1, 5, 0.0, 4),
+        case(7, 33, 2.659, 8),
+        case(BLOCK + 9, 16, 1.0, 32),
+        case(64, 8, 2.0, 40),
+        case(cpu::COLUMNS + 9, 4, 1.0, 600),
+        Case { bench_only: true, ..case(1024, 512, 4.6, chunk(1024)) },
     ]
 }
 
 /// A random case.
 pub fn draw(draw: &mut Draw) -> Case {
-    case(draw.integer(1, 90), draw.integer(1, 40), draw.pick(&[0.0, 1.0, 2.659]))
+    case(draw.integer(1, 90), draw.integer(1, 40), draw.pick(&[0.0, 1.0, 2.659]), draw.integer(20, 100))
 }

@@ -26,6 +26,7 @@ pub(crate) const ACTIVATION: Part = part!("cuda", "activation.cuh");
 pub(crate) const SM80: Part = part!("cuda", "sm80.cuh");
 pub(crate) const SM90: Part = part!("cuda", "sm90.cuh");
 pub(crate) const EPILOGUE: Part = part!("cuda", "epilogue.cuh");
+pub(crate) const ROW_BLOCK: Part = part!("cuda", "row_block.cuh");
 
 /// Bytes of the widest access: packed kernels need addresses and rows that are multiples of it.
 pub(crate) const PACK_BYTES: usize = 16;
@@ -58,6 +59,11 @@ pub(crate) fn launch_rows(rows: usize) -> Result<Launch> {
     Ok(Launch::linear(size("blocks", rows.div_ceil(THREADS / 32))?, THREADS as u32))
 }
 
+/// Threads of a block that has a row of `n` values: some 16 for each thread, in whole warps.
+pub(crate) fn row_threads(n: usize) -> u32 {
+    n.div_ceil(16).next_power_of_two().clamp(32, 512) as u32
+}
+
 /// A size as kernels take it; an error beyond 32 bits.
 pub(crate) fn size(what: &str, value: usize) -> Result<u32> {
     u32::try_from(value).map_err(|_| Error::invalid(format!("{value} {what} are more than a kernel counts in 32 bits")))
@@ -68,6 +74,8 @@ pub fn variants(architecture: Architecture) -> Vec<Source> {
     [
         crate::attention::cuda::variants(),
         crate::columns::cuda::variants(),
+        crate::contrastive::cuda::variants(),
+        crate::cross_entropy::cuda::variants(),
         crate::elementwise::cuda::variants(),
         crate::embed::cuda::variants(),
         crate::layer_norm::cuda::variants(),

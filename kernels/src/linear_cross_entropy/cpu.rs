@@ -1,6 +1,5 @@
 //! CPU code: a chunk of logits by the blocked product, then one pass over each row.
 
-use super::CHUNK;
 use crate::cross_entropy::write_mean;
 use crate::matmul::{Layout, Operand, Sizes, multiply};
 use crate::simd::{Float, math, max_by, sum_by};
@@ -23,7 +22,13 @@ fn count(labels: &[i32], ignore: i32, vocabulary: usize) -> Result<usize> {
     Ok(labels.iter().filter(|&&label| label != ignore).count())
 }
 
-pub(super) fn forward(queue: &CpuQueue, ignore: i32, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+pub(super) fn forward(
+    queue: &CpuQueue,
+    ignore: i32,
+    chunk: usize,
+    inputs: &[View<'_>],
+    outputs: &mut [Out<'_>],
+) -> Result<()> {
     let [hidden, weight, labels] = inputs else { unreachable!("checked by infer") };
     let labels = labels.slice::<i32>()?;
     let (width, vocabulary) = (hidden.shape().columns(), weight.shape().columns());
@@ -31,8 +36,8 @@ pub(super) fn forward(queue: &CpuQueue, ignore: i32, inputs: &[View<'_>], output
     let [loss, row_loss, logits] = outputs else { unreachable!("declared by infer") };
     let row_loss = row_loss.slice_mut::<f32>()?;
     let logits = logits.slice_mut::<f32>()?;
-    for start in (0..labels.len()).step_by(CHUNK) {
-        let rows = CHUNK.min(labels.len() - start);
+    for start in (0..labels.len()).step_by(chunk) {
+        let rows = chunk.min(labels.len() - start);
         let target = (logits.as_mut_ptr().cast(), vocabulary, false);
         let sizes = Sizes { m: rows, n: vocabulary, k: width };
         // SAFETY: the views cover these rows; the logits hold a chunk.
@@ -55,13 +60,21 @@ pub(super) fn forward(queue: &CpuQueue, ignore: i32, inputs: &[View<'_>], output
     write_mean(row_loss, valid, loss)
 }
 
-pub(super) fn backward(queue: &CpuQueue, ignore: i32, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+pub(super) fn backward(
+    queue: &CpuQueue,
+    ignore: i32,
+    chunk: usize,
+    inputs: &[View<'_>],
+    outputs: &mut [Out<'_>],
+) -> Result<()> {
     let [hidden, weight, labels, gradient] = inputs else { unreachable!("checked by infer") };
     let labels = labels.slice::<i32>()?;
     let (width, vocabulary) = (hidden.shape().columns(), weight.shape().columns());
     let valid = count(labels, ignore, vocabulary)?;
     let scale = gradient.slice::<f32>()?[0] / valid.max(1) as f32;
-    let [dhidden, dweight, loss, row_loss, logits, narrow @ ..] = outputs else { unreachable!("declared by infer") };
+    let [dhidden, dweight, loss, row_loss, _share, logits, narrow @ ..] = outputs else {
+        unreachable!("declared by infer")
+    };
     let row_loss = row_loss.slice_mut::<f32>()?;
     let is_bf16 = hidden.meta().dtype == DType::BF16;
     let narrow = match narrow.first_mut() {
@@ -71,8 +84,8 @@ pub(super) fn backward(queue: &CpuQueue, ignore: i32, inputs: &[View<'_>], outpu
     let logits = logits.slice_mut::<f32>()?;
     let dweight_target = (dweight.pointer(), vocabulary, dweight.meta().dtype == DType::BF16);
     // One round even without rows: a weight gradient that is set must become zero.
-    for start in (0..labels.len().max(1)).step_by(CHUNK) {
-        let rows = CHUNK.min(labels.len() - start);
+    for start in (0..labels.len().max(1)).step_by(chunk) {
+        let rows = chunk.min(labels.len() - start);
         let sizes = Sizes { m: rows, n: vocabulary, k: width };
         let target = (logits.as_mut_ptr().cast(), vocabulary, false);
         // SAFETY: the views cover these rows; the logits hold a chunk.

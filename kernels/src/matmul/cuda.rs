@@ -8,7 +8,8 @@ use super::{Activation, Layout, Matmul, Roles, Sizes};
 use crate::cuda::{ACTIVATION, EPILOGUE, PACK_BYTES, PRELUDE, Part, SM80, SM90};
 use crate::cuda::{are_aligned, constants, is_bf16, part, size};
 use engine::cuda::{Architecture, Arguments, CudaQueue, Fill, Launch, Properties, Source, Swizzle, TensorMap, TensorMapSpec};
-use engine::{DType, Error, Out, Result, View};
+use engine::{DType, Error, Meta, Out, Result, View};
+use std::ops::Range;
 
 const SM80_PARTS: &[Part] = &[PRELUDE, SM80, ACTIVATION, EPILOGUE, part!("matmul", "matmul_sm80.cu")];
 const SM90_PARTS: &[Part] = &[PRELUDE, SM80, SM90, ACTIVATION, EPILOGUE, part!("matmul", "matmul_sm90.cu")];
@@ -135,11 +136,47 @@ pub(crate) fn variants(architecture: Architecture) -> Vec<Source> {
     sources
 }
 
-pub(super) fn run(op: &Matmul, queue: &CudaQueue, roles: Roles<View<'_>>, outputs: &mut [Out<'_>]) -> Result<()> {
-    let sizes = op.sizes(roles.a.shape(), roles.b.shape())?;
-    if sizes.m == 0 || sizes.n == 0 {
-        return Ok(());
+/// A matrix in device memory, its rows one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    pub address: u64,
+    pub rows: usize,
+    pub columns: usize,
+    pub dtype: DType,
+}
+
+impl Matrix {
+    /// A tensor as a matrix of its innermost dimension.
+    pub fn new(address: u64, meta: Meta) -> Matrix {
+        Matrix { address, rows: meta.shape.rows(), columns: meta.shape.columns(), dtype: meta.dtype }
     }
+
+    /// Some of its rows.
+    pub fn part(self, rows: Range<usize>) -> Matrix {
+        let address = self.address + (rows.start * self.row_bytes()) as u64;
+        Matrix { address, rows: rows.len(), ..self }
+    }
+
+    fn row_bytes(self) -> usize {
+        self.columns * self.dtype.size()
+    }
+}
+
+/// A product as the kernels take it; the address of what is absent is 0.
+struct Product {
+    layout: Layout,
+    fused: Fused,
+    a: Matrix,
+    b: Matrix,
+    out: Matrix,
+    bias: u64,
+    side: u64,
+    residual: u64,
+    accumulate: bool,
+}
+
+pub(super) fn run(op: &Matmul, queue: &CudaQueue, roles: Roles<View<'_>>, outputs: &mut [Out<'_>]) -> Result<()> {
+    let Sizes { m, n, .. } = op.sizes(roles.a.shape(), roles.b.shape())?;
     let fused = match (op.activation, op.activation_backward) {
         (None, None) => Fused::Nothing,
         (Some(kind), None) => Fused::Activation(kind),
@@ -152,21 +189,50 @@ pub(super) fn run(op: &Matmul, queue: &CudaQueue, roles: Roles<View<'_>>, output
         Fused::Activation(_) => outputs[1].address(),
         Fused::ActivationBackward(_) => address(roles.pre_activation),
     };
-    let (input, output) = (roles.a.meta().dtype, outputs[0].meta().dtype);
-    let sides = [outputs[0].address(), address(roles.bias), side, address(roles.residual)];
-    let (a, b) = (roles.a.address(), roles.b.address());
-    let rows_packed = [roles.a.shape().columns() * input.size(), roles.b.shape().columns() * input.size()]
-        .into_iter()
-        .chain([sizes.n * output.size()])
-        .all(|bytes| bytes.is_multiple_of(PACK_BYTES));
-    let aligned = rows_packed && are_aligned(&[a, b]) && are_aligned(&sides);
-    let kernel = choose(queue.driver().properties(), op.layout, input, aligned, sizes);
+    let product = Product {
+        layout: op.layout,
+        fused,
+        a: Matrix::new(roles.a.address(), roles.a.meta()),
+        b: Matrix::new(roles.b.address(), roles.b.meta()),
+        out: Matrix { address: outputs[0].address(), rows: m, columns: n, dtype: outputs[0].meta().dtype },
+        bias: address(roles.bias),
+        side,
+        residual: address(roles.residual),
+        accumulate: outputs[0].accumulates(),
+    };
+    launch_product(queue, &product)
+}
+
+/// `out (+)= a b`, for the ops that are made of products. The sizes agree, and a and b have one dtype.
+pub(crate) fn multiply(
+    queue: &CudaQueue,
+    layout: Layout,
+    a: Matrix,
+    b: Matrix,
+    out: Matrix,
+    accumulate: bool,
+) -> Result<()> {
+    let fused = Fused::Nothing;
+    launch_product(queue, &Product { layout, fused, a, b, out, bias: 0, side: 0, residual: 0, accumulate })
+}
+
+fn launch_product(queue: &CudaQueue, product: &Product) -> Result<()> {
+    let Product { layout, fused, a, b, out, .. } = *product;
+    let k = if layout == Layout::Tn { a.rows } else { a.columns };
+    let sizes = Sizes { m: out.rows, n: out.columns, k };
+    if sizes.m == 0 || sizes.n == 0 {
+        return Ok(());
+    }
+    let sides = [out.address, product.bias, product.side, product.residual];
+    let rows_packed = [a, b, out].iter().all(|matrix| matrix.row_bytes().is_multiple_of(PACK_BYTES));
+    let aligned = rows_packed && are_aligned(&[a.address, b.address]) && are_aligned(&sides);
+    let kernel = choose(queue.driver().properties(), layout, a.dtype, aligned, sizes);
     let operands = match kernel {
-        Kernel::Sm80 { .. } => Arguments::new().address(a).address(b),
+        Kernel::Sm80 { .. } => Arguments::new().address(a.address).address(b.address),
         _ => {
             let tile_n = if kernel == Kernel::Cooperative { 2 * TILE } else { TILE };
-            let a = tensor_map(queue, &roles.a, op.layout != Layout::Tn, TILE)?;
-            let b = tensor_map(queue, &roles.b, op.layout == Layout::Nt, tile_n)?;
+            let a = tensor_map(queue, a, layout != Layout::Tn, TILE)?;
+            let b = tensor_map(queue, b, layout == Layout::Nt, tile_n)?;
             Arguments::new().tensor_map(&a).tensor_map(&b)
         }
     };
@@ -174,21 +240,20 @@ pub(super) fn run(op: &Matmul, queue: &CudaQueue, roles: Roles<View<'_>>, output
         .u32(size("rows", sizes.m)?)
         .u32(size("columns", sizes.n)?)
         .u32(size("terms", sizes.k)?)
-        .u32(outputs[0].accumulates().into());
-    let source = source(op.layout, input, output, fused, kernel);
+        .u32(product.accumulate.into());
+    let source = source(layout, a.dtype, out.dtype, fused, kernel);
     queue.launch(&source, source.name, &launch(queue, kernel, sizes)?, &arguments)
 }
 
 /// An operand for the tensor memory accelerator, in boxes of `TILE_K` of k by `extent` of m or n; along a contiguous m or n
 /// a box has 64 elements, the width of a swizzled row.
-fn tensor_map(queue: &CudaQueue, operand: &View<'_>, k_major: bool, extent: usize) -> Result<TensorMap> {
-    let (rows, columns) = (operand.shape().rows(), operand.shape().columns());
+fn tensor_map(queue: &CudaQueue, operand: Matrix, k_major: bool, extent: usize) -> Result<TensorMap> {
     queue.tensor_map(&TensorMapSpec {
-        address: operand.address(),
-        element: operand.meta().dtype,
+        address: operand.address,
+        element: operand.dtype,
         // With no rows in use none are copied, but a description has one.
-        sizes: vec![columns as u64, rows.max(1) as u64],
-        strides_bytes: vec![(columns * operand.meta().dtype.size()) as u64],
+        sizes: vec![operand.columns as u64, operand.rows.max(1) as u64],
+        strides_bytes: vec![operand.row_bytes() as u64],
         box_sizes: vec![TILE_K as u32, if k_major { extent } else { TILE_K } as u32],
         swizzle: Swizzle::B128,
         fill: Fill::Zero,

@@ -16,6 +16,7 @@ mod pack;
 pub use cases::{bench_case, cases, draw};
 pub use column_sum::ColumnSum;
 pub(crate) use cpu::{Operand, multiply, multiply_here};
+pub(crate) use cuda::Matrix;
 pub use epilogue::Activation;
 pub use gemm::panel_bytes;
 

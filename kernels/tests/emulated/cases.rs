@@ -12,9 +12,12 @@ const WITH_KERNELS: &[&str] = &[
     "activation",
     "attention",
     "columns",
+    "contrastive",
+    "cross_entropy",
     "elementwise",
     "embed",
     "layer_norm",
+    "linear_cross_entropy",
     "matmul",
     "normalize",
     "patchify",
@@ -62,6 +65,24 @@ fn f32_products() {
 fn bf16_products() {
     let bf16 = |case: &Case| case.inputs[0].meta.dtype == DType::BF16;
     check_all("bf16_products", &[AMPERE, HOPPER], kernels::matmul::cases().into_iter().filter(bf16).collect());
+}
+
+/// Their products are f32: the same kernels on all devices. Without the wide batch, which is there for the CPU's blocks.
+#[test]
+fn contrastive_cases() {
+    let narrow = |case: &Case| case.inputs[0].meta.shape.rows() < 256;
+    check_all("contrastive_cases", &[AMPERE], kernels::contrastive::cases().into_iter().filter(narrow).collect());
+}
+
+#[test]
+fn cross_entropy_cases() {
+    check_all("cross_entropy_cases", &[AMPERE], kernels::cross_entropy::cases());
+}
+
+/// Products differ from device to device, and so does the shared memory that may hold a row.
+#[test]
+fn linear_cross_entropy_cases() {
+    check_all("linear_cross_entropy_cases", &[AMPERE, HOPPER], kernels::linear_cross_entropy::cases());
 }
 
 proptest! {

@@ -6,6 +6,8 @@ use engine::{DType, Meta, Op, Tape};
 use kernels::activation::{Activate, Activation};
 use kernels::attention::{Attention, AttentionBackward, Length, Source, Visibility};
 use kernels::columns::{JoinColumns, SplitColumns};
+use kernels::contrastive::Contrastive;
+use kernels::cross_entropy::{CrossEntropy, CrossEntropyBackward};
 use kernels::elementwise::{Add, Cast};
 use kernels::embed::{EmbedPatches, EmbedPatchesBackward};
 use kernels::layer_norm::{LayerNorm, LayerNormBackward};
@@ -210,4 +212,41 @@ fn attention_reads_its_operands_once_and_has_no_bank_conflicts() {
         assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{name}");
         assert_eq!(counters.global_store_sectors, written / 32, "{name}");
     }
+}
+
+#[test]
+fn cross_entropy_reads_each_row_once() {
+    let Some(compiler) = compiler_or_skip("cross_entropy_reads_each_row_once") else { return };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 7);
+    let (rows, n) = (32, 1024);
+    let (logits, labels) = (Meta::new([rows, n], DType::F32), Meta::new([rows], DType::I32));
+    let sectors = (rows * n * 4 / 32) as u64;
+    // Each of a row's two warps reads its label, the label's logit, the first logit and, for the gradient, the share; then
+    // a warp for 32 rows sums them up.
+    let singles = |reads: u64| rows as u64 * 2 * reads + 16;
+    let smoothing = 0.1;
+    let (forward, ..) = count(&machine, CrossEntropy { smoothing }, &[logits, labels]);
+    assert!((sectors..=sectors + singles(4)).contains(&forward.global_load_sectors), "{forward:?}");
+    assert_eq!(forward.global_store_sectors, rows as u64 + 1);
+    let (backward, ..) = count(&machine, CrossEntropyBackward { smoothing }, &[logits, labels, f32(1)]);
+    assert!((sectors..=sectors + singles(5)).contains(&backward.global_load_sectors), "{backward:?}");
+    assert_eq!(backward.global_store_sectors, sectors + 1);
+    for counters in [forward, backward] {
+        assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{counters:?}");
+    }
+}
+
+#[test]
+fn contrastive_has_no_bank_conflicts_and_stores_similarities_once() {
+    let test = "contrastive_has_no_bank_conflicts_and_stores_similarities_once";
+    let Some(compiler) = compiler_or_skip(test) else { return };
+    let machine = machine(&Shared(Arc::new(compiler)), AMPERE, 8);
+    let (batch, chunk) = (128, 64);
+    let features = Meta::new([batch, 16], DType::F32);
+    let (counters, ..) = count(&machine, Contrastive { chunk }, &[features, features, f32(1)]);
+    let (batch, chunks) = (batch as u64, (batch / chunk) as u64);
+    // Besides similarities: two values of each row, three of each column after each chunk, the loss.
+    let statistics = 2 * batch + chunks * 3 * batch / 8 + 1;
+    assert_eq!(counters.global_store_sectors, batch * batch / 8 + statistics);
+    assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{counters:?}");
 }
