@@ -85,6 +85,7 @@ driver! {
         let capability = setting("STUB_CAPABILITY", 90);
         *value = match attribute {
             16 => 132,
+            38 => 50 << 20,
             75 => capability / 10,
             76 => capability % 10,
             97 => 232448,

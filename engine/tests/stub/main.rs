@@ -146,6 +146,7 @@ fn a_device_works() {
     assert_eq!((properties.name.as_str(), properties.compute_capability), ("Stub GPU", (9, 0)));
     assert_eq!((properties.multiprocessors, properties.memory_bytes), (132, 8 << 30));
     assert_eq!((properties.shared_bytes_per_block, properties.cuda), (232448, Some((12, 8))));
+    assert_eq!(properties.l2_bytes, 50 << 20);
 
     // Memory.
     let (one, two) = (gpu.allocate(1024).expect("memory"), gpu.allocate(1024).expect("memory"));
