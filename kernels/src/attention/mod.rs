@@ -164,7 +164,7 @@ pub enum Visibility {
 /// sees nothing).
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
-    /// Number of heads; the head dimension is width / heads.
+    /// Number of heads; the head dimension is width / heads, on a GPU at most 128.
     pub heads: usize,
     /// Where queries, keys and values come from.
     pub source: Source,
