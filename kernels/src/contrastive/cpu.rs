@@ -48,7 +48,7 @@ fn operand(values: &[f32], stride: usize) -> Operand {
     Operand { pointer: values.as_ptr().cast(), stride, is_bf16: false }
 }
 
-/// Zeros for scratch that only a GPU uses: it is empty unless the op was made for one.
+/// Zeros for scratch that only a GPU uses: a few rows, unless the op was made for one.
 fn clear(scratch: &mut [Out<'_>]) -> Result<()> {
     scratch.iter_mut().try_for_each(|out| out.slice_mut::<f32>().map(|values| values.fill(0.0)))
 }

@@ -5,7 +5,7 @@ use crate::cuda::{ROW_BLOCK, PRELUDE, Part, are_aligned, part, row_threads, size
 use crate::matmul::cuda::multiply;
 use crate::matmul::{Layout, Matrix};
 use engine::cuda::{Arguments, CudaQueue, Launch, Source};
-use engine::{Error, Out, Result, View};
+use engine::{Out, Result, View};
 
 /// The one variant.
 static SOURCE: Source = Source { name: "contrastive", parts: PARTS, constants: Vec::new() };
@@ -32,10 +32,7 @@ fn for_chunks(
     mut body: impl FnMut(Matrix, usize) -> Result<()>,
 ) -> Result<()> {
     let all = Matrix::new(similarities.address(), similarities.meta());
-    if all.rows == 0 && image.rows > 0 {
-        return Err(Error::invalid("was recorded for the CPU: record it after parameters that lie on the GPU"));
-    }
-    for first in (0..image.rows).step_by(all.rows.max(1)) {
+    for first in (0..image.rows).step_by(all.rows) {
         let rows = first..image.rows.min(first + all.rows);
         let chunk = all.part(0..rows.len());
         multiply(queue, Layout::Nt, image.part(rows), text, chunk, false)?;

@@ -16,12 +16,12 @@ use std::sync::Arc;
 pub(crate) const BLOCK: usize = 64;
 
 /// Rows of similarities that exist at the same time: on a GPU 64 MB, and as many as keep its multiprocessors busy while
-/// they are multiplied with features; none on the CPU. Sums over rows are added up chunk by chunk, so the last bits depend
+/// they are multiplied with features; on the CPU, which needs none, one. Sums over rows are added up chunk by chunk, so the last bits depend
 /// on it.
 fn chunk(device: &Device, batch: usize) -> usize {
     const LEAST: usize = 128;
     match device {
-        Device::Cpu => 0,
+        Device::Cpu => 1,
         Device::Cuda(_) => ((64 << 20) / (4 * batch.max(1)) / LEAST * LEAST).max(LEAST),
     }
 }
@@ -51,9 +51,12 @@ pub struct ContrastiveBackward {
 }
 
 /// Similarities of a chunk.
-fn similarities(features: Meta, chunk: usize) -> Meta {
+fn similarities(features: Meta, chunk: usize) -> Result<Meta> {
     let batch = features.shape.rows();
-    Meta::new([batch.min(chunk), batch], DType::F32)
+    if chunk == 0 {
+        return Err(Error::invalid("a chunk has at least one row"));
+    }
+    Ok(Meta::new([batch.min(chunk).max(1), batch], DType::F32))
 }
 
 fn check(inputs: &[Meta]) -> Result<Meta> {
@@ -79,9 +82,9 @@ impl Op for Contrastive {
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
         let features = check(inputs)?;
         let batch = features.shape.rows();
-        let statistic = Meta::new([batch], DType::F32);
-        let statistics = Meta::new([if self.chunk == 0 { 0 } else { 3 }, batch], DType::F32);
-        Ok(vec![Meta::new([1], DType::F32), statistic, statistic, similarities(features, self.chunk), statistics])
+        let [statistic, statistics] = [Meta::new([batch], DType::F32), Meta::new([3, batch], DType::F32)];
+        let similarities = similarities(features, self.chunk)?;
+        Ok(vec![Meta::new([1], DType::F32), statistic, statistic, similarities, statistics])
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
@@ -113,9 +116,8 @@ impl Op for ContrastiveBackward {
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
         let features = check(inputs)?;
         // A sum for each block of rows on the CPU, for each row on a GPU.
-        let rows_of_sum = if self.chunk == 0 { BLOCK } else { 1 };
-        let sums = Meta::new([features.shape.rows().div_ceil(rows_of_sum).max(1)], DType::F32);
-        Ok(vec![features, features, inputs[2], sums, similarities(features, self.chunk)])
+        let sums = Meta::new([features.shape.rows().max(1)], DType::F32);
+        Ok(vec![features, features, inputs[2], sums, similarities(features, self.chunk)?])
     }
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
