@@ -111,7 +111,8 @@ extern "C" __global__ void __launch_bounds__(MOST_WARPS * WARP, BLOCKS) attentio
             __syncthreads();
             const T* own_queries = query + (u64)(all.first + first) * query_stride + column;
             const T* own_gradients = gradient + (u64)(sequence.first_result + first) * call.width() + column;
-            fill(call, own, {own_queries, query_stride}, own_gradient, {own_gradients, call.width()}, all.count - first, rows);
+            fill(call, own, {own_queries, query_stride}, own_gradient, {own_gradients, call.width()}, all.count - first,
+                 rows);
             if (visible > 0) fill_stage(0);
             cp_async_commit_group();
             const Statistics upper = statistics(call, saved, sequence, head, first_own + lane / 4);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// holds keys and values side by side, each sequence's earlier rows from row `sequence · capacity` on; `lengths
 /// [sequences]` (i32) says how many there are. Returns `[sequences, width]`. Causality is in the lengths. Where
 /// `sees_itself [sequences]` (i32), if given, is 0 the newest row is left out; a row that sees nothing gives zeros.
-/// A length that the cache cannot hold is an error on the CPU; a GPU, where the host does not see it, takes the nearest one.
+/// A length that the cache cannot hold is an error on the CPU; a GPU, whose host does not see it, takes the nearest one.
 #[track_caller]
 pub fn attention_decode(
     tape: &mut Tape,
