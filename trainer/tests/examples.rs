@@ -1,6 +1,7 @@
 //! The examples of `--help`, run as they stand, in a folder with tiny data of the names that they use.
 
 use clap::CommandFactory;
+use engine::cuda::Detected;
 use serde_json::json;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -170,9 +171,18 @@ fn every_example_of_the_help_runs() {
         assert!(output.status.success(), "{line}\n{out}{errors}");
         out.into_owned()
     };
+    let absent = match Detected::now() {
+        Detected::Absent(reason) => Some(reason),
+        Detected::Found { .. } => None,
+    };
+    let needs_gpu = |line: &str| line.contains("--device cuda") || line.starts_with("coca compare-devices");
     let mut seen = Vec::new();
     for line in &examples {
-        if line.starts_with("coca data fetch") {
+        if let Some(reason) = absent.as_ref().filter(|_| needs_gpu(line)) {
+            let errors = folder.run(line).stderr;
+            let errors = String::from_utf8_lossy(&errors);
+            assert!(errors.contains(reason), "{line}: {errors}");
+        } else if line.starts_with("coca data fetch") {
             // The tool that it needs is there, and has no network.
             let errors = folder.run(line).stderr;
             let errors = String::from_utf8_lossy(&errors);
@@ -194,7 +204,7 @@ fn every_example_of_the_help_runs() {
             let small = if line.contains("from=") || line.contains("model") { TINY } else { "" };
             let output = succeed(&format!("{line}{small} --seconds 0.002"));
             assert!(output.contains("roofline") && !output.contains("WRONG"), "{line}: {output}");
-        } else if line.starts_with("coca train") {
+        } else if line.starts_with("coca train") || line.starts_with("coca compare-devices") {
             succeed(&format!("{line}{TINY}"));
         } else if cfg!(target_arch = "x86_64") || !line.contains("COCA_ISA=avx2") {
             let output = succeed(line);
