@@ -44,6 +44,8 @@ pub fn push(case: &Case, tape: &mut Tape, copies: usize, device: &Device) -> Pus
         }
     }
     let (mut outputs, mut seeds) = (Vec::new(), Vec::new());
+    // Outputs that the reference leaves out are scratch, which may stay unwritten. An eager tape keeps them all the same.
+    let compared = if tape.is_eager() { 0 } else { case.reference.forward(&case.clip(&case.values(SEED))).len() };
     // Values come first: an eager tape runs as it is pushed.
     Pushed::write_inputs(case, &inputs, &parameters, |tensor, values| write(tape, tensor, values).expect("write"));
     for copy in 0..copies {
@@ -60,7 +62,7 @@ pub fn push(case: &Case, tape: &mut Tape, copies: usize, device: &Device) -> Pus
             write(tape, seed, &values).expect("write");
             of_copy.push(seed);
         }
-        for &result in &results {
+        for &result in results.iter().take(compared) {
             tape.keep(result);
         }
         outputs.push(results);
