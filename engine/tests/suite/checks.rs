@@ -103,6 +103,56 @@ fn sound_ops_pass_every_check() {
     }
 }
 
+/// The sum of its inputs, forwards with one thread and backwards with more; off by a share of it if it is told to.
+#[derive(Clone, Copy, Debug)]
+struct Total(f32);
+
+impl Op for Total {
+    fn name(&self) -> &'static str {
+        "total"
+    }
+
+    fn infer(&self, _inputs: &[Meta]) -> Result<Vec<Meta>> {
+        Ok(vec![f32s([1])])
+    }
+
+    fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+        let backwards = queue.cpu(self.name())?.threads() > 1;
+        let count = inputs[0].meta().elements();
+        let value = |index| at(&inputs[0], if backwards { count - 1 - index } else { index });
+        let error = if backwards { self.0 } else { 0.0 };
+        outputs[0].slice_mut::<f32>()?[0] = (0..count).map(value).sum::<f32>() + error;
+        Ok(())
+    }
+
+    fn cost(&self, inputs: &[Meta]) -> Cost {
+        streaming(inputs)
+    }
+}
+
+#[test]
+fn a_sum_that_cancels_may_differ_by_the_rounding_of_its_terms() {
+    let check = |error: f32| {
+        let mut tape = Tape::record();
+        let input = tape.input("x", f32s([64]))?;
+        // Thirty-two terms, and the same less 0.1 with the other sign: 3.2, of which the order leaves more or less.
+        let term = |index: u16| 1000.0 + 37.0 * f32::from(index);
+        let terms: Vec<f32> = (0..32).map(|index| term(index) + 0.1).chain((0..32).map(|index| -term(index))).collect();
+        tape.write(input, &terms)?;
+        let total = push(&mut tape, Total(error), &[input]);
+        tape.keep(total);
+        let mut program = Program::compile(tape, &Workspace::new(), Compile::default())?;
+        let mut observer = Check::Cpu.observer()?;
+        let queue = Queue::Cpu(CpuQueue::new(Isa::Scalar, 2)?);
+        program.run_observed(&queue, false, &mut [observer.as_mut()])?;
+        program.read::<f32>(total)
+    };
+    assert!((check(0.0).expect("rounding")[0] - 3.2).abs() > 1e-3, "the order matters");
+    // 256 roundings of 64 terms of up to 2147 and of either sign are 0.4.
+    let error = check(10.0).expect_err("more than rounding").to_string();
+    assert!(error.starts_with("total: output 0 (f32[1]) element 0 is "), "{error}");
+}
+
 #[test]
 fn a_nan_from_outside_is_told_from_one_that_is_made() {
     let error = check(Check::Nan, Fault::None, f32::NAN).expect_err("NaN in the input").to_string();
