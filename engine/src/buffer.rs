@@ -158,8 +158,8 @@ impl Buffer {
         Ok(())
     }
 
-    /// Device address of byte `offset`.
-    fn address(&self, offset: usize) -> u64 {
+    /// Address of byte `offset` as kernels take it.
+    pub fn address(&self, offset: usize) -> u64 {
         (self.pointer().addr() + offset) as u64
     }
 

@@ -29,6 +29,11 @@ impl Arguments {
         self.u64(value)
     }
 
+    /// Pointers to device memory, one after the other.
+    pub fn addresses(self, values: &[u64]) -> Arguments {
+        values.iter().fold(self, |arguments, &value| arguments.address(value))
+    }
+
     /// `unsigned int`.
     pub fn u32(self, value: u32) -> Arguments {
         self.push(&value.to_ne_bytes(), 4)

@@ -119,7 +119,7 @@ impl Inputs {
             return Ok(());
         }
         let (driver, [slot, _]) = (&self.driver, &mut staging.pinned);
-        let (arena, landing) = (self.arena.pointer().addr() as u64, staging.landing.pointer().addr() as u64);
+        let (arena, landing) = (self.arena.address(0), staging.landing.address(0));
         if let Some(taken) = &staging.taken {
             driver.wait(Stream::Copy, taken)?;
         }

@@ -134,7 +134,7 @@ impl CudaQueue {
 
     /// Address of the [`StepScalars`], which kernels read so that a captured graph stays valid from step to step.
     pub fn scalars(&self) -> u64 {
-        self.shared.scalars.pointer().addr() as u64
+        self.shared.scalars.address(0)
     }
 
     // ---- around them ------------------------------------------------------------------------------------------------

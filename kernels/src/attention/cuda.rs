@@ -2,7 +2,7 @@
 
 use super::geometry::Geometry;
 use super::{Attention, Length, Source as Inputs, Visibility};
-use crate::cuda::{PACK_BYTES, PRELUDE, Part, SM80, are_aligned, constants, is_bf16, part, size};
+use crate::cuda::{PACK_BYTES, PRELUDE, Part, SM80, are_aligned, constants, is_bf16, part, size, source_of};
 use engine::cuda::{Arguments, CudaQueue, Launch, Source};
 use engine::{DType, Error, Out, Result, View};
 
@@ -28,16 +28,12 @@ fn source(parts: &'static [Part], dtype: DType, dim: usize) -> Source {
     Source { name: "attention", parts, constants }
 }
 
-fn simple_source(parts: &'static [Part], dtype: DType) -> Source {
-    Source { name: "attention", parts, constants: constants([("BF16", is_bf16(dtype))]) }
-}
-
 /// Every variant.
 pub(crate) fn variants() -> Vec<Source> {
     let mut sources = Vec::new();
     for dtype in [DType::F32, DType::BF16] {
         sources.extend(DIMS.iter().flat_map(|&dim| [FORWARD, BACKWARD].map(|parts| source(parts, dtype, dim))));
-        sources.extend([SUM, DECODE].map(|parts| simple_source(parts, dtype)));
+        sources.extend([SUM, DECODE].map(|parts| source_of("attention", parts, dtype)));
     }
     sources
 }
@@ -147,9 +143,10 @@ impl<'a> Call<'a> {
         let flags = u32::from(self.op.source == Inputs::SharedQuery)
             | u32::from(self.op.visibility != Visibility::All) << 1
             | u32::from(packed) << 2;
-        let addresses = self.operands.iter().chain(&self.offsets).chain([&self.bits]);
-        Ok(addresses
-            .fold(Arguments::new(), |arguments, &address| arguments.address(address))
+        Ok(Arguments::new()
+            .addresses(&self.operands)
+            .addresses(&self.offsets)
+            .address(self.bits)
             .u32(size("heads", self.op.heads)?)
             .u32(size("columns of a head", head_dim)?)
             .u32(rows(self.op.queries)?)
@@ -192,7 +189,7 @@ pub(super) fn backward(op: &Attention, queue: &CudaQueue, inputs: &[View<'_>], o
     };
     let begin = |division: Division, targets: &[u64]| -> Result<Arguments> {
         let arguments = call.arguments(division, &[&[saved[0], saved[2]][..], targets].concat())?;
-        Ok(saved.iter().chain(targets).fold(arguments, |arguments, &address| arguments.address(address)))
+        Ok(arguments.addresses(&saved).addresses(targets))
     };
     if output_rows > 0 {
         let division = call.division(op.queries, output_rows, 2);
@@ -223,7 +220,7 @@ fn sum(queue: &CudaQueue, partial: u64, groups: usize, out: &Out<'_>) -> Result<
         .u32(out.accumulates().into());
     let threads = if packed { count / 4 } else { count };
     let launch = Launch::linear(size("blocks", threads.div_ceil(SUM_THREADS))?, SUM_THREADS as u32);
-    queue.launch(&simple_source(SUM, dtype), "attention_sum", &launch, &arguments)
+    queue.launch(&source_of("attention", SUM, dtype), "attention_sum", &launch, &arguments)
 }
 
 /// One step of generation with `heads` heads and a cache of `capacity` rows a sequence.
@@ -258,5 +255,5 @@ pub(super) fn decode(
         .u32(packed.into())
         .u32(result.accumulates().into());
     let launch = Launch::linear(size("blocks", sequences * heads)?, DECODE_THREADS);
-    queue.launch(&simple_source(DECODE, dtype), "attention_decode", &launch, &arguments)
+    queue.launch(&source_of("attention", DECODE, dtype), "attention_decode", &launch, &arguments)
 }

@@ -1,13 +1,13 @@
 //! CUDA arm of columns: a warp moves a row.
 
-use crate::cuda::{PRELUDE, Part, ROWS, are_aligned, are_packed, constants, is_bf16, launch_rows, part, size};
+use crate::cuda::{PRELUDE, Part, ROWS, are_aligned, are_packed, launch_rows, part, size, source_of};
 use engine::cuda::{Arguments, CudaQueue, Source};
 use engine::{DType, Out, Result, View};
 
 const PARTS: &[Part] = &[PRELUDE, ROWS, part!("columns", "columns.cu")];
 
 fn source(dtype: DType) -> Source {
-    Source { name: "columns", parts: PARTS, constants: constants([("BF16", is_bf16(dtype))]) }
+    source_of("columns", PARTS, dtype)
 }
 
 /// Every variant.
@@ -42,7 +42,8 @@ fn launch(
         return Ok(());
     }
     let packed = are_packed(n, dtype) && are_packed(m, dtype) && are_aligned(&addresses);
-    let arguments = (addresses.iter().fold(Arguments::new(), |arguments, &address| arguments.address(address)))
+    let arguments = Arguments::new()
+        .addresses(&addresses)
         .u32(size("rows", rows)?)
         .u32(size("columns", n)?)
         .u32(size("columns", m)?);

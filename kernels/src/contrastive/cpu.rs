@@ -48,17 +48,11 @@ fn operand(values: &[f32], stride: usize) -> Operand {
     Operand { pointer: values.as_ptr().cast(), stride, is_bf16: false }
 }
 
-/// Zeros for scratch that only a GPU uses: a few rows, unless the op was made for one.
-fn clear(scratch: &mut [Out<'_>]) -> Result<()> {
-    scratch.iter_mut().try_for_each(|out| out.slice_mut::<f32>().map(|values| values.fill(0.0)))
-}
-
 pub(super) fn forward(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
     let (image, text) = (inputs[0].slice::<f32>()?, inputs[1].slice::<f32>()?);
     let scale = inputs[2].slice::<f32>()?[0].exp();
     let (batch, width) = (inputs[0].shape().rows(), inputs[0].shape().columns());
-    let [loss, rows, columns, scratch @ ..] = outputs else { unreachable!("declared by infer") };
-    clear(scratch)?;
+    let [loss, rows, columns, ..] = outputs else { unreachable!("declared by infer") };
     for (a, b, out) in [(image, text, &mut *rows), (text, image, &mut *columns)] {
         let out = Shared::new(out.slice_mut::<f32>()?);
         queue.parallel_ranges(batch, BLOCK, |range| {
@@ -93,10 +87,8 @@ pub(super) fn backward(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out
     let (rows, columns) = (inputs[3].slice::<f32>()?, inputs[4].slice::<f32>()?);
     let (batch, width) = (inputs[0].shape().rows(), inputs[0].shape().columns());
     let factor = inputs[5].slice::<f32>()?[0] * 0.5 / batch as f32;
-    let [dimage, dtext, dscale, scratch, of_gpu @ ..] = outputs else { unreachable!("declared by infer") };
-    clear(of_gpu)?;
+    let [dimage, dtext, dscale, scratch, _] = outputs else { unreachable!("declared by infer") };
     let scratch = scratch.slice_mut::<f32>()?;
-    scratch.fill(0.0); // a GPU has more sums than there are blocks
     let sides = [(image, text, rows, columns, dimage), (text, image, columns, rows, dtext)];
     for (side, (a, b, own, other, out)) in sides.into_iter().enumerate() {
         let accumulates = out.accumulates();

@@ -19,10 +19,6 @@ pub(crate) fn variants() -> Vec<Source> {
     vec![SOURCE.clone()]
 }
 
-fn addresses<const N: usize>(addresses: [u64; N]) -> Arguments {
-    addresses.iter().fold(Arguments::new(), |arguments, &address| arguments.address(address))
-}
-
 /// Chunks of rows of the similarities: calls `body` with each chunk, computed, and its first row.
 fn for_chunks(
     queue: &CudaQueue,
@@ -51,15 +47,15 @@ pub(super) fn forward(queue: &CudaQueue, inputs: &[View<'_>], outputs: &mut [Out
     for_chunks(queue, image, text, similarities, |chunk, first| {
         let (first, count) = (size("pairs", first)?, size("pairs", chunk.rows)?);
         let aligned = batch.is_multiple_of(4) && are_aligned(&[chunk.address]);
-        let arguments = addresses([chunk.address, scale, rows.address(), diagonals]);
+        let arguments = Arguments::new().addresses(&[chunk.address, scale, rows.address(), diagonals]);
         let launch = Launch::linear(count, row_threads(batch));
         let arguments = arguments.u32(first).u32(n).u32(aligned.into());
         queue.launch(&SOURCE, "contrastive_rows", &launch, &arguments)?;
-        let arguments = addresses([chunk.address, scale, columns.address(), largest, sums]);
+        let arguments = Arguments::new().addresses(&[chunk.address, scale, columns.address(), largest, sums]);
         let launch = Launch::linear(size("blocks", batch.div_ceil(COLUMNS))?, THREADS);
         queue.launch(&SOURCE, "contrastive_columns", &launch, &arguments.u32(first).u32(count).u32(n))
     })?;
-    let arguments = addresses([rows.address(), columns.address(), diagonals, loss.address()]).u32(n);
+    let arguments = Arguments::new().addresses(&[rows.address(), columns.address(), diagonals, loss.address()]).u32(n);
     queue.launch(&SOURCE, "contrastive_loss", &Launch::linear(1, THREADS), &arguments)
 }
 
@@ -73,7 +69,7 @@ pub(super) fn backward(queue: &CudaQueue, inputs: &[View<'_>], outputs: &mut [Ou
     for_chunks(queue, image, text, similarities, |chunk, first| {
         let side = [logit_scale, rows, columns, gradient].map(View::address);
         let aligned = batch.is_multiple_of(4) && are_aligned(&[chunk.address, columns.address()]);
-        let arguments = addresses([chunk.address, side[0], side[1], side[2], side[3], parts.address()])
+        let arguments = Arguments::new().addresses(&[chunk.address, side[0], side[1], side[2], side[3], parts.address()])
             .u32(size("pairs", first)?)
             .u32(n)
             .u32(aligned.into());
@@ -84,6 +80,6 @@ pub(super) fn backward(queue: &CudaQueue, inputs: &[View<'_>], outputs: &mut [Ou
         multiply(queue, Layout::Nn, chunk, text, out, dimage.accumulates())?;
         multiply(queue, Layout::Tn, chunk, image.part(range), target(dtext), dtext.accumulates() || first > 0)
     })?;
-    let arguments = addresses([parts.address(), dscale.address()]).u32(n).u32(dscale.accumulates().into());
+    let arguments = Arguments::new().addresses(&[parts.address(), dscale.address()]).u32(n).u32(dscale.accumulates().into());
     queue.launch(&SOURCE, "contrastive_scale_gradient", &Launch::linear(1, THREADS), &arguments)
 }

@@ -16,8 +16,8 @@ use std::sync::Arc;
 pub(crate) const BLOCK: usize = 64;
 
 /// Rows of similarities that exist at the same time: on a GPU 64 MB, and as many as keep its multiprocessors busy while
-/// they are multiplied with features; on the CPU, which needs none, one. Sums over rows are added up chunk by chunk, so the last bits depend
-/// on it.
+/// they are multiplied with features; on the CPU, which needs none, one. Sums over rows are added up chunk by chunk, so the
+/// last bits depend on it.
 fn chunk(device: &Device, batch: usize) -> usize {
     const LEAST: usize = 128;
     match device {

@@ -44,6 +44,11 @@ pub(crate) fn is_bf16(dtype: DType) -> i64 {
     i64::from(dtype == DType::BF16)
 }
 
+/// The variant for a storage type of a source that has no other constant.
+pub(crate) fn source_of(name: &'static str, parts: &'static [Part], dtype: DType) -> Source {
+    Source { name, parts, constants: constants([("BF16", is_bf16(dtype))]) }
+}
+
 /// True if all addresses are multiples of a pack; 0 stands for what is absent.
 pub(crate) fn are_aligned(addresses: &[u64]) -> bool {
     addresses.iter().all(|address| address.is_multiple_of(PACK_BYTES as u64))

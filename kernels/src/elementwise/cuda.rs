@@ -63,7 +63,8 @@ pub(crate) fn run(
     }
     let elements = THREADS * PACK_BYTES / input.size().max(output.size());
     let addresses = [a.address(), b.map_or(0, View::address), out.address()];
-    let arguments = (addresses.iter().fold(Arguments::new(), |arguments, &address| arguments.address(address)))
+    let arguments = Arguments::new()
+        .addresses(&addresses)
         .u64(count as u64)
         .u32(out.accumulates().into())
         .u32(are_aligned(&addresses).into());

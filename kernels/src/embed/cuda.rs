@@ -2,7 +2,7 @@
 //! to: a radix sort of what each row of the text reads, then sums over chunks of that order.
 
 use crate::cuda::{PACK_BYTES, PRELUDE, Part, ROWS, THREADS};
-use crate::cuda::{are_aligned, are_packed, constants, is_bf16, launch_rows, part, size};
+use crate::cuda::{are_aligned, are_packed, launch_rows, part, size, source_of};
 use engine::cuda::{Arguments, CudaQueue, Launch, Source};
 use engine::{DType, Meta, Out, Result, View};
 
@@ -17,7 +17,7 @@ const DIGIT_BITS: u32 = 8;
 const CHUNK: usize = 32;
 
 fn embed_source(dtype: DType) -> Source {
-    Source { name: "embed", parts: EMBED_PARTS, constants: constants([("BF16", is_bf16(dtype))]) }
+    source_of("embed", EMBED_PARTS, dtype)
 }
 
 fn order_source() -> Source {
@@ -25,7 +25,7 @@ fn order_source() -> Source {
 }
 
 fn scatter_source(dtype: DType) -> Source {
-    Source { name: "embed_scatter", parts: SCATTER_PARTS, constants: constants([("BF16", is_bf16(dtype))]) }
+    source_of("embed_scatter", SCATTER_PARTS, dtype)
 }
 
 /// Every variant.
@@ -47,8 +47,9 @@ pub(super) fn text(queue: &CudaQueue, inputs: &[View<'_>], out: &Out<'_>) -> Res
         return Ok(());
     }
     let addresses = [tokens.address(), positions.address(), class.address(), out.address()];
-    let arguments = ([ids.address(), at.address()].iter().chain(&addresses))
-        .fold(Arguments::new(), |arguments, &address| arguments.address(address))
+    let arguments = Arguments::new()
+        .addresses(&[ids.address(), at.address()])
+        .addresses(&addresses)
         .u32(size("rows", rows)?)
         .u32(size("tokens", tokens.shape().rows())?)
         .u32(size("positions", positions.shape().rows())?)
@@ -108,7 +109,7 @@ pub(super) fn text_backward(queue: &CudaQueue, inputs: &[View<'_>], outputs: &[O
     let strips = n.div_ceil(if packed { 4 * 32 } else { 32 });
     let warps = launch_rows(entries.div_ceil(CHUNK) * strips)?;
     for combine in [0, 1] {
-        let tables = addresses.iter().fold(indices.clone().address(from), |arguments, &address| arguments.address(address));
+        let tables = indices.clone().address(from).addresses(&addresses);
         let arguments = sizes(tables)?.u32(size("columns", n)?).u32(combine).u32(packed.into());
         queue.launch(&scatter_source(dy.meta().dtype), "embed_scatter", &warps, &arguments)?;
     }
@@ -123,7 +124,8 @@ pub(super) fn patches(queue: &CudaQueue, inputs: &[View<'_>], out: &Out<'_>) -> 
         return Ok(());
     }
     let addresses = [patches.address(), positions.address(), class, out.address()];
-    let arguments = (addresses.iter().fold(Arguments::new(), |arguments, &address| arguments.address(address)))
+    let arguments = Arguments::new()
+        .addresses(&addresses)
         .u32(size("rows", count)?)
         .u32(size("rows", positions.shape().rows())?)
         .u32(size("columns", n)?)

@@ -200,7 +200,7 @@ impl DeviceGauge {
     }
 
     fn multiply_add(&self, unit: Unit, rounds: u32, known: bool) -> Result<()> {
-        let arguments = Arguments::new().address(self.out.pointer().addr() as u64).u32(rounds);
+        let arguments = Arguments::new().address(self.out.address(0)).u32(rounds);
         let (kernel, arguments) = match unit {
             Unit::Fma if known => ("gauge_fma", arguments.f32(0.5).f32(0.0)),
             // A factor near 1 lets the sums change for thousands of rounds.
@@ -213,12 +213,12 @@ impl DeviceGauge {
     }
 
     fn read(&self, set: &DeviceSet, passes: u32) -> Result<()> {
-        let addresses = [&self.out, &set.buffer].map(|buffer| buffer.pointer().addr() as u64);
+        let addresses = [self.out.address(0), set.buffer.address(0)];
         self.move_bytes("gauge_read", addresses, set.bytes() / PACK_BYTES, passes)
     }
 
     fn copy(&self, set: &DeviceSet, passes: u32) -> Result<()> {
-        let to = set.buffer.pointer().addr() as u64;
+        let to = set.buffer.address(0);
         let half = set.bytes() / 2;
         self.move_bytes("gauge_copy", [to, to + half as u64], half / PACK_BYTES, passes)
     }

@@ -41,8 +41,9 @@ pub(super) fn forward(queue: &CudaQueue, epsilon: f32, inputs: &[View<'_>], outp
     };
     let residual = inputs.get(3).map_or(0, View::address);
     let addresses = [x.address(), weight.address(), bias.address(), residual, y, sum];
-    let arguments = (addresses.iter().chain(&statistics))
-        .fold(Arguments::new(), |arguments, &address| arguments.address(address))
+    let arguments = Arguments::new()
+        .addresses(&addresses)
+        .addresses(&statistics)
         .u32(size("rows", rows)?)
         .u32(size("columns", n)?)
         .f32(epsilon);

@@ -236,7 +236,8 @@ fn launch_product(queue: &CudaQueue, product: &Product) -> Result<()> {
             Arguments::new().tensor_map(&a).tensor_map(&b)
         }
     };
-    let arguments = (sides.iter().fold(operands, |arguments, &address| arguments.address(address)))
+    let arguments = operands
+        .addresses(&sides)
         .u32(size("rows", sizes.m)?)
         .u32(size("columns", sizes.n)?)
         .u32(size("terms", sizes.k)?)

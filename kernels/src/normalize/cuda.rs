@@ -1,14 +1,14 @@
 //! CUDA arm of the L2 normalisation: a warp a row.
 
 use super::LEAST_NORM;
-use crate::cuda::{PRELUDE, Part, ROWS, are_aligned, are_packed, constants, is_bf16, launch_rows, part, size};
+use crate::cuda::{PRELUDE, Part, ROWS, are_aligned, are_packed, launch_rows, part, size, source_of};
 use engine::cuda::{Arguments, CudaQueue, Source};
 use engine::{DType, Out, Result, View};
 
 const PARTS: &[Part] = &[PRELUDE, ROWS, part!("normalize", "normalize.cu")];
 
 fn source(dtype: DType) -> Source {
-    Source { name: "normalize", parts: PARTS, constants: constants([("BF16", is_bf16(dtype))]) }
+    source_of("normalize", PARTS, dtype)
 }
 
 /// Every variant.

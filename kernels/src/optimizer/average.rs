@@ -1,6 +1,6 @@
 //! The exponential moving average of the weights, for evaluation and export.
 
-use super::cuda::{THREADS, address};
+use super::cuda::THREADS;
 use crate::cuda::{PACK_BYTES, PRELUDE, Part, part, size};
 use crate::vectorized;
 use engine::buffer::ALIGNMENT;
@@ -63,8 +63,8 @@ fn on_device(queue: &CudaQueue, parameters: &Parameters, average: &Buffer, share
         return Ok(());
     }
     let arguments = Arguments::new()
-        .address(address(parameters.master()))
-        .address(address(average))
+        .address(parameters.master().address(0))
+        .address(average.address(0))
         .f32(share)
         .u64(elements as u64);
     queue.launch(&source(), "average", &Launch::linear(blocks, THREADS), &arguments)

@@ -1,6 +1,5 @@
 //! A parameter of one number is kept within limits: the temperature after each update.
 
-use super::cuda::address;
 use crate::cuda::{PRELUDE, Part, part};
 use engine::cuda::{Arguments, Launch, Source};
 use engine::{Error, Parameters, Queue, Result};
@@ -37,10 +36,9 @@ pub fn clamp(queue: &Queue, parameters: &Parameters, name: &str, limits: RangeIn
             parameters.write(name, &[value.clamp(*limits.start(), *limits.end())])
         }
         Queue::Cuda(cuda) => {
-            let offset = entry.offset as u64;
             let arguments = Arguments::new()
-                .address(address(parameters.master()) + offset * 4)
-                .address(parameters.bf16().map_or(0, |copy| address(copy) + offset * 2))
+                .address(parameters.master().address(entry.offset * 4))
+                .address(parameters.bf16().map_or(0, |copy| copy.address(entry.offset * 2)))
                 .f32(*limits.start())
                 .f32(*limits.end());
             cuda.launch(&source(), "clamp", &Launch::linear(1, 1), &arguments)

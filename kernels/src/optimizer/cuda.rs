@@ -46,7 +46,7 @@ impl Pieces {
 
     /// Address of the list.
     pub fn address(&self) -> u64 {
-        address(&self.buffer)
+        self.buffer.address(0)
     }
 }
 
@@ -58,10 +58,6 @@ impl Trainable {
     pub fn of(parameters: &Parameters) -> Trainable {
         Trainable(parameters.entries().iter().map(|entry| entry.trainable).collect())
     }
-}
-
-pub(super) fn address(buffer: &Buffer) -> u64 {
-    buffer.pointer().addr() as u64
 }
 
 /// Values in device memory.

@@ -1,14 +1,14 @@
 //! CUDA arm of the patches: as many pixels a thread as a pack of their values holds.
 
 use super::Patchify;
-use crate::cuda::{PACK_BYTES, PRELUDE, Part, THREADS, are_aligned, constants, is_bf16, part, size};
+use crate::cuda::{PACK_BYTES, PRELUDE, Part, THREADS, are_aligned, part, size, source_of};
 use engine::cuda::{Arguments, CudaQueue, Launch, Source};
 use engine::{DType, Out, Result, View};
 
 const PARTS: &[Part] = &[PRELUDE, part!("patchify", "patchify.cu")];
 
 fn source(dtype: DType) -> Source {
-    Source { name: "patchify", parts: PARTS, constants: constants([("BF16", is_bf16(dtype))]) }
+    source_of("patchify", PARTS, dtype)
 }
 
 /// Every variant.

@@ -28,9 +28,9 @@ pub(super) fn partial(queue: &CudaQueue, kernel: &str, arena: &Buffer, elements:
     }
     let partial = Buffer::on(queue.device(), chunks * 8)?;
     let arguments = Arguments::new()
-        .address((arena.pointer().addr() + elements.start * 4) as u64)
+        .address(arena.address(elements.start * 4))
         .u64(elements.len() as u64)
-        .address(partial.pointer().addr() as u64);
+        .address(partial.address(0));
     let launch = Launch::linear(size("blocks", chunks.div_ceil(WARPS))?, WARPS as u32 * 32);
     queue.launch(&source(), kernel, &launch, &arguments)?;
     let mut sums = vec![0.0f64; chunks];

@@ -1,13 +1,13 @@
 //! CUDA arm of rows by index: a warp a row, of y forward and of dx backward.
 
-use crate::cuda::{PRELUDE, Part, ROWS, THREADS, are_aligned, are_packed, constants, is_bf16, launch_rows, part, size};
+use crate::cuda::{PRELUDE, Part, ROWS, THREADS, are_aligned, are_packed, launch_rows, part, size, source_of};
 use engine::cuda::{Arguments, CudaQueue, Launch, Source};
 use engine::{DType, Out, Result, View};
 
 const PARTS: &[Part] = &[PRELUDE, ROWS, part!("rows", "rows.cu")];
 
 fn source(dtype: DType) -> Source {
-    Source { name: "rows", parts: PARTS, constants: constants([("BF16", is_bf16(dtype))]) }
+    source_of("rows", PARTS, dtype)
 }
 
 /// Every variant.

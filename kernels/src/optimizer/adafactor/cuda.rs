@@ -2,7 +2,7 @@
 
 use super::{Adafactor, Factors, Layout, Step};
 use crate::cuda::{PRELUDE, Part, constants, part, size};
-use crate::optimizer::cuda::{Pieces, THREADS, Trainable, address};
+use crate::optimizer::cuda::{Pieces, THREADS, Trainable};
 use crate::optimizer::gradient_arena;
 use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Arguments, CudaQueue, Source};
@@ -145,14 +145,14 @@ pub(super) fn update(adafactor: &mut Adafactor, queue: &CudaQueue, parameters: &
         let Some(launch) = pieces.launch()? else { continue };
         let arenas = Arenas {
             pieces: pieces.address(),
-            parameters: address(&plan.parameters),
-            found: address(&plan.found),
-            master: address(parameters.master()),
-            gradient: address(gradient),
-            copy: parameters.bf16().map_or(0, |copy| address(copy)),
-            momentum: address(&adafactor.momentum),
-            second: address(&adafactor.second),
-            scratch: address(&adafactor.scratch),
+            parameters: plan.parameters.address(0),
+            found: plan.found.address(0),
+            master: parameters.master().address(0),
+            gradient: gradient.address(0),
+            copy: parameters.bf16().map_or(0, |copy| copy.address(0)),
+            momentum: adafactor.momentum.address(0),
+            second: adafactor.second.address(0),
+            scratch: adafactor.scratch.address(0),
         };
         queue.launch(&source(), kernel, &launch, &Arguments::new().value(&arenas).value(&settings))?;
     }

@@ -2,7 +2,7 @@
 
 use super::{AdamW, Factors, Step};
 use crate::cuda::{PRELUDE, Part, constants, part, size};
-use crate::optimizer::cuda::{Pieces, Trainable, address};
+use crate::optimizer::cuda::{Pieces, Trainable};
 use crate::optimizer::gradient_arena;
 use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Arguments, CudaQueue, Source};
@@ -71,12 +71,12 @@ pub(super) fn update(adamw: &mut AdamW, queue: &CudaQueue, parameters: &Paramete
     plan.segments.write::<u8>(0, bytemuck::cast_slice(&segments))?;
     let arguments = Arguments::new()
         .address(plan.pieces.address())
-        .address(address(&plan.segments))
-        .address(address(parameters.master()))
-        .address(address(gradient))
-        .address(parameters.bf16().map_or(0, |copy| address(copy)))
-        .address(address(&adamw.first))
-        .address(address(&adamw.second))
+        .address(plan.segments.address(0))
+        .address(parameters.master().address(0))
+        .address(gradient.address(0))
+        .address(parameters.bf16().map_or(0, |copy| copy.address(0)))
+        .address(adamw.first.address(0))
+        .address(adamw.second.address(0))
         .f32(common.gradient)
         .f32(common.first)
         .f32(common.second)
