@@ -95,7 +95,7 @@ impl Buffer {
     /// Copies `values` to byte offset `offset`; an error if they do not fit.
     pub fn write<T: Element>(&self, offset: usize, values: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        self.check(offset, bytes.len())?;
+        self.check::<T>(offset, bytes.len())?;
         self.write_bytes(offset, bytes)
     }
 
@@ -103,7 +103,7 @@ impl Buffer {
     pub fn read<T: Element>(&self, offset: usize, count: usize) -> Result<Vec<T>> {
         let mut values = vec![T::zeroed(); count];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
-        self.check(offset, bytes.len())?;
+        self.check::<T>(offset, bytes.len())?;
         self.read_bytes(offset, bytes)?;
         Ok(values)
     }
@@ -169,7 +169,7 @@ impl Buffer {
     /// Nothing writes to the range while the slice lives.
     pub unsafe fn slice<T: Element>(&self, offset: usize, count: usize) -> Result<&[T]> {
         self.check_host()?;
-        self.check(offset, count * size_of::<T>())?;
+        self.check::<T>(offset, count * size_of::<T>())?;
         // SAFETY: inside the mapping, aligned by `check`, any bit pattern is a value of T; no writer by contract.
         Ok(unsafe { std::slice::from_raw_parts(self.pointer().add(offset).cast(), count) })
     }
@@ -181,7 +181,7 @@ impl Buffer {
     #[expect(clippy::mut_from_ref, reason = "the caller promises that nothing else touches the range")]
     pub unsafe fn slice_mut<T: Element>(&self, offset: usize, count: usize) -> Result<&mut [T]> {
         self.check_host()?;
-        self.check(offset, count * size_of::<T>())?;
+        self.check::<T>(offset, count * size_of::<T>())?;
         // SAFETY: as in `slice`, and exclusive by contract.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.pointer().add(offset).cast(), count) })
     }
@@ -196,9 +196,9 @@ impl Buffer {
         }
     }
 
-    fn check(&self, offset: usize, bytes: usize) -> Result<()> {
+    fn check<T>(&self, offset: usize, bytes: usize) -> Result<()> {
         match offset.checked_add(bytes) {
-            Some(end) if end <= self.bytes && offset.is_multiple_of(8) => Ok(()),
+            Some(end) if end <= self.bytes && offset.is_multiple_of(align_of::<T>()) => Ok(()),
             _ => Err(Error::invalid(format!(
                 "bytes {offset}..{} are not an aligned range of a buffer of {} bytes",
                 offset.saturating_add(bytes),

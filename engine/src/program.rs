@@ -9,6 +9,7 @@ use crate::ragged::{Ragged, clip, rows_in_use};
 use crate::tape::{Home, Node, Tape, When};
 use crate::{CudaQueue, Device, Element, Error, Meta, Phase, Queue, Result, Tensor, Workspace};
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -162,17 +163,24 @@ impl Program {
     /// Copies out a kept tensor (clipped to the rows in use), a gradient or an input.
     pub fn read<T: Element>(&self, tensor: Tensor) -> Result<Vec<T>> {
         let slot = self.slot(tensor)?;
-        if T::DTYPE != slot.meta.dtype {
-            return Err(Error::invalid(format!("cannot read {} as {}", slot.meta, T::DTYPE)));
-        }
         let count = clip(slot.meta, slot.ragged.map(|group| self.used(group)).transpose()?).elements();
+        self.read_part(tensor, 0..count)
+    }
+
+    /// As [`Program::read`], some of the elements.
+    pub fn read_part<T: Element>(&self, tensor: Tensor, elements: Range<usize>) -> Result<Vec<T>> {
+        let slot = self.slot(tensor)?;
+        if T::DTYPE != slot.meta.dtype || elements.start > elements.end || elements.end > slot.meta.elements() {
+            return Err(Error::invalid(format!("cannot read elements {elements:?} of {} as {}", slot.meta, T::DTYPE)));
+        }
+        let (first, count) = (elements.start * slot.meta.dtype.size(), elements.len());
         self.send_inputs()?;
         match &slot.address {
-            Address::Owned(buffer, offset) => buffer.read(*offset, count),
+            Address::Owned(buffer, offset) => buffer.read(offset + first, count),
             Address::Planned(_) if !slot.kept => {
                 Err(Error::invalid(format!("a tensor of {} was not kept: call Tape::keep before compiling", slot.meta)))
             }
-            Address::Planned(offset) => self.workspace.lock().results_of(self.id)?.read(*offset, count),
+            Address::Planned(offset) => self.workspace.lock().results_of(self.id)?.read(offset + first, count),
         }
     }
 

@@ -26,4 +26,4 @@ macro_rules! ops {
 
 pub mod optimizer;
 pub mod reduce;
-ops! { activation, attention, columns, contrastive, cross_entropy, elementwise, embed, layer_norm, linear_cross_entropy, matmul, normalize, patchify, rows, top_k }
+ops! { activation, attention, columns, contrastive, cross_entropy, elementwise, embed, layer_norm, linear_cross_entropy, log_sum_exp, matmul, normalize, patchify, rows, top_k }

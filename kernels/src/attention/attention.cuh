@@ -21,7 +21,6 @@ constexpr u32 CHUNKS = DIM / CHUNK;    // of a row
 constexpr u32 ROW_BYTES = DIM * sizeof(T);
 constexpr u32 TILE = BF16 ? 64 : 32;  // rows of a tile
 constexpr u32 TILE_BYTES = TILE * ROW_BYTES;
-constexpr float LOG2_E = 1.44269504f;
 constexpr float LN_2 = 0.693147181f;
 constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000u);
 static_assert(DIM % 32 == 0 && DIM <= 128, "head dimensions");

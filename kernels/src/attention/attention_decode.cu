@@ -11,7 +11,6 @@ constexpr u32 WARPS = 4;
 constexpr u32 CHUNK = 16 / sizeof(T);
 constexpr u32 AT_ONCE = 4;      // rows that a lane has under way
 constexpr u32 MOST_COLUMNS = 128;
-constexpr float LOG2_E = 1.44269504f;
 constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000u);
 
 // 16 bytes of a row from a column on; zeros behind the head's last column.

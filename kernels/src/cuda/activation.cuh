@@ -23,7 +23,7 @@ DEVICE float error_function(float x) {
 DEVICE float sigmoid(float x) {
     // Bounded, so that the exponential stays finite and its reciprocal is not flushed to zero times infinity.
     const float bounded = fminf(fmaxf(x, -80.0f), 80.0f);
-    return reciprocal(1.0f + power_of_two(-1.44269504f * bounded));
+    return reciprocal(1.0f + power_of_two(-LOG2_E * bounded));
 }
 
 template <int KIND> DEVICE float activation(float x) {

@@ -85,6 +85,7 @@ pub fn variants(architecture: Architecture) -> Vec<Source> {
         crate::embed::cuda::variants(),
         crate::gauge::cuda::variants(architecture),
         crate::layer_norm::cuda::variants(),
+        crate::log_sum_exp::cuda::variants(),
         crate::matmul::cuda::variants(architecture),
         crate::normalize::cuda::variants(),
         crate::optimizer::cuda::variants(),

@@ -9,6 +9,7 @@ typedef unsigned long long u64;
 #define DEVICE __device__ __forceinline__
 
 constexpr u32 WARP = 32;
+constexpr float LOG2_E = 1.44269504f;
 
 template <bool CONDITION, class A, class B> struct Select { using Type = A; };
 template <class A, class B> struct Select<false, A, B> { using Type = B; };

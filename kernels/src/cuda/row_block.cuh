@@ -2,7 +2,6 @@
 // have any number of whole warps up to BLOCK_WARPS; all orders of summation depend on their number alone.
 
 constexpr u32 BLOCK_WARPS = 32;
-constexpr float LOG2_E = 1.4426950408889634f;
 
 DEVICE float minus_infinity() { return __uint_as_float(0xff800000u); }
 

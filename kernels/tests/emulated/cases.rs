@@ -21,8 +21,8 @@ fn layer_norm_cases() {
 
 #[test]
 fn row_and_column_cases() {
-    let cases =
-        [kernels::columns::cases(), kernels::normalize::cases(), kernels::rows::cases(), kernels::top_k::cases()];
+    use kernels::{columns, log_sum_exp, normalize, rows, top_k};
+    let cases = [columns::cases(), log_sum_exp::cases(), normalize::cases(), rows::cases(), top_k::cases()];
     check_all("row_and_column_cases", &[AMPERE], cases.concat());
 }
 

@@ -1,7 +1,8 @@
 //! Beam search for one image, step by step as in transformers' `BeamSearchScorer`, which open_clip 3 uses: the best
 //! candidates either end a caption, which joins a short list of finished ones, or become the beams of the next step.
 
-use super::search::{Generated, Next, Search, log_sum_exp, restrict};
+use super::candidates::{Candidate, Candidates};
+use super::search::{Generated, Next, Search};
 use super::{BeamScore, Settings};
 use engine::Result;
 
@@ -31,8 +32,9 @@ struct Finished {
     caption: Generated,
 }
 
+/// An id that may follow a beam.
 #[derive(Clone, Copy, Debug)]
-struct Candidate {
+struct Step {
     parent: usize,
     id: i32,
     score: f32,
@@ -51,22 +53,18 @@ impl<'a> BeamSearch<'a> {
     }
 
     /// The best candidates of all beams, twice as many as beams, best first.
-    fn candidates(&self, logits: &[&[f32]]) -> Result<Vec<Candidate>> {
+    fn best(&self, following: &[Candidates]) -> Result<Vec<Step>> {
         let most = 2 * self.open.len();
-        let mut best: Vec<Candidate> = Vec::with_capacity(most + 1);
-        for (parent, (beam, logits)) in self.open.iter().zip(logits).enumerate() {
-            let total = log_sum_exp(logits)?;
-            let mut scores = logits.to_vec();
-            if self.score == BeamScore::LogProbability {
-                scores.iter_mut().for_each(|score| *score = (f64::from(*score) - total) as f32);
-            }
-            restrict(&mut scores, &beam.ids, self.settings);
-            for (id, score) in scores.into_iter().enumerate() {
+        let mut best: Vec<Step> = Vec::with_capacity(most + 1);
+        for (parent, (beam, candidates)) in self.open.iter().zip(following).enumerate() {
+            let total = f64::from(candidates.total());
+            let ranked = candidates.ranked(&beam.ids, self.settings, self.score == BeamScore::LogProbability)?;
+            for Candidate { id, logit, score } in ranked.into_iter().take(most) {
                 let score = score + beam.score;
                 if best.len() < most || best.last().is_some_and(|last| score > last.score) {
-                    let log_probability = beam.log_probability + f64::from(logits[id]) - total;
+                    let log_probability = beam.log_probability + f64::from(logit) - total;
                     let at = best.partition_point(|other| other.score >= score);
-                    best.insert(at, Candidate { parent, id: id as i32, score, log_probability });
+                    best.insert(at, Step { parent, id, score, log_probability });
                     best.truncate(most);
                 }
             }
@@ -102,16 +100,16 @@ impl<'a> BeamSearch<'a> {
 }
 
 impl Search for BeamSearch<'_> {
-    fn advance(&mut self, logits: &[&[f32]]) -> Result<Vec<Next>> {
+    fn advance(&mut self, following: Vec<Candidates>, _: &dyn Fn(i32) -> Result<f32>) -> Result<Vec<Next>> {
         let beams = self.open.len();
-        let candidates = self.candidates(logits)?;
+        let best = self.best(&following)?;
         let length = self.open[0].ids.len() + 1;
         let (mut next, mut rows) = (Vec::with_capacity(beams), Vec::with_capacity(beams));
-        for (rank, candidate) in candidates.iter().enumerate() {
+        for (rank, step) in best.iter().enumerate() {
             if rows.len() == beams {
                 break;
             }
-            let &Candidate { parent, id, score, log_probability } = candidate;
+            let &Step { parent, id, score, log_probability } = step;
             if id == self.settings.end && rank >= beams {
                 continue; // not among the best
             }
@@ -126,7 +124,7 @@ impl Search for BeamSearch<'_> {
             }
         }
         // Done when no candidate, were it to end here, would make it onto the full list.
-        let attainable = self.normalized(candidates[0].score, length);
+        let attainable = self.normalized(best[0].score, length);
         self.done = self.finished.len() >= beams && self.worst().is_some_and(|(_, worst)| worst >= attainable);
         self.open = next;
         if self.done || length >= self.settings.max_length {

@@ -2,6 +2,7 @@
 //! row a caption, over cached keys and values of the rows before.
 
 mod beams;
+mod candidates;
 mod sample;
 mod search;
 mod settings;
@@ -45,7 +46,14 @@ impl Generator {
             return Err(Error::invalid("a pass needs at least one image"));
         }
         Ok(Generator {
-            steps: Steps::new(model, images_per_pass, settings.rows(), settings.max_length, workspace)?,
+            steps: Steps::new(
+                model,
+                images_per_pass,
+                settings.rows(),
+                settings.max_length,
+                candidates::wanted(settings, text.vocabulary_size),
+                workspace,
+            )?,
             settings: settings.clone(),
             images_per_pass,
             vocabulary_size: text.vocabulary_size,
@@ -108,7 +116,8 @@ impl Generator {
         let mut next = vec![None; self.images_per_pass * self.settings.rows()];
         for &id in ids {
             next[0] = Some(id);
-            logits.extend_from_slice(&self.steps.append(queue, &next)?[..self.vocabulary_size]);
+            self.steps.append(queue, &next)?;
+            logits.extend_from_slice(&self.steps.logits()?[..self.vocabulary_size]);
         }
         Ok(logits)
     }
@@ -136,16 +145,17 @@ impl Generator {
             })
             .collect();
         let mut next = vec![None; rows * self.images_per_pass];
-        let mut logits = Vec::new();
         for &id in prompt {
             next[..images * rows].fill(Some(id));
-            logits = steps.append(queue, &next)?;
+            steps.append(queue, &next)?;
         }
         loop {
             next.fill(None);
+            let candidates = steps.candidates()?;
             for caption in captions.iter_mut().filter(|caption| caption.open) {
-                let after = |&row: &usize| &logits[row * self.vocabulary_size..(row + 1) * self.vocabulary_size];
-                let following = caption.search.advance(&caption.rows.iter().map(after).collect::<Vec<_>>())?;
+                let after = caption.rows.iter().map(|&row| candidates[row].clone()).collect();
+                let first = caption.rows[0];
+                let following = caption.search.advance(after, &|id| steps.logit(first, id))?;
                 caption.open = !following.is_empty();
                 if caption.open {
                     caption.rows = follow(steps, &caption.rows, &following)?;
@@ -155,7 +165,7 @@ impl Generator {
             if next.iter().all(Option::is_none) {
                 return Ok(captions.iter_mut().map(|caption| caption.search.finish()).collect());
             }
-            logits = steps.append(queue, &next)?;
+            steps.append(queue, &next)?;
         }
     }
 

@@ -30,7 +30,7 @@ pub enum Method {
     Greedy,
     /// A random id of the `count` best, by softmax of logits over `temperature`. 1 is greedy.
     TopK {
-        /// Number of ids; ties with the last one count too.
+        /// Number of ids; of equal ones the lower count first.
         count: usize,
         /// Above 1 evens the odds out, below 1 sharpens them.
         temperature: f32,

@@ -1,6 +1,7 @@
-//! The model as generation sees it: images in, then an id for each row in and logits out. The keys and values of past
-//! rows stay in the inputs of the step's program; a row of them belongs to one caption at a time.
+//! The model as generation sees it: images in, then an id for each row in and what may follow out. The keys and values of
+//! past rows stay in the inputs of the step's program; a row of them belongs to one caption at a time.
 
+use super::candidates::Candidates;
 use crate::coca::Coca;
 use crate::config::{ClsMask, CocaConfig};
 use crate::network::{Cached, Step};
@@ -30,8 +31,16 @@ struct Row {
 }
 
 impl Steps {
-    /// Plans for `images` images in a pass, `beams` captions of each, of at most `capacity` ids.
-    pub fn new(model: &Coca, images: usize, beams: usize, capacity: usize, workspace: &Workspace) -> Result<Steps> {
+    /// Plans for `images` images in a pass, `beams` captions of each, of at most `capacity` ids. `best` is the number of
+    /// candidates to follow a row, 0 for the whole vocabulary.
+    pub fn new(
+        model: &Coca,
+        images: usize,
+        beams: usize,
+        capacity: usize,
+        best: usize,
+        workspace: &Workspace,
+    ) -> Result<Steps> {
         let CocaConfig { vision, text, decoder, .. } = model.config();
         let mut tape = Tape::record();
         let shape = [images, vision.image_size, vision.image_size, 3];
@@ -43,7 +52,7 @@ impl Steps {
         let image_program = Program::compile(tape, workspace, Compile::default())?;
 
         let mut tape = Tape::record();
-        let step = model.layers(&mut tape).step(images, beams, capacity)?;
+        let step = model.layers(&mut tape).step(images, beams, capacity, best)?;
         let program = Program::compile(tape, workspace, Compile::default())?;
         let rows = vec![Row::default(); images * beams];
         let (width, mask, pad) = (decoder.width, text.cls_mask, text.pad_id as i32);
@@ -71,9 +80,9 @@ impl Steps {
         Ok(())
     }
 
-    /// Appends an id to each row, none to rows at rest. Returns the logits after it, f32 `[rows, vocabulary]`; those of a
-    /// row at rest mean nothing.
-    pub fn append(&mut self, queue: &Queue, ids: &[Option<i32>]) -> Result<Vec<f32>> {
+    /// Appends an id to each row, none to rows at rest. What [`Steps::logits`] and [`Steps::candidates`] say of those
+    /// means nothing.
+    pub fn append(&mut self, queue: &Queue, ids: &[Option<i32>]) -> Result<()> {
         let column = |value: &dyn Fn(&Row, i32) -> i32| -> Vec<i32> {
             self.rows.iter().zip(ids).map(|(row, id)| id.map_or(0, |id| value(row, id))).collect()
         };
@@ -91,7 +100,6 @@ impl Steps {
         self.program.write(self.step.text_lengths, &column(&|row, _| row.text as i32))?;
         self.program.write(self.step.sees_itself, &seen)?;
         self.program.run(queue, false)?;
-        let logits = self.program.read(self.step.logits)?;
 
         for (index, (&id, &seen)) in ids.iter().zip(&seen).enumerate() {
             let Some(id) = id else { continue };
@@ -102,7 +110,37 @@ impl Steps {
             self.store(&self.step.decoder, index, row.decoder)?;
             self.rows[index] = Row { text: row.text + seen as usize, decoder: row.decoder + 1, last: Some(id) };
         }
-        Ok(logits)
+        Ok(())
+    }
+
+    /// The logits after the newest ids, f32 `[rows, vocabulary]`.
+    pub fn logits(&self) -> Result<Vec<f32>> {
+        self.program.read(self.step.logits)
+    }
+
+    /// The logit of an id after the newest one of a row.
+    pub fn logit(&self, row: usize, id: i32) -> Result<f32> {
+        let place = row * self.step.logits.shape().columns() + id as usize;
+        Ok(self.program.read_part(self.step.logits, place..place + 1)?[0])
+    }
+
+    /// What may follow the newest ids, for each row.
+    pub fn candidates(&self) -> Result<Vec<Candidates>> {
+        let totals = self.program.read::<f32>(self.step.totals)?;
+        let count = self.rows.len();
+        match self.step.best {
+            Some((logits, ids)) => {
+                let (logits, ids) = (self.program.read::<f32>(logits)?, self.program.read::<i32>(ids)?);
+                let each = ids.len() / count;
+                let rows = ids.chunks_exact(each).zip(logits.chunks_exact(each)).zip(totals);
+                Ok(rows.map(|((ids, logits), total)| Candidates::new(ids, logits, total)).collect())
+            }
+            None => {
+                let logits = self.logits()?;
+                let rows = logits.chunks_exact(logits.len() / count).zip(totals);
+                Ok(rows.map(|(logits, total)| Candidates::of_all(logits, total)).collect())
+            }
+        }
     }
 
     /// Puts the newest keys and values of row `row` at `place` of its caches.

@@ -5,7 +5,9 @@ use super::Layers;
 use engine::{DType, Meta, Result, Tensor};
 use kernels::attention::{Rows, attention_decode};
 use kernels::embed::{TextTables, embed_text};
+use kernels::log_sum_exp::log_sum_exp;
 use kernels::matmul::project_f32;
+use kernels::top_k::top_k;
 
 /// A self-attention with a cache.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +39,10 @@ pub struct Step {
     pub image_keys: Vec<Tensor>,
     /// Kept f32 `[R, vocabulary]`: logits of the ids after the newest.
     pub logits: Tensor,
+    /// Kept f32 `[R]`: the logarithm of the sum of their exponentials.
+    pub totals: Tensor,
+    /// Kept f32 and i32 `[R, best]`: the largest logits and their ids, if some are wanted.
+    pub best: Option<(Tensor, Tensor)>,
 }
 
 impl Layers<'_> {
@@ -48,8 +54,8 @@ impl Layers<'_> {
     }
 
     /// Records a step for `images` times `beams` captions, rows of one image side by side, of at most `capacity` cached
-    /// rows each.
-    pub fn step(&mut self, images: usize, beams: usize, capacity: usize) -> Result<Step> {
+    /// rows each. `best` of the logits are chosen from each row, none if it is 0.
+    pub fn step(&mut self, images: usize, beams: usize, capacity: usize, best: usize) -> Result<Step> {
         let (rows, config, dtype) = (images * beams, self.config, self.dtype);
         let (width, heads) = (config.decoder.width, config.decoder.heads);
         let mut input = |name: &str| self.tape.input(name, Meta::new([rows], DType::I32));
@@ -91,7 +97,26 @@ impl Layers<'_> {
         let head = self.matrix("text_decoder.text_projection")?;
         let logits = project_f32(self.tape, hidden, head)?;
         self.tape.keep(logits);
-        Ok(Step { ids, positions, text_lengths, sees_itself, decoder_lengths, text, decoder, image_keys, logits })
+        let totals = log_sum_exp(self.tape, logits)?;
+        self.tape.keep(totals);
+        let best = if best > 0 { Some(top_k(self.tape, logits, best)?) } else { None };
+        if let Some((values, columns)) = best {
+            self.tape.keep(values);
+            self.tape.keep(columns);
+        }
+        Ok(Step {
+            ids,
+            positions,
+            text_lengths,
+            sees_itself,
+            decoder_lengths,
+            text,
+            decoder,
+            image_keys,
+            logits,
+            totals,
+            best,
+        })
     }
 
     /// `x + attention(LN(x))` of block `prefix` over a cache; also the newest queries, keys and values, kept.
