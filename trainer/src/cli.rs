@@ -382,7 +382,7 @@ pub enum DataCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
         /// Scenes, pairs and clips for training, this many of each; a tenth as many in each split for tests
-        #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+        #[arg(long, value_name = "COUNT", default_value_t = 20_000)]
         count: u64,
         /// Width and height of the pictures
         #[arg(long, value_name = "PIXELS", default_value_t = 64)]

@@ -64,6 +64,7 @@ pub fn suite(args: &SuiteArgs) -> Result<String> {
         model: &args.model,
         image_size: folder.model.config().vision.image_size,
         sets: &sets,
+        out: &args.out,
         steps: args.steps.get(),
         beside: &args.beside,
         sections,

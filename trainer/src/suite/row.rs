@@ -117,6 +117,19 @@ pub fn captions(figures: &Figures<'_>) -> Vec<Row> {
     list(figures.own, "sets").filter(|set| set["domain"].is_null()).map(row).collect()
 }
 
+/// `coca eval caption` of a model that was fine-tuned on such captions: against the same of the model before.
+pub fn captions_after(figures: &Figures<'_>) -> Vec<Row> {
+    let before = (figures.others)(&format!("{}-before", figures.stem)).unwrap_or_default();
+    let row = |set: &Value| {
+        let same = list(&before, "sets").find(|other| other["set"] == set["set"]);
+        let control = same.and_then(|other| Some(("before fine-tuning".to_owned(), other["CIDEr-D"].as_f64()?)));
+        let beside = [("exactly right", "exact"), ("BLEU-4", "BLEU-4"), ("ROUGE-L", "ROUGE-L")];
+        let beside = beside.map(|(name, key)| (name.to_owned(), number(&set[key])));
+        Row { beside: beside.to_vec(), ..row(&set["set"], &set["count"], "CIDEr-D", &set["CIDEr-D"], control) }
+    };
+    list(figures.own, "sets").filter(|set| set["domain"].is_null()).map(row).collect()
+}
+
 /// The scores of a probe's set by name.
 fn scores(set: &Value) -> impl Fn(&str) -> Option<f64> {
     move |name| list(set, "scores").find(|score| text(&score["probe"]).trim() == name)?["top1"].as_f64()

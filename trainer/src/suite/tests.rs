@@ -47,6 +47,13 @@ fn captions_are_held_against_the_nearest_drawing() {
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].control, Some(("pixels alone".to_owned(), 0.4)));
     assert_eq!(rows[0].beside[2], ("CIDEr-D".to_owned(), 0.3));
+
+    let scored =
+        |cider: f64| json!({"sets": [{"set": "s", "domain": null, "count": 3, "exact": 0.5, "CIDEr-D": cider}]});
+    let others = |stem: &str| (stem == "captions-scenes-before").then(|| scored(0.1));
+    let rows = figures(scored(0.9), "captions-scenes", &others, row::captions_after);
+    assert_eq!((rows[0].value, rows[0].control.clone()), (0.9, Some(("before fine-tuning".to_owned(), 0.1))));
+    assert_eq!(rows[0].beside[0], ("exactly right".to_owned(), 0.5));
 }
 
 #[test]
@@ -93,6 +100,7 @@ fn every_command_is_one_of_this_program() {
         model: Path::new("model"),
         image_size: 16,
         sets,
+        out: Path::new("out"),
         steps: 3,
         beside: &beside,
         sections: Section::value_variants(),
