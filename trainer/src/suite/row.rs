@@ -142,23 +142,34 @@ fn no_model(score: &dyn Fn(&str) -> Option<f64>) -> Option<(String, f64)> {
     controls.max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-/// `coca probe`.
+/// The ways of a probe to read frozen features.
+const PROBES: [&str; 3] = ["attentional pooler", "linear", "nearest neighbours"];
+
+/// `coca probe`: a row for each way.
 pub fn probe(figures: &Figures<'_>) -> Vec<Row> {
-    let row = |set: &Value| {
+    probes(figures, &PROBES)
+}
+
+/// Some ways of a probe.
+fn probes(figures: &Figures<'_>, ways: &[&str]) -> Vec<Row> {
+    let rows = |set: &Value| {
         let score = scores(set);
-        let control = no_model(&score);
-        let beside = ["linear", "nearest neighbours"].into_iter();
-        let beside = beside.filter_map(|name| Some((name.to_owned(), score(name)?))).collect();
-        let value = score("attentional pooler").unwrap_or(f64::NAN);
-        let measure = format!("top-1 of {}", list(figures.own, "classes").count());
-        Row { value, beside, ..row(&set["set"], &set["count"], &measure, &Value::Null, control) }
+        let of = list(figures.own, "classes").count();
+        let row = |way: &&str| {
+            let measure = format!("top-1 of {of}, {way}");
+            Some(Row {
+                value: score(way)?,
+                ..row(&set["set"], &set["count"], &measure, &Value::Null, no_model(&score))
+            })
+        };
+        ways.iter().filter_map(row).collect::<Vec<_>>()
     };
-    list(figures.own, "sets").map(row).collect()
+    list(figures.own, "sets").flat_map(rows).collect()
 }
 
 /// `coca probe --video`: against the best of its controls.
 pub fn video(figures: &Figures<'_>) -> Vec<Row> {
-    let sets = list(figures.own, "sets");
+    let sets = list(figures.own, "sets").filter(|set| scores(set)(PROBES[0]).is_some());
     let with_controls = |(set, row): (&Value, Row)| {
         let score = scores(set);
         let controls = ["single frame", "shuffled frames", "pixels alone"];
@@ -168,7 +179,7 @@ pub fn video(figures: &Figures<'_>) -> Vec<Row> {
         let beside = beside.filter_map(|name| Some((name.to_owned(), score(name)?))).collect();
         Row { control, beside, ..row }
     };
-    sets.zip(probe(figures)).map(with_controls).collect()
+    sets.zip(probes(figures, &PROBES[..1])).map(with_controls).collect()
 }
 
 /// The report of a run that ends with classes of its test sets. The probe of the same classes says what pixels alone reach.
@@ -227,5 +238,5 @@ pub fn beside_captions(figures: &Figures<'_>) -> Vec<Row> {
 
 /// The probe of one of several models.
 pub fn beside_probe(figures: &Figures<'_>) -> Vec<Row> {
-    beside(probe(figures), figures.stem, "frozen features")
+    beside(probes(figures, &PROBES[..1]), figures.stem, "frozen features")
 }

@@ -68,13 +68,17 @@ fn rows_are_held_against_their_best_control() {
     let own = json!({"classes": ["x", "y"], "sets": [{"set": "m", "count": 5, "scores": scores}]});
     let rows = figures(own, "", &no_others, row::video);
     assert_eq!((rows[0].value, rows[0].control.clone()), (0.6, Some(("shuffled frames".to_owned(), 0.3))));
-    assert_eq!(rows[0].measure, "top-1 of 2");
+    assert_eq!(rows[0].measure, "top-1 of 2, attentional pooler");
 
     // Without a model: the better of the majority and pixels, for a probe and for fine-tuning on the same classes.
-    let scores = [score("attentional pooler", 0.6), score("pixels alone", 0.5), score("majority class", 0.4)];
+    let ways = [score("attentional pooler", 0.6), score("nearest neighbours", 0.3)];
+    let scores = [&ways[..], &[score("pixels alone", 0.5), score("majority class", 0.4)]].concat();
     let own = json!({"classes": ["x", "y"], "sets": [{"set": "s", "count": 5, "scores": scores}]});
     let pixels = Some(("pixels alone".to_owned(), 0.5));
-    assert_eq!(figures(own.clone(), "probe-group", &no_others, row::probe)[0].control, pixels);
+    let rows = figures(own.clone(), "probe-group", &no_others, row::probe);
+    assert_eq!(rows.iter().map(Row::is_above).collect::<Vec<_>>(), [Some(true), Some(false)]);
+    assert_eq!((rows[0].control.clone(), rows[1].value), (pixels.clone(), 0.3));
+    assert_eq!(figures(own.clone(), "beside/x/probe", &no_others, row::beside_probe).len(), 1);
     let others = |stem: &str| (stem == "probe-group").then(|| own.clone());
     let tuned = json!({"classes": [{"set": "s", "count": 8, "classes": 3, "top1": 0.7, "top5": 1.0, "majority": 0.4}]});
     assert_eq!(figures(tuned.clone(), "finetune-group", &others, row::classes)[0].control, pixels);
