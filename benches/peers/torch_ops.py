@@ -1,4 +1,5 @@
-"""PyTorch's ops as a peer of `coca bench --peers`, which hands this script to the interpreter that --python names.
+"""PyTorch's ops as a peer of `coca bench --peers`, which hands this script to the interpreter that --python names. Any
+other program that answers as it does is a peer by `coca bench --peer PROGRAM`, and has the threads in RAYON_NUM_THREADS too.
 
 Reads {"threads": …, "device": "cpu" or "cuda", "cases": [case or null, …]} from the first line of stdin and answers {"name": …,
 "ways": ["", …], "has": [[bool, …], …]}, for each case whether it can be run in each way, or {"error": …} where torch or the

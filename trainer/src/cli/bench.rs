@@ -50,6 +50,10 @@ pub struct BenchArgs {
     /// Measure other libraries beside ours, taking turns
     #[arg(long)]
     pub peers: bool,
+    /// Measure a program beside ours that answers as benches/peers/torch_ops.py does, with the peers of --peers or
+    /// alone; benches/peers/crates has those of candle and burn; can be repeated
+    #[arg(long, value_name = "PROGRAM")]
+    pub peer: Vec<PathBuf>,
     /// Interpreter of the peers that are scripts
     #[arg(long, value_name = "PYTHON", default_value = "python3")]
     pub python: PathBuf,

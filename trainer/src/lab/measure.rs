@@ -46,35 +46,25 @@ impl<F: FnMut() -> Result<()> + Send> Contestant for Runs<F> {
     }
 }
 
-/// Seconds of a run for every contestant, one sample a round. `seconds` is about what each gets in all; `between` is
-/// called once a round, in a place of the order that is drawn as theirs are.
+/// Seconds of a run for every contestant, one sample a round; of one that cannot run the reason, and no more turns.
+/// `seconds` is about what each gets in all; `between` is called once a round, in a place of the order that is drawn as
+/// theirs are.
 ///
 /// # Errors
-/// One of them cannot run.
+/// `between` fails.
 pub fn take_turns(
     contestants: &mut [&mut dyn Contestant],
     seconds: f64,
     between: &mut dyn FnMut() -> Result<()>,
-) -> Result<Vec<Vec<f64>>> {
+) -> Result<Vec<Result<Vec<f64>>>> {
     let turn = seconds / MOST_ROUNDS as f64;
-    let mut counts = Vec::new();
-    let mut longest = turn;
-    for contestant in contestants.iter_mut() {
-        contestant.run(1)?;
-        let mut count = 1;
-        let mut taken = contestant.run(count)?;
-        // A first guess from one run is coarse for what takes microseconds.
-        while taken < 0.5 * turn && count < MOST_RUNS {
-            let more = (turn / taken.max(1e-9)).clamp(2.0, 100.0);
-            count = ((count as f64 * more) as usize).min(MOST_RUNS);
-            taken = contestant.run(count)?;
-        }
-        counts.push(count);
-        longest = longest.max(taken);
-    }
+    let paces: Vec<Result<Pace>> = contestants.iter_mut().map(|contestant| pace(*contestant, turn)).collect();
+    let longest = paces.iter().flatten().fold(turn, |longest, pace| longest.max(pace.seconds));
     let rounds = ((seconds / longest) as usize).clamp(LEAST_ROUNDS, MOST_ROUNDS);
     let mut random = Philox::new(rounds as u64, contestants.len() as u64);
-    let mut samples = vec![Vec::with_capacity(rounds); contestants.len()];
+    let counts: Vec<usize> = paces.iter().map(|pace| pace.as_ref().map_or(0, |pace| pace.count)).collect();
+    let mut samples: Vec<Result<Vec<f64>>> =
+        paces.into_iter().map(|pace| pace.map(|_| Vec::with_capacity(rounds))).collect();
     let mut order: Vec<usize> = (0..=contestants.len()).collect();
     for _ in 0..rounds {
         random.shuffle(&mut order);
@@ -83,14 +73,43 @@ pub fn take_turns(
                 between()?;
                 continue;
             };
-            // What another left in the caches is replaced first. A run that fills a turn alone has no use for them.
-            if counts[index] > 1 {
-                contestant.run(1)?;
+            let Ok(taken) = &mut samples[index] else { continue };
+            match one_turn(*contestant, counts[index]) {
+                Ok(seconds) => taken.push(seconds),
+                Err(error) => samples[index] = Err(error),
             }
-            samples[index].push(contestant.run(counts[index])? / counts[index] as f64);
         }
     }
     Ok(samples)
+}
+
+/// How often a contestant runs in a turn, and about how long that takes.
+struct Pace {
+    count: usize,
+    seconds: f64,
+}
+
+/// The pace at which a turn takes about so many seconds.
+fn pace(contestant: &mut dyn Contestant, turn: f64) -> Result<Pace> {
+    contestant.run(1)?;
+    let mut count = 1;
+    let mut seconds = contestant.run(count)?;
+    // A first guess from one run is coarse for what takes microseconds.
+    while seconds < 0.5 * turn && count < MOST_RUNS {
+        let more = (turn / seconds.max(1e-9)).clamp(2.0, 100.0);
+        count = ((count as f64 * more) as usize).min(MOST_RUNS);
+        seconds = contestant.run(count)?;
+    }
+    Ok(Pace { count, seconds })
+}
+
+/// The seconds of a run in one turn.
+fn one_turn(contestant: &mut dyn Contestant, count: usize) -> Result<f64> {
+    // What another left in the caches is replaced first. A run that fills a turn alone has no use for them.
+    if count > 1 {
+        contestant.run(1)?;
+    }
+    Ok(contestant.run(count)? / count as f64)
 }
 
 /// The estimate of samples that were taken.
@@ -109,26 +128,31 @@ mod tests {
     struct Claims {
         seconds: f64,
         runs: usize,
+        /// Turns until it fails.
         turns: usize,
     }
 
     impl Contestant for Claims {
         fn run(&mut self, count: usize) -> Result<f64> {
             self.runs += count;
-            self.turns += 1;
+            self.turns = self.turns.checked_sub(1).ok_or_else(|| Error::invalid("no more"))?;
             Ok(self.seconds * count as f64)
         }
     }
 
+    fn claims(seconds: f64) -> Claims {
+        Claims { seconds, runs: 0, turns: usize::MAX }
+    }
+
     #[test]
     fn turns_are_equal_in_time_and_number() {
-        let claims = |seconds| Claims { seconds, runs: 0, turns: 0 };
         let (mut fast, mut slow, mut between) = (claims(1e-6), claims(1e-3), 0);
         let samples = take_turns(&mut [&mut fast, &mut slow], 0.4, &mut || {
             between += 1;
             Ok(())
         })
         .unwrap();
+        let samples: Vec<_> = samples.into_iter().map(|samples| samples.unwrap()).collect();
         assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [between, between]);
         assert!((20..=MOST_ROUNDS).contains(&between), "{between} rounds");
         assert!((samples[0][3] - 1e-6).abs() < 1e-12 && (samples[1][3] - 1e-3).abs() < 1e-9);
@@ -138,10 +162,21 @@ mod tests {
 
     #[test]
     fn what_is_slow_still_has_an_interval() {
-        let mut slow = Claims { seconds: 9.0, runs: 0, turns: 0 };
-        let samples = take_turns(&mut [&mut slow], 0.5, &mut || Ok(())).unwrap();
-        assert_eq!((samples[0].len(), slow.runs), (LEAST_ROUNDS, LEAST_ROUNDS + 2));
-        assert_eq!(estimate(&samples[0]).unwrap().median, 9.0);
+        let mut slow = claims(9.0);
+        let samples = take_turns(&mut [&mut slow], 0.5, &mut || Ok(())).unwrap().remove(0).unwrap();
+        assert_eq!((samples.len(), slow.runs), (LEAST_ROUNDS, LEAST_ROUNDS + 2));
+        assert_eq!(estimate(&samples).unwrap().median, 9.0);
         assert!(estimate(&[]).is_err());
+    }
+
+    #[test]
+    fn who_fails_leaves_the_others_their_turns() {
+        // One cannot begin, one fails in a later round.
+        let (mut none, mut some) = (Claims { turns: 0, ..claims(1.0) }, Claims { turns: 4, ..claims(1.0) });
+        let mut all = claims(1.0);
+        let samples = take_turns(&mut [&mut none, &mut all, &mut some], 0.5, &mut || Ok(())).unwrap();
+        assert!([0, 2].iter().all(|&index| samples[index].as_ref().unwrap_err().to_string() == "no more"));
+        assert_eq!(samples[1].as_ref().unwrap().len(), LEAST_ROUNDS);
+        assert_eq!((none.runs, some.runs), (1, 5));
     }
 }

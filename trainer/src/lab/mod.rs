@@ -163,7 +163,11 @@ fn bench_on(queue: Queue, args: &BenchArgs) -> Result<Outcome> {
     let mut lab = Lab { seconds: args.seconds, gauges, path, queue };
     let (subjects, mut step) = lab.subjects(args)?;
     let (measured, absent) = match &mut step {
-        Some(step) if args.filter.as_deref() == Some(MODEL) => (lab.groups(step)?, Vec::new()),
+        Some(step) if args.filter.as_deref() == Some(MODEL) => {
+            let alone = "peers have single ops; `cargo run --release -p benches --bin step` has a step of open_clip's";
+            let wanted = args.peers || !args.peer.is_empty();
+            (lab.groups(step)?, wanted.then(|| alone.to_owned()).into_iter().collect())
+        }
         _ => lab.ops(&cases::select(subjects, args.filter.as_deref())?, args)?,
     };
     let rows = measured.into_iter().map(|measured| measured.row(lab.gauges.ceilings(), &lab.path)).collect();
@@ -266,8 +270,8 @@ impl Lab {
 
     /// Measures ops, each in turns with its peers.
     fn ops(&mut self, subjects: &[Subject], args: &BenchArgs) -> Result<(Vec<Measured>, Vec<String>)> {
-        let mut field =
-            if args.peers { peers::open(&args.python, &self.queue, subjects) } else { peers::Field::default() };
+        let python = args.peers.then_some(args.python.as_path());
+        let mut field = peers::open(python, &args.peer, &self.queue, subjects);
         let (mut measured, mut missing) = (Vec::new(), Vec::new());
         for (place, subject) in subjects.iter().enumerate() {
             let Some(found) = self.op(place, subject, &mut field, &mut missing)? else { continue };
@@ -305,14 +309,9 @@ impl Lab {
         let check = check::check(subject, &mut program, &self.queue, &values)?;
         let bound = self.gauges.ceilings().bound(&self.path, dtype, cost, footprint);
         let mut ours = self.ours(subject, program, &values)?;
-        let (mut names, mut others) = (Vec::new(), Vec::new());
-        for peer in &mut field.peers {
-            let name = peer.name().to_owned();
-            if let Some(contestant) = peer.contestant(place, &values)? {
-                names.push(name);
-                others.push(contestant);
-            }
-        }
+        let mut failed = Vec::new();
+        let (indices, mut others): (Vec<_>, Vec<_>) =
+            field.contestants(place, &values, &mut failed).into_iter().unzip();
         drop(values);
         let mut contestants: Vec<&mut dyn Contestant> = vec![ours.as_mut()];
         contestants.extend(others.iter_mut().map(|contestant| contestant.as_mut() as &mut dyn Contestant));
@@ -321,11 +320,21 @@ impl Lab {
             ceiling.push(self.gauges.now(&bound, dtype)?);
             Ok(())
         })?;
-        let (own, theirs) = (&samples[0], &samples[1..]);
+        drop(others);
+        let mut samples = samples.into_iter();
+        let own = &samples.next().unwrap_or_else(|| Ok(Vec::new()))?;
         let mut peers = Vec::new();
-        for (name, samples) in names.into_iter().zip(theirs) {
-            peers.push(PeerRow { name, seconds: estimate(samples)?, ratio: estimate(&quotients(samples, own))? });
+        for (index, samples) in indices.into_iter().zip(samples) {
+            let name = field.peers[index].name().to_owned();
+            match samples {
+                Ok(samples) => {
+                    let ratio = estimate(&quotients(&samples, own))?;
+                    peers.push(PeerRow { name, seconds: estimate(&samples)?, ratio });
+                }
+                Err(error) => failed.push((index, error)),
+            }
         }
+        field.dismiss(failed, &format!("{} {}", subject.pass, subject.name));
         let works = vec![(dtype, cost, footprint)];
         let row = self.row(&subject.name, subject.pass, (subject.calls, &works), own, (&bound, &ceiling))?;
         Ok(Some(Measured { row: Row { check, peers, ..row }, works }))

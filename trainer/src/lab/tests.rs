@@ -54,6 +54,43 @@ fn products_are_measured_end_to_end() {
     assert_eq!(ceilings.memory.last().unwrap().name, "memory");
 }
 
+#[test]
+fn programs_that_are_named_take_turns() {
+    let folder = crate::test_folder("programs-for-lab");
+    // A child writes it: a file that this process has open, or a child forked just then, could not be started.
+    let write = |name: &str, case: &str| {
+        let file = folder.join(name);
+        let body = format!(
+            r#"#!/bin/sh
+            read list; echo '{{"name": "{name} 1", "ways": [""], "has": [[true], [true]]}}'
+            while read line; do
+                case "$line" in {case}) exit;; esac
+                count=${{line##*'"count":'}}; echo "{{\"seconds\": ${{count%%[!0-9]*}}}}"
+            done"#
+        );
+        let script = r#"printf %s "$1" > "$0" && chmod +x "$0""#;
+        let status = std::process::Command::new("sh").args(["-c", script]).arg(&file).arg(body).status().unwrap();
+        assert!(status.success());
+        format!("--peer {}", file.display())
+    };
+    let (steady, fading) = (write("steady", "none"), write("fading", r#"*'"case":1,'*"#));
+    let missing = folder.join("missing");
+    let line = "matmul_n --shapes M=8,N=8,K=8 --dtype f32 --threads 1 --seconds 0.002";
+    let (report, text) = run("programs", &format!("{line} {steady} {fading} {steady} --peer {}", missing.display()));
+    assert_eq!(report.absent.len(), 2, "{text}");
+    let names = |row: &Row| row.peers.iter().map(|peer| peer.name.clone()).collect::<Vec<_>>();
+    assert_eq!(
+        report.rows.iter().map(names).collect::<Vec<_>>(),
+        [vec!["steady 1", "fading 1", "steady 1 #2"], vec!["steady 1", "steady 1 #2"]]
+    );
+    assert!(report.rows.iter().flat_map(|row| &row.peers).all(|peer| peer.seconds.median == 1.0));
+    let failed =
+        format!("fading 1 takes part no longer since it failed in forward {}: the peer ended", report.rows[1].name);
+    let unknown = format!("--peer {} does not take part: No such file", missing.display());
+    assert_eq!(report.absent[1], failed);
+    assert!(report.absent[0].starts_with(&unknown) && text.contains(&failed), "{text}");
+}
+
 /// The queue of an emulated device; nothing without a compiler.
 fn emulated(test: &str) -> Option<Queue> {
     let compiler = compiler_or_skip(test)?;
@@ -139,9 +176,10 @@ fn the_ops_of_a_step_are_found_and_right() {
     assert!(report.rows.iter().find(wrong).is_none(), "{text}");
     assert!(report.rows.iter().any(|row| row.calls > 1) && report.step.is_some());
 
-    let (report, text) = run("step", &format!("model {tiny} --threads 1 --seconds 0.01"));
+    let (report, text) = run("step", &format!("model {tiny} --threads 1 --seconds 0.01 --peer none"));
     let whole = report.rows.last().unwrap();
     assert_eq!((whole.name.as_str(), whole.pass.as_str()), ("step", WHOLE), "{text}");
+    assert!(report.absent[0].starts_with("peers have single ops"), "{text}");
     let parts: f64 = report.rows.iter().rev().skip(1).map(|row| row.flops).sum();
     assert!((whole.flops / parts - 1.0).abs() < 1e-9 && whole.flops > 0.0);
     assert!(report.rows.iter().any(|row| row.name == "optimizer") && report.rows.iter().any(|row| row.calls > 1));

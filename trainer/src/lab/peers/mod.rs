@@ -1,14 +1,15 @@
-//! Other people's kernels on the same cases, in the same rounds: crates for products, built in on demand, and libraries of
-//! other languages through scripts that read the list of cases as JSON.
+//! Other people's kernels on the same cases, in the same rounds: crates for products, built in on demand, and libraries
+//! of any language through programs that read the list of cases as JSON.
 
 #[cfg(feature = "peers")]
 mod crates;
 pub mod process;
-mod script;
+mod protocol;
 
 use super::cases::Subject;
 use super::measure::Contestant;
-use crate::Result;
+use crate::lab::say;
+use crate::{Error, Result};
 use engine::{DType, Queue};
 use kernels::activation::Activate;
 use kernels::attention::{Attention, Length, Source, Visibility};
@@ -17,9 +18,10 @@ use kernels::cross_entropy::CrossEntropy;
 use kernels::layer_norm::LayerNorm;
 use kernels::linear_cross_entropy::LinearCrossEntropy;
 use kernels::matmul::{Activation, Layout, Matmul};
+use protocol::Way;
 use serde::Serialize;
 use std::any::Any;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What builds the crates in.
 pub const BUILD: &str = "cargo run --release --features peers -- bench --peers";
@@ -45,21 +47,63 @@ pub struct Field {
     pub absent: Vec<String>,
 }
 
-/// Looks for every peer. `python` is the interpreter of those that are scripts.
-pub fn open(python: &Path, queue: &Queue, subjects: &[Subject]) -> Field {
+/// Looks for peers: the crates and PyTorch of this interpreter, if one is given, and these programs.
+pub fn open(python: Option<&Path>, programs: &[PathBuf], queue: &Queue, subjects: &[Subject]) -> Field {
     let cases: Vec<Option<PeerCase>> = subjects.iter().map(PeerCase::of).collect();
     let mut field = Field::default();
-    if matches!(queue, Queue::Cpu(_)) {
-        #[cfg(feature = "peers")]
-        crates::open(queue, &cases, &mut field);
-        #[cfg(not(feature = "peers"))]
-        field.absent.push(format!("gemm and matrixmultiply are not built in: {BUILD}"));
+    if let Some(python) = python {
+        if matches!(queue, Queue::Cpu(_)) {
+            #[cfg(feature = "peers")]
+            crates::open(queue, &cases, &mut field);
+            #[cfg(not(feature = "peers"))]
+            field.absent.push(format!("gemm and matrixmultiply are not built in: {BUILD}"));
+        }
+        field.join(protocol::torch(python, queue, &cases));
     }
-    match script::open("torch", script::TORCH, python, queue, &cases) {
-        Ok(ways) => field.peers.extend(ways.into_iter().map(|way| Box::new(way) as Box<dyn Peer>)),
-        Err(reason) => field.absent.push(reason),
-    }
+    programs.iter().for_each(|program| field.join(protocol::program(program, queue, &cases)));
     field
+}
+
+impl Field {
+    /// Takes in the ways of a program, each under a name of its own.
+    fn join(&mut self, ways: std::result::Result<Vec<Way>, String>) {
+        match ways {
+            Ok(ways) => ways.into_iter().for_each(|mut way| {
+                let names: Vec<&str> = self.peers.iter().map(|peer| peer.name()).collect();
+                way.make_distinct(&names);
+                self.peers.push(Box::new(way));
+            }),
+            Err(reason) => self.absent.push(reason),
+        }
+    }
+
+    /// The contestants for the case at this place, each with the place of its peer; what fails is added to `failed`.
+    pub fn contestants<'a>(
+        &'a mut self,
+        place: usize,
+        values: &[Array],
+        failed: &mut Vec<(usize, Error)>,
+    ) -> Vec<(usize, Box<dyn Contestant + 'a>)> {
+        let mut contestants = Vec::new();
+        for (index, peer) in self.peers.iter_mut().enumerate() {
+            match peer.contestant(place, values) {
+                Ok(contestant) => contestants.extend(contestant.map(|contestant| (index, contestant))),
+                Err(error) => failed.push((index, error)),
+            }
+        }
+        contestants
+    }
+
+    /// Ends the part of the peers at these places, which failed in a case.
+    pub fn dismiss(&mut self, mut failed: Vec<(usize, Error)>, case: &str) {
+        failed.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, error) in failed {
+            let name = self.peers.remove(index).name().to_owned();
+            let sentence = format!("{name} takes part no longer since it failed in {case}: {error}");
+            say(&sentence);
+            self.absent.push(sentence);
+        }
+    }
 }
 
 /// A case as peers know it.

@@ -30,9 +30,11 @@ impl Process {
     /// # Errors
     /// The peer ended, or its answer is no JSON.
     pub fn ask(&mut self, line: &str) -> io::Result<Value> {
-        writeln!(self.stdin, "{line}")?;
-        self.stdin.flush()?;
-        self.answer()
+        match writeln!(self.stdin, "{line}").and_then(|()| self.stdin.flush()) {
+            // It may have said why it listens no longer.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => self.answer(),
+        }
     }
 
     /// Waits for a line.
@@ -44,7 +46,17 @@ impl Process {
         if self.stdout.read_line(&mut line)? == 0 {
             return Err(io::Error::other("the peer ended"));
         }
-        Ok(serde_json::from_str(&line)?)
+        let other = |_| io::Error::other(format!("its answer is no JSON: {}", shortened(line.trim_end())));
+        serde_json::from_str(&line).map_err(other)
+    }
+}
+
+/// The beginning of an answer, for a message.
+pub fn shortened(answer: &str) -> String {
+    const MOST: usize = 80;
+    match answer.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &answer[..end]),
+        None => answer.to_owned(),
     }
 }
 
