@@ -41,7 +41,8 @@ impl Section {
             Section::Captions => ("Captions", "Written by the decoder from the picture alone. No training."),
             Section::Probe => (
                 "Frozen features",
-                "The image encoder is frozen; an attentional pooler and a softmax layer learn on what it gives.",
+                "The image encoder is frozen. On what it gives an attentional pooler with a softmax layer learns, or a linear \
+                 layer alone; or the nearest training picture tells the class.",
             ),
             Section::Finetune => {
                 ("Fine-tuning", "The same head, and the whole encoder with it, at twice the resolution.")

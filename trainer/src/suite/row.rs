@@ -122,10 +122,10 @@ pub fn captions_after(figures: &Figures<'_>) -> Vec<Row> {
     let before = (figures.others)(&format!("{}-before", figures.stem)).unwrap_or_default();
     let row = |set: &Value| {
         let same = list(&before, "sets").find(|other| other["set"] == set["set"]);
-        let control = same.and_then(|other| Some(("before fine-tuning".to_owned(), other["CIDEr-D"].as_f64()?)));
-        let beside = [("exactly right", "exact"), ("BLEU-4", "BLEU-4"), ("ROUGE-L", "ROUGE-L")];
+        let control = same.and_then(|other| Some(("before fine-tuning".to_owned(), other["ROUGE-L"].as_f64()?)));
+        let beside = [("exactly right", "exact"), ("BLEU-4", "BLEU-4"), ("CIDEr-D", "CIDEr-D")];
         let beside = beside.map(|(name, key)| (name.to_owned(), number(&set[key])));
-        Row { beside: beside.to_vec(), ..row(&set["set"], &set["count"], "CIDEr-D", &set["CIDEr-D"], control) }
+        Row { beside: beside.to_vec(), ..row(&set["set"], &set["count"], "ROUGE-L", &set["ROUGE-L"], control) }
     };
     list(figures.own, "sets").filter(|set| set["domain"].is_null()).map(row).collect()
 }

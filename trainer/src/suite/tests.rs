@@ -49,7 +49,7 @@ fn captions_are_held_against_the_nearest_drawing() {
     assert_eq!(rows[0].beside[2], ("CIDEr-D".to_owned(), 0.3));
 
     let scored =
-        |cider: f64| json!({"sets": [{"set": "s", "domain": null, "count": 3, "exact": 0.5, "CIDEr-D": cider}]});
+        |rouge: f64| json!({"sets": [{"set": "s", "domain": null, "count": 3, "exact": 0.5, "ROUGE-L": rouge}]});
     let others = |stem: &str| (stem == "captions-scenes-before").then(|| scored(0.1));
     let rows = figures(scored(0.9), "captions-scenes", &others, row::captions_after);
     assert_eq!((rows[0].value, rows[0].control.clone()), (0.9, Some(("before fine-tuning".to_owned(), 0.1))));
