@@ -53,7 +53,7 @@ impl<'a> BeamSearch<'a> {
     }
 
     /// The best candidates of all beams, twice as many as beams, best first.
-    fn best(&self, following: &[Candidates]) -> Result<Vec<Step>> {
+    fn best(&self, following: &[&Candidates]) -> Result<Vec<Step>> {
         let most = 2 * self.open.len();
         let mut best: Vec<Step> = Vec::with_capacity(most + 1);
         for (parent, (beam, candidates)) in self.open.iter().zip(following).enumerate() {
@@ -100,9 +100,9 @@ impl<'a> BeamSearch<'a> {
 }
 
 impl Search for BeamSearch<'_> {
-    fn advance(&mut self, following: Vec<Candidates>, _: &dyn Fn(i32) -> Result<f32>) -> Result<Vec<Next>> {
+    fn advance(&mut self, following: &[&Candidates], _: &dyn Fn(i32) -> Result<f32>) -> Result<Vec<Next>> {
         let beams = self.open.len();
-        let best = self.best(&following)?;
+        let best = self.best(following)?;
         let length = self.open[0].ids.len() + 1;
         let (mut next, mut rows) = (Vec::with_capacity(beams), Vec::with_capacity(beams));
         for (rank, step) in best.iter().enumerate() {

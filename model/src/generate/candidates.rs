@@ -13,10 +13,10 @@ pub(super) struct Candidate {
     pub score: f32,
 }
 
-/// The ids that may follow a row. Of equal ones the lower id comes first.
-#[derive(Clone, Debug, PartialEq)]
+/// The ids that may follow a row, with their logits.
+#[derive(Debug)]
 pub(super) struct Candidates {
-    best: Vec<Candidate>,
+    best: Vec<(i32, f32)>,
     total: f32,
 }
 
@@ -38,19 +38,10 @@ pub(super) fn wanted(settings: &Settings, vocabulary_size: usize) -> usize {
 }
 
 impl Candidates {
-    /// From the largest logits in falling order and their ids; `total` is the logarithm of the sum of the exponentials of
-    /// all logits of the row.
-    pub fn new(ids: &[i32], logits: &[f32], total: f32) -> Candidates {
-        let best = ids.iter().zip(logits).map(|(&id, &logit)| Candidate { id, logit, score: logit }).collect();
-        Candidates { best, total }
-    }
-
-    /// From the logits of the whole vocabulary.
-    pub fn of_all(logits: &[f32], total: f32) -> Candidates {
-        let best = logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit, score: logit }).collect();
-        let mut candidates = Candidates { best, total };
-        sort(&mut candidates.best);
-        candidates
+    /// From ids and their logits, in any order; `total` is the logarithm of the sum of the exponentials of all logits of
+    /// the row.
+    pub fn new(ids: impl IntoIterator<Item = i32>, logits: &[f32], total: f32) -> Candidates {
+        Candidates { best: ids.into_iter().zip(logits.iter().copied()).collect(), total }
     }
 
     /// The logarithm of the sum of the exponentials of all logits.
@@ -58,33 +49,27 @@ impl Candidates {
         self.total
     }
 
-    /// Scored for what may follow `ids`: log-probabilities or logits, to which the minimal length and the repetition penalty
-    /// are applied. An error unless all logits of the row are finite.
+    /// Scored for what may follow `ids`, best first, of equal ones the lower id: log-probabilities or logits, to which the
+    /// minimal length and the repetition penalty are applied. An error unless all logits of the row are finite.
     pub fn ranked(&self, ids: &[i32], settings: &Settings, log_probabilities: bool) -> Result<Vec<Candidate>> {
         if !self.total.is_finite() {
             return Err(Error::invalid("the model's logits are not finite"));
         }
         let penalty = settings.repetition_penalty;
-        let mut ranked = self.best.clone();
-        for candidate in &mut ranked {
-            if log_probabilities {
-                candidate.score -= self.total;
+        let scored = |&(id, logit): &(i32, f32)| {
+            let mut score = if log_probabilities { logit - self.total } else { logit };
+            if id == settings.end && ids.len() < settings.min_length {
+                score = f32::NEG_INFINITY;
             }
-            if candidate.id == settings.end && ids.len() < settings.min_length {
-                candidate.score = f32::NEG_INFINITY;
+            if penalty != 1.0 && ids.contains(&id) {
+                score = if score < 0.0 { score * penalty } else { score / penalty };
             }
-            if penalty != 1.0 && ids.contains(&candidate.id) {
-                let score = candidate.score;
-                candidate.score = if score < 0.0 { score * penalty } else { score / penalty };
-            }
-        }
-        sort(&mut ranked);
+            Candidate { id, logit, score }
+        };
+        let mut ranked: Vec<Candidate> = self.best.iter().map(scored).collect();
+        ranked.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         Ok(ranked)
     }
-}
-
-fn sort(candidates: &mut [Candidate]) {
-    candidates.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
 }
 
 #[cfg(test)]
@@ -96,7 +81,7 @@ mod tests {
     }
 
     fn scores(logits: &[f32], ids: &[i32], settings: &Settings) -> Vec<(i32, f32)> {
-        let ranked = Candidates::of_all(logits, 0.5).ranked(ids, settings, false).unwrap();
+        let ranked = Candidates::new(0.., logits, 0.5).ranked(ids, settings, false).unwrap();
         ranked.into_iter().map(|candidate| (candidate.id, candidate.score)).collect()
     }
 
@@ -106,10 +91,10 @@ mod tests {
         let logits = [1.0, 2.0, -3.0, 4.0];
         assert_eq!(scores(&logits, &[1, 2, 1], &settings), [(3, 4.0), (0, 1.0), (1, 1.0), (2, -6.0)]);
         assert_eq!(scores(&logits, &[0, 0], &settings), [(1, 2.0), (0, 0.5), (2, -3.0), (3, f32::NEG_INFINITY)]);
-        let ranked = Candidates::of_all(&logits, 0.5).ranked(&[0, 1, 1], &settings, true).unwrap();
+        let ranked = Candidates::new(0.., &logits, 0.5).ranked(&[0, 1, 1], &settings, true).unwrap();
         assert_eq!(ranked[0], Candidate { id: 3, logit: 4.0, score: 3.5 });
         for bad in [f32::NAN, f32::INFINITY] {
-            assert!(Candidates::of_all(&logits, bad).ranked(&[], &settings, false).is_err());
+            assert!(Candidates::new(0.., &logits, bad).ranked(&[], &settings, false).is_err());
         }
     }
 
@@ -119,17 +104,19 @@ mod tests {
         let logits: Vec<f32> = (0..500).map(|i| ((i * i * 31 + 7 * i) % 97) as f32 * 0.1 - 4.0).collect();
         let method =
             |count| Method::Beams { count, groups: 1, score: super::super::BeamScore::RawLogit, length_penalty: 1.0 };
+        let mut largest: Vec<(i32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        largest.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         for (method, needed) in
             [(Method::Greedy, 1), (Method::TopK { count: 40, temperature: 1.0 }, 40), (method(6), 12)]
         {
             for penalty in [1.0, 1.5] {
                 let settings = settings(method, penalty);
-                let all = Candidates::of_all(&logits, 7.0);
-                let mut ids: Vec<i32> = all.best[..settings.max_length].iter().map(|candidate| candidate.id).collect();
+                let all = Candidates::new(0.., &logits, 7.0);
+                let mut ids: Vec<i32> = largest[..settings.max_length].iter().map(|&(id, _)| id).collect();
                 ids.truncate(if penalty == 1.0 { 2 } else { settings.max_length });
                 let wanted = wanted(&settings, logits.len());
                 assert!(wanted > needed && wanted <= needed + 1 + settings.max_length);
-                let best = Candidates { best: all.best[..wanted].to_vec(), total: 7.0 };
+                let best = Candidates { best: largest[..wanted].to_vec(), total: 7.0 };
                 let ranked =
                     |candidates: &Candidates| candidates.ranked(&ids, &settings, true).unwrap()[..needed].to_vec();
                 assert_eq!(ranked(&best), ranked(&all), "{method:?} {penalty}");

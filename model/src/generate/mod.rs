@@ -13,6 +13,7 @@ pub use settings::{BeamScore, Method, PRESETS, Settings};
 
 use crate::coca::Coca;
 use beams::BeamSearch;
+use candidates::Candidates;
 use engine::rng::Philox;
 use engine::{Error, Program, Queue, Result, Workspace};
 use sample::Sample;
@@ -153,9 +154,9 @@ impl Generator {
             next.fill(None);
             let candidates = steps.candidates()?;
             for caption in captions.iter_mut().filter(|caption| caption.open) {
-                let after = caption.rows.iter().map(|&row| candidates[row].clone()).collect();
+                let after: Vec<&Candidates> = caption.rows.iter().map(|&row| &candidates[row]).collect();
                 let first = caption.rows[0];
-                let following = caption.search.advance(after, &|id| steps.logit(first, id))?;
+                let following = caption.search.advance(&after, &|id| steps.logit(first, id))?;
                 caption.open = !following.is_empty();
                 if caption.open {
                     caption.rows = follow(steps, &caption.rows, &following)?;

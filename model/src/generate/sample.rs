@@ -24,8 +24,8 @@ impl<'a> Sample<'a> {
 }
 
 impl Search for Sample<'_> {
-    fn advance(&mut self, following: Vec<Candidates>, logit: &dyn Fn(i32) -> Result<f32>) -> Result<Vec<Next>> {
-        let [row] = &following[..] else { return Err(Error::invalid("a sample is one row")) };
+    fn advance(&mut self, following: &[&Candidates], logit: &dyn Fn(i32) -> Result<f32>) -> Result<Vec<Next>> {
+        let [row] = following else { return Err(Error::invalid("a sample is one row")) };
         let total = row.total();
         let (id, logit) = if self.ids.len() + 1 >= self.settings.max_length {
             (self.settings.end, logit(self.settings.end)?)
@@ -85,7 +85,7 @@ mod tests {
     /// Those that may be drawn, of some logits.
     fn ids(logits: &[f32], method: Method) -> Vec<i32> {
         let settings = Settings { method, min_length: 0, end: 0, ..Settings::preset("ours").unwrap() };
-        let ranked = Candidates::of_all(logits, 0.0).ranked(&[], &settings, false).unwrap();
+        let ranked = Candidates::new(0.., logits, 0.0).ranked(&[], &settings, false).unwrap();
         ranked[..odds(&ranked, method).len()].iter().map(|candidate| candidate.id).collect()
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Next {
 pub(super) trait Search {
     /// Takes what may follow each open row and says which rows to compute next; none when it is done. `logit` gives the
     /// logit of any id after the first open row.
-    fn advance(&mut self, following: Vec<Candidates>, logit: &dyn Fn(i32) -> Result<f32>) -> Result<Vec<Next>>;
+    fn advance(&mut self, following: &[&Candidates], logit: &dyn Fn(i32) -> Result<f32>) -> Result<Vec<Next>>;
 
     /// The captions that were found, at least one, the best first.
     fn finish(&mut self) -> Vec<Generated>;

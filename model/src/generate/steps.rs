@@ -133,12 +133,12 @@ impl Steps {
                 let (logits, ids) = (self.program.read::<f32>(logits)?, self.program.read::<i32>(ids)?);
                 let each = ids.len() / count;
                 let rows = ids.chunks_exact(each).zip(logits.chunks_exact(each)).zip(totals);
-                Ok(rows.map(|((ids, logits), total)| Candidates::new(ids, logits, total)).collect())
+                Ok(rows.map(|((ids, logits), total)| Candidates::new(ids.iter().copied(), logits, total)).collect())
             }
             None => {
                 let logits = self.logits()?;
                 let rows = logits.chunks_exact(logits.len() / count).zip(totals);
-                Ok(rows.map(|(logits, total)| Candidates::of_all(logits, total)).collect())
+                Ok(rows.map(|(logits, total)| Candidates::new(0.., logits, total)).collect())
             }
         }
     }

@@ -237,40 +237,30 @@ impl Planner<'_> {
                 }
             }
             Section::Understanding => {
-                let scenes = |name: &str| self.sets.shards("scenes", name);
-                let (Some(data), Some(test)) = (scenes("train"), scenes("test")) else {
-                    plan.missing.push("scenes");
-                    return;
-                };
-                let (learnt, test) = ([data], [test]);
-                let tuned = self.out.join(SCENES);
-                let lists: [(&str, &[String]); 3] =
-                    [("data", &learnt), ("image-size", &twice), ("learning-rate", &rate)];
-                add(SCENES, "finetune --task caption", &lists, true, row::none);
-                let data: [(&str, &[String]); 1] = [("data", &test)];
-                add("captions-scenes-before", "eval caption", &data, false, row::none);
-                add_of(&tuned, "captions-scenes", "eval caption", &data, false, row::captions_after);
-                for (task, kind, split) in
-                    [("vqa", "questions", ""), ("entailment", "statements", ""), ("pair", "pairs", "pairs-")]
-                {
-                    let part = |name: &str| Some(format!("scene-{kind}:{}", scenes(&format!("{split}{name}"))?));
-                    let (Some(data), Some(test)) = (part("train"), part("test")) else {
-                        missing.push("scenes");
-                        continue;
-                    };
-                    let lists: [(&str, &[String]); 4] =
-                        [("data", &[data]), ("test", &[test]), ("learning-rate", &rate), ("encoder-rate", &half)];
-                    // The control first: the row of the other one refers to it.
-                    let command = format!("finetune --task {task}");
-                    add_of(
-                        &tuned,
-                        &format!("{task}-blank"),
-                        &format!("{command} --blank-images"),
-                        &lists,
-                        true,
-                        row::none,
-                    );
-                    add_of(&tuned, task, &command, &lists, true, row::understanding);
+                if let (Some(learnt), Some(test)) = (find("scenes", "train"), find("scenes", "test")) {
+                    let tuned = self.out.join(SCENES);
+                    let lists: [(&str, &[String]); 3] =
+                        [("data", &learnt), ("image-size", &twice), ("learning-rate", &rate)];
+                    add(SCENES, "finetune --task caption", &lists, true, row::none);
+                    let data: [(&str, &[String]); 1] = [("data", &test)];
+                    add("captions-scenes-before", "eval caption", &data, false, row::none);
+                    add_of(&tuned, "captions-scenes", "eval caption", &data, false, row::captions_after);
+                    for (task, kind, split) in
+                        [("vqa", "questions", ""), ("entailment", "statements", ""), ("pair", "pairs", "pairs-")]
+                    {
+                        let mut part = |name: &str| {
+                            let shards = find("scenes", &format!("{split}{name}"))?;
+                            Some(shards.iter().map(|shards| format!("scene-{kind}:{shards}")).collect::<Vec<_>>())
+                        };
+                        let (Some(data), Some(test)) = (part("train"), part("test")) else { continue };
+                        let lists: [(&str, &[String]); 4] =
+                            [("data", &data), ("test", &test), ("learning-rate", &rate), ("encoder-rate", &half)];
+                        // The control first: the row of the other one refers to it.
+                        let command = format!("finetune --task {task}");
+                        let (stem, blank) = (format!("{task}-blank"), format!("{command} --blank-images"));
+                        add_of(&tuned, &stem, &blank, &lists, true, row::none);
+                        add_of(&tuned, task, &command, &lists, true, row::understanding);
+                    }
                 }
             }
             Section::Paradigms => unreachable!("returned above"),

@@ -150,36 +150,32 @@ pub fn probe(figures: &Figures<'_>) -> Vec<Row> {
     probes(figures, &PROBES)
 }
 
-/// Some ways of a probe.
+/// Some ways of a probe, where a set has them.
 fn probes(figures: &Figures<'_>, ways: &[&str]) -> Vec<Row> {
-    let rows = |set: &Value| {
-        let score = scores(set);
-        let of = list(figures.own, "classes").count();
-        let row = |way: &&str| {
-            let measure = format!("top-1 of {of}, {way}");
-            Some(Row {
-                value: score(way)?,
-                ..row(&set["set"], &set["count"], &measure, &Value::Null, no_model(&score))
-            })
-        };
-        ways.iter().filter_map(row).collect::<Vec<_>>()
-    };
+    let rows = |set| ways.iter().filter_map(move |way| probed(figures, set, way));
     list(figures.own, "sets").flat_map(rows).collect()
+}
+
+/// A way of a probe on one set; none if it was not measured.
+fn probed(figures: &Figures<'_>, set: &Value, way: &str) -> Option<Row> {
+    let score = scores(set);
+    let measure = format!("top-1 of {}, {way}", list(figures.own, "classes").count());
+    let row = row(&set["set"], &set["count"], &measure, &Value::Null, no_model(&score));
+    Some(Row { value: score(way)?, ..row })
 }
 
 /// `coca probe --video`: against the best of its controls.
 pub fn video(figures: &Figures<'_>) -> Vec<Row> {
-    let sets = list(figures.own, "sets").filter(|set| scores(set)(PROBES[0]).is_some());
-    let with_controls = |(set, row): (&Value, Row)| {
+    let row = |set: &Value| {
         let score = scores(set);
         let controls = ["single frame", "shuffled frames", "pixels alone"];
         let best = controls.into_iter().filter_map(|name| Some((name.to_owned(), score(name)?)));
         let control = best.max_by(|a, b| a.1.total_cmp(&b.1));
         let beside = controls.into_iter().chain(["majority class"]);
         let beside = beside.filter_map(|name| Some((name.to_owned(), score(name)?))).collect();
-        Row { control, beside, ..row }
+        Some(Row { control, beside, ..probed(figures, set, PROBES[0])? })
     };
-    sets.zip(probes(figures, &PROBES[..1])).map(with_controls).collect()
+    list(figures.own, "sets").filter_map(row).collect()
 }
 
 /// The report of a run that ends with classes of its test sets. The probe of the same classes says what pixels alone reach.
