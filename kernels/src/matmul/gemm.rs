@@ -1,32 +1,37 @@
-//! The blocked driver: packs blocks of A and B that stay in cache and runs the micro-kernel over their panels.
+//! The blocked driver: packs operands into panels and runs the micro-kernel over them.
 //!
 //! k is taken whole up to [`KC`] words, so that C is touched once; a longer k adds block after block in f32.
-//! B blocks are packed once and shared by all threads. Every task owns its part of C and the order of sums depends on shapes
+//! The smaller operand is packed first, for all threads, in blocks that fit the level-3 cache. The larger is divided among
+//! tasks: each packs a few of its panels for itself, which stay in its level-2 cache while the other's stream by. So the
+//! larger operand is read once and never written back. Every task owns its part of C and the order of sums depends on shapes
 //! alone, so results are the same bits for any number of threads.
 
-use super::epilogue::{Epilogue, Target, finish};
+use super::epilogue::{Epilogue, Target, finish, prefetch};
 use super::micro::{MAX_TILE, Micro, select};
-use super::pack::{Source, pack_panel, words};
-use engine::cpu::Isa;
+use super::pack::{Source, pack_panels, words};
 use bytemuck::{Pod, Zeroable};
+use engine::cpu::Isa;
 use engine::{CpuQueue, Shared};
 use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Most words of k in a packed block: shorter blocks fit caches better, and lose more by touching C again.
 const KC: usize = 2048;
-/// Bytes of the panels of A that a task holds against one panel of B: they stay in a level-2 cache while panels of B
-/// stream by.
-const GROUP_BYTES: usize = 192 << 10;
-/// Rows of memory that are packed at a time where they run along the panels' width; even, for pairs.
-const PACKED_ROWS: usize = 8;
-/// Bytes of a packed block of B, and of A: together in a level-3 cache.
+/// Bytes of the panels that a task packs for itself: they stay in a level-2 cache.
+const OWN_BYTES: usize = 256 << 10;
+/// Bytes of a block of the other operand, in a level-3 cache.
 const BLOCK_BYTES: usize = 8 << 20;
+/// Panels of the block in common that a task packs.
+const PACKED_PANELS: usize = 4;
+/// Tasks for each thread, if there are panels enough: what one thread does while the others have finished is short.
+const TASKS: usize = 8;
 
-/// Most bytes of packed panels that products of operands of at most `elements` elements leave behind for the next: one
-/// block of A and one of B.
+/// Most bytes of packed panels that products of operands of at most `elements` elements leave behind for the next, beside
+/// what each thread keeps.
 pub fn panel_bytes(elements: usize) -> usize {
-    2 * BLOCK_BYTES.min(elements * size_of::<f32>())
+    BLOCK_BYTES.min(elements * size_of::<f32>())
 }
 
 /// One multiplication `C = A · B`, with A `[m, k]` and B `[k, n]` in whatever order of storage.
@@ -45,11 +50,16 @@ pub(crate) struct Gemm<'a> {
 #[repr(C, align(64))]
 struct Line([u32; 16]);
 
-/// Packed A, packed B and partial sums, one set for each product that has run beside others. They grow on first use and
+/// A packed block and partial sums, one set for each product that has run beside others. They grow on first use and
 /// stay. Not the threads' own: which thread of a pool drives a product is chance, and each would come to have a set.
-static BUFFERS: Mutex<Vec<[Vec<Line>; 3]>> = Mutex::new(Vec::new());
+static BUFFERS: Mutex<Vec<[Vec<Line>; 2]>> = Mutex::new(Vec::new());
 
-fn buffers() -> MutexGuard<'static, Vec<[Vec<Line>; 3]>> {
+thread_local! {
+    /// Panels that a task packs for itself.
+    static OWN: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+fn buffers() -> MutexGuard<'static, Vec<[Vec<Line>; 2]>> {
     BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -62,26 +72,25 @@ fn grown(buffer: &mut Vec<Line>, words: usize) -> &mut [u32] {
     &mut bytemuck::cast_slice_mut(buffer)[..words]
 }
 
-/// How the work is cut.
-struct Cut {
-    /// k per block.
-    kc: usize,
-    /// Panels of A and of B in a block.
-    a_panels: usize,
-    b_panels: usize,
+/// An operand by its panels.
+#[derive(Clone, Copy)]
+struct Panels {
+    source: Source,
+    /// Rows of a panel, and in all.
+    width: usize,
+    total: usize,
 }
 
-fn cut(gemm: &Gemm<'_>, micro: Micro, block_bytes: usize) -> Cut {
-    let per_word = if micro.pairs { 2 } else { 1 };
-    let blocks = gemm.k.div_ceil(KC * per_word).max(1);
-    let kc = gemm.k.div_ceil(blocks).next_multiple_of(2).max(2);
-    let panel_bytes = |width: usize| words(kc, micro.pairs).max(1) * width * 4;
-    let fitting = |width: usize, total: usize| {
-        let most = (block_bytes / panel_bytes(width)).max(1);
-        let panels = total.div_ceil(width);
-        panels.div_ceil(panels.div_ceil(most).max(1)).max(1)
-    };
-    Cut { kc, a_panels: fitting(micro.rows, gemm.m), b_panels: fitting(micro.columns, gemm.n) }
+impl Panels {
+    fn count(&self) -> usize {
+        self.total.div_ceil(self.width)
+    }
+
+    /// Most panels, nearly equally many each time, of `depth` words that fit into `bytes`; at least one.
+    fn fitting(&self, depth: usize, bytes: usize) -> usize {
+        let most = (bytes / (4 * depth * self.width).max(1)).max(1);
+        self.count().div_ceil(self.count().div_ceil(most).max(1)).max(1)
+    }
 }
 
 /// Runs on the queue's threads.
@@ -90,124 +99,123 @@ pub(crate) fn gemm(queue: &CpuQueue, work: &Gemm<'_>) {
 }
 
 fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
-    let isa = queue.isa();
-    let micro = select(isa, work.a.is_bf16);
-    let Cut { kc, a_panels, b_panels } = cut(work, micro, block_bytes);
-    let k_blocks = work.k.div_ceil(kc).max(1);
-    let [mut a_buffer, mut b_buffer, mut c_buffer] = buffers().pop().unwrap_or_default();
+    let micro = select(queue.isa(), work.a.is_bf16);
+    let a = Panels { source: work.a, width: micro.rows, total: work.m };
+    let b = Panels { source: work.b, width: micro.columns, total: work.n };
+    let b_is_own = work.n >= work.m;
+    let (shared, own) = if b_is_own { (a, b) } else { (b, a) };
+    let k_blocks = work.k.div_ceil(KC * if micro.pairs { 2 } else { 1 }).max(1);
+    let kc = work.k.div_ceil(k_blocks).next_multiple_of(2).max(2);
+    let depth = words(kc, micro.pairs);
+    let block = shared.fitting(depth, block_bytes);
+    let group = own.fitting(depth, OWN_BYTES.min(block_bytes)).min(own.count().div_ceil(TASKS * queue.threads()));
+    let [mut packed, mut sums] = buffers().pop().unwrap_or_default();
     {
-        let depth = words(kc, micro.pairs);
-        let a_packed = Shared::new(grown(&mut a_buffer, depth * micro.rows * a_panels));
-        let b_packed = Shared::new(grown(&mut b_buffer, depth * micro.columns * b_panels));
+        let packed = Shared::new(grown(&mut packed, depth * shared.width * block));
         // Sums of a long k wait in f32; an f32 target without an epilogue holds them itself.
         let in_target = work.target.is_f32() && work.epilogue.is_none();
-        let partial = (k_blocks > 1 && !in_target)
-            .then(|| Shared::new(bytemuck::cast_slice_mut::<u32, f32>(grown(&mut c_buffer, work.m * work.n))));
-        for k_block in 0..k_blocks {
-            let k0 = k_block * kc;
-            let k_size = kc.min(work.k - k0);
-            let depth = words(k_size, micro.pairs);
-            let stage = Stage { first: k_block == 0, last: k_block + 1 == k_blocks };
-            for b_first in (0..work.n.div_ceil(micro.columns)).step_by(b_panels) {
-                let b_count = b_panels.min(work.n.div_ceil(micro.columns) - b_first);
-                for a_first in (0..work.m.div_ceil(micro.rows)).step_by(a_panels) {
-                    let a_count = a_panels.min(work.m.div_ceil(micro.rows) - a_first);
-                    let b_stale = a_first == 0;
-                    let b_tasks = if b_stale { b_count } else { 0 };
-                    queue.parallel_ranges(b_tasks + a_count, 4, |range| {
-                        // Neighbouring panels share the cache lines of a row: some rows at a time for all of them.
-                        for k in (0..k_size).step_by(PACKED_ROWS) {
-                            for index in range.clone() {
-                                let (source, width, total, panel, packed) = match index.checked_sub(b_tasks) {
-                                    None => (work.b, micro.columns, work.n, index, b_packed),
-                                    Some(panel) => (work.a, micro.rows, work.m, panel, a_packed),
-                                };
-                                let (k, count) = match source.k_contiguous {
-                                    true if k > 0 => continue,
-                                    true => (0, k_size),
-                                    false => (k, PACKED_ROWS.min(k_size - k)),
-                                };
-                                let first = (panel + if index < b_tasks { b_first } else { a_first }) * width;
-                                let rows = width.min(total - first);
-                                let start = (panel * depth + words(k, micro.pairs)) * width;
-                                // SAFETY: each task packs panels of its own; the source covers rows and k.
-                                unsafe {
-                                    let out = packed.part(start..start + words(count, micro.pairs) * width);
-                                    pack_panel(isa, source, micro.pairs, width, (first, rows), (k0 + k, count), out);
-                                }
-                            }
+        let partial = (work.k > kc && !in_target)
+            .then(|| Shared::new(bytemuck::cast_slice_mut::<u32, f32>(grown(&mut sums, work.m * work.n))));
+        for k in (0..work.k.max(1)).step_by(kc) {
+            let k = k..work.k.min(k + kc);
+            let stage = Stage { work, micro, depth: words(k.len(), micro.pairs), first: k.start == 0, last: k.end == work.k, partial };
+            for first in (0..shared.count()).step_by(block) {
+                let panels = first..shared.count().min(first + block);
+                let size = stage.depth * shared.width;
+                let (packs, groups) = (panels.len().div_ceil(PACKED_PANELS), own.count().div_ceil(group));
+                let done = AtomicUsize::new(0);
+                queue.parallel(packs + groups, |task| {
+                    let Some(task) = task.checked_sub(packs) else {
+                        let range = task * PACKED_PANELS..panels.len().min((task + 1) * PACKED_PANELS);
+                        // SAFETY: each task packs panels of its own.
+                        let out = unsafe { packed.part(range.start * size..range.end * size) };
+                        stage.pack(queue.isa(), &shared, first + range.start..first + range.end, &k, out);
+                        done.fetch_add(1, Ordering::Release);
+                        return;
+                    };
+                    let range = task * group..own.count().min((task + 1) * group);
+                    OWN.with_borrow_mut(|buffer| {
+                        let mine = grown(buffer, range.len() * stage.depth * own.width);
+                        stage.pack(queue.isa(), &own, range.clone(), &k, mine);
+                        // Threads take tasks in order, so others are at work on what is not packed yet.
+                        while done.load(Ordering::Acquire) < packs {
+                            std::hint::spin_loop();
                         }
+                        // SAFETY: only read from here on.
+                        let held = unsafe { &*packed.part(0..panels.len() * size) };
+                        stage.multiply(queue.isa(), (panels.clone(), held), (range, mine), b_is_own);
                     });
-                    let block = Block { a_first, a_count, b_first, b_count, depth };
-                    compute(queue, work, micro, block, stage, a_packed, b_packed, partial);
-                }
+                });
             }
         }
     }
-    buffers().push([a_buffer, b_buffer, c_buffer]);
+    buffers().push([packed, sums]);
 }
 
-#[derive(Clone, Copy)]
-struct Stage {
+/// What all tasks of a block of k share.
+struct Stage<'a> {
+    work: &'a Gemm<'a>,
+    micro: Micro,
+    /// Words of k.
+    depth: usize,
+    /// The first or last block of k.
     first: bool,
     last: bool,
+    /// Sums of earlier blocks of k, where C cannot hold them.
+    partial: Option<Shared<'a, f32>>,
 }
 
-#[derive(Clone, Copy)]
-struct Block {
-    a_first: usize,
-    a_count: usize,
-    b_first: usize,
-    b_count: usize,
-    depth: usize,
-}
+impl Stage<'_> {
+    fn pack(&self, isa: Isa, panels: &Panels, range: Range<usize>, k: &Range<usize>, out: &mut [u32]) {
+        // SAFETY: the source covers its panels and k; a queue's ISA is available.
+        unsafe { pack_panels(isa, panels.source, self.micro.pairs, panels.width, panels.total, range, k, out) }
+    }
 
-fn compute(
-    queue: &CpuQueue,
-    work: &Gemm<'_>,
-    micro: Micro,
-    block: Block,
-    stage: Stage,
-    a_packed: Shared<'_, u32>,
-    b_packed: Shared<'_, u32>,
-    partial: Option<Shared<'_, f32>>,
-) {
-    let Block { a_first, a_count, b_first, b_count, depth } = block;
-    // A task is one panel of B against a group of panels of A; neighbouring tasks share the group.
-    let a_group = (GROUP_BYTES / (depth * micro.rows * 4).max(1)).clamp(1, a_count);
-    let a_groups = a_count.div_ceil(a_group);
-    queue.parallel(b_count * a_groups, |task| {
-        let (group, b_panel) = (task / b_count, task % b_count);
-        let column = (b_first + b_panel) * micro.columns;
-        let columns = micro.columns.min(work.n - column);
+    /// All tiles of some panels of the operand in common and of those that a task has packed.
+    fn multiply(&self, isa: Isa, shared: (Range<usize>, &[u32]), own: (Range<usize>, &[u32]), b_is_own: bool) {
         let mut tile = [0.0f32; MAX_TILE];
-        for a_panel in group * a_group..((group + 1) * a_group).min(a_count) {
-            let row = (a_first + a_panel) * micro.rows;
-            let rows = micro.rows.min(work.m - row);
-            let (a_size, b_size) = (depth * micro.rows, depth * micro.columns);
-            // SAFETY: the packed panels of this block, read-only now; the ISA was chosen as available; the tile of C
-            // belongs to this task.
-            unsafe {
-                let a = a_packed.part(a_panel * a_size..(a_panel + 1) * a_size).as_ptr();
-                let b = b_packed.part(b_panel * b_size..(b_panel + 1) * b_size).as_ptr();
-                (micro.run)(depth, a, b, tile.as_mut_ptr());
-                let place = Place { row, rows, column, columns, stride: micro.columns };
-                match partial {
-                    None => {
-                        let accumulate = work.target.accumulate || !stage.first;
-                        finish(queue.isa(), &tile, place, &work.target, accumulate, &work.epilogue);
-                    }
-                    Some(partial) => {
-                        add_partial(&mut tile, place, work.n, partial, stage);
-                        if stage.last {
-                            let accumulate = work.target.accumulate;
-                            finish(queue.isa(), &tile, place, &work.target, accumulate, &work.epilogue);
-                        }
-                    }
-                }
+        let (own_width, shared_width) = match b_is_own {
+            true => (self.micro.columns, self.micro.rows),
+            false => (self.micro.rows, self.micro.columns),
+        };
+        // By index: without k the panels have no words, and C is still written.
+        fn panel(all: &[u32], index: usize, size: usize) -> &[u32] {
+            &all[index * size..][..size]
+        }
+        for (i, shared_panel) in shared.0.enumerate() {
+            let theirs = (shared_panel, panel(shared.1, i, self.depth * shared_width));
+            for (j, own_panel) in own.0.clone().enumerate() {
+                let mine = (own_panel, panel(own.1, j, self.depth * own_width));
+                let (a, b) = if b_is_own { (theirs, mine) } else { (mine, theirs) };
+                self.tile(isa, a, b, &mut tile);
             }
         }
-    });
+    }
+
+    fn tile(&self, isa: Isa, a: (usize, &[u32]), b: (usize, &[u32]), tile: &mut [f32; MAX_TILE]) {
+        let (work, micro) = (self.work, self.micro);
+        let (row, column) = (a.0 * micro.rows, b.0 * micro.columns);
+        let place = Place {
+            row,
+            rows: micro.rows.min(work.m - row),
+            column,
+            columns: micro.columns.min(work.n - column),
+            stride: micro.columns,
+        };
+        // SAFETY: the panels hold `depth` words; the ISA was chosen as available; the tile of C belongs to this task.
+        unsafe {
+            prefetch(place, &work.target, &work.epilogue);
+            (micro.run)(self.depth, a.1.as_ptr(), b.1.as_ptr(), tile.as_mut_ptr());
+            let mut accumulate = work.target.accumulate;
+            match self.partial {
+                None => accumulate |= !self.first,
+                Some(partial) => add_partial(tile, place, work.n, partial, self.first, self.last),
+            }
+            if self.partial.is_none() || self.last {
+                finish(isa, tile, place, &work.target, accumulate, &work.epilogue);
+            }
+        }
+    }
 }
 
 /// Where a tile lies in C, and how it lies in its buffer.
@@ -225,16 +233,23 @@ pub(crate) struct Place {
 ///
 /// # Safety
 /// The tile's part of `partial` belongs to the calling task.
-unsafe fn add_partial(tile: &mut [f32; MAX_TILE], place: Place, n: usize, partial: Shared<'_, f32>, stage: Stage) {
+unsafe fn add_partial(
+    tile: &mut [f32; MAX_TILE],
+    place: Place,
+    n: usize,
+    partial: Shared<'_, f32>,
+    first: bool,
+    last: bool,
+) {
     for i in 0..place.rows {
         let start = (place.row + i) * n + place.column;
         // SAFETY: by contract.
         let held = unsafe { partial.part(start..start + place.columns) };
         let sums = &mut tile[i * place.stride..i * place.stride + place.columns];
-        if !stage.first {
+        if !first {
             sums.iter_mut().zip(held.iter()).for_each(|(sum, &held)| *sum += held);
         }
-        if !stage.last {
+        if !last {
             held.copy_from_slice(sums);
         }
     }
@@ -247,44 +262,15 @@ pub(crate) fn gemm_here(isa: Isa, work: &Gemm<'_>) {
     }
     let micro = select(isa, work.a.is_bf16);
     let depth = words(work.k, micro.pairs);
-    let (a_panels, b_panels) = (work.m.div_ceil(micro.rows), work.n.div_ceil(micro.columns));
-    SMALL.with(|buffers| {
-        let mut buffers = buffers.borrow_mut();
-        let [a_buffer, b_buffer] = &mut *buffers;
-        let a_packed = grown(a_buffer, depth * micro.rows * a_panels);
-        let b_packed = grown(b_buffer, depth * micro.columns * b_panels);
-        let sides: [(Source, usize, usize, &mut [u32]); 2] =
-            [(work.a, micro.rows, work.m, &mut *a_packed), (work.b, micro.columns, work.n, &mut *b_packed)];
-        for (source, width, total, packed) in sides {
-            for (panel, out) in packed.chunks_exact_mut((depth * width).max(1)).enumerate() {
-                let first = panel * width;
-                // SAFETY: the source covers rows and k; the queue's ISA is available.
-                unsafe {
-                    pack_panel(isa, source, micro.pairs, width, (first, width.min(total - first)), (0, work.k), out)
-                };
-            }
-        }
-        let mut tile = [0.0f32; MAX_TILE];
-        for b_panel in 0..b_panels {
-            let column = b_panel * micro.columns;
-            for a_panel in 0..a_panels {
-                let row = a_panel * micro.rows;
-                // SAFETY: packed above; the target belongs to the caller.
-                unsafe {
-                    let a = a_packed.as_ptr().add(a_panel * depth * micro.rows);
-                    let b = b_packed.as_ptr().add(b_panel * depth * micro.columns);
-                    (micro.run)(depth, a, b, tile.as_mut_ptr());
-                    let place = Place {
-                        row,
-                        rows: micro.rows.min(work.m - row),
-                        column,
-                        columns: micro.columns.min(work.n - column),
-                        stride: micro.columns,
-                    };
-                    finish(isa, &tile, place, &work.target, work.target.accumulate, &work.epilogue);
-                }
-            }
-        }
+    let a = Panels { source: work.a, width: micro.rows, total: work.m };
+    let b = Panels { source: work.b, width: micro.columns, total: work.n };
+    let stage = Stage { work, micro, depth, first: true, last: true, partial: None };
+    SMALL.with_borrow_mut(|[a_buffer, b_buffer]| {
+        let a_packed = grown(a_buffer, depth * a.width * a.count());
+        let b_packed = grown(b_buffer, depth * b.width * b.count());
+        stage.pack(isa, &a, 0..a.count(), &(0..work.k), a_packed);
+        stage.pack(isa, &b, 0..b.count(), &(0..work.k), b_packed);
+        stage.multiply(isa, (0..b.count(), b_packed), (0..a.count(), a_packed), false);
     });
 }
 

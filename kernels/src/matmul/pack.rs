@@ -7,7 +7,7 @@
 #[cfg(target_arch = "x86_64")]
 use crate::simd::transpose;
 use engine::cpu::Isa;
-use half::bf16;
+use std::ops::Range;
 
 /// An operand in memory.
 #[derive(Clone, Copy)]
@@ -26,12 +26,45 @@ unsafe impl Send for Source {}
 // SAFETY: as above.
 unsafe impl Sync for Source {}
 
-/// Packs rows `first..first + rows` (at most `width`) for k in `k0..k0 + kc` into `out`, which holds
-/// `words(kc) * width` words.
+/// Rows of memory that are packed at a time where they run along the panels' width; even, for pairs.
+const PACKED_ROWS: usize = 16;
+
+/// Packs panels `range` of the `total` rows of an operand, `width` rows each, for k in `k` into `out`, which holds
+/// `words(k) * width` words a panel.
+///
+/// # Safety
+/// The source covers the panels and k; `isa` is available.
+pub(crate) unsafe fn pack_panels(
+    isa: Isa,
+    source: Source,
+    pairs: bool,
+    width: usize,
+    total: usize,
+    range: Range<usize>,
+    k: &Range<usize>,
+    out: &mut [u32],
+) {
+    let size = words(k.len(), pairs) * width;
+    // Neighbouring panels share the cache lines of a row: some rows at a time for all of them.
+    let step = if source.k_contiguous { k.len() } else { PACKED_ROWS };
+    for start in k.clone().step_by(step.max(1)) {
+        let part = start..k.end.min(start + step);
+        let before = words(start - k.start, pairs) * width;
+        for (index, panel) in range.clone().enumerate() {
+            let (first, rows) = (panel * width, width.min(total - panel * width));
+            let out = &mut out[index * size + before..][..words(part.len(), pairs) * width];
+            // SAFETY: the caller's contract.
+            unsafe { pack_panel(isa, source, pairs, width, (first, rows), (part.start, part.len()), out) };
+        }
+    }
+}
+
+/// Packs rows `first..first + rows` (at most `width`) for `kc` of k from `k0` on into `out`, which holds `words(kc) * width`
+/// words.
 ///
 /// # Safety
 /// The source covers the range; `isa` is available.
-pub(crate) unsafe fn pack_panel(
+unsafe fn pack_panel(
     isa: Isa,
     source: Source,
     pairs: bool,
@@ -42,119 +75,120 @@ pub(crate) unsafe fn pack_panel(
 ) {
     // SAFETY: forwarded contract; each branch reads the type that the source stores.
     unsafe {
-        if !source.k_contiguous && rows == width {
+        let size = if source.is_bf16 { 2 } else { 4 };
+        let (along_k, along_row) = if source.k_contiguous { (1, source.stride) } else { (source.stride, 1) };
+        let base = source.pointer.add((first * along_row + k0 * along_k) * size);
+        #[cfg(target_arch = "x86_64")]
+        if !source.k_contiguous && isa >= Isa::Avx2 {
             // Sizes that the compiler knows become a few moves in place of a call for every row.
             match width {
-                #[cfg(target_arch = "x86_64")]
-                6 if isa == Isa::Avx2 => return pack_rows_avx2::<6>(source, pairs, first, k0, kc, out),
-                #[cfg(target_arch = "x86_64")]
-                16 if isa == Isa::Avx2 => return pack_rows_avx2::<16>(source, pairs, first, k0, kc, out),
-                14 => return pack_rows::<14>(source, pairs, first, k0, kc, out),
-                32 => return pack_rows::<32>(source, pairs, first, k0, kc, out),
+                _ if isa >= Isa::Avx512 => return pack_rows_avx512(base, source, pairs, width, rows, kc, out),
+                6 if rows == 6 => return pack_rows_avx2::<6>(base, source, kc, out),
+                16 if rows == 16 => return pack_rows_avx2::<16>(base, source, kc, out),
                 _ => {}
             }
         }
-        match (source.is_bf16, source.k_contiguous) {
-            (false, true) => transpose(isa, source.pointer.cast::<u32>(), source.stride, width, first, rows, k0, kc, out),
-            #[cfg(target_arch = "x86_64")]
-            (true, true) if !pairs && isa == Isa::Avx2 => {
-                let base = source.pointer.cast::<bf16>().add(first * source.stride + k0);
-                transpose_avx2::<true>(base.cast(), source.stride, width, rows, kc, out);
+        #[cfg(target_arch = "x86_64")]
+        if source.k_contiguous && isa >= Isa::Avx2 {
+            let transpose = |bf16: bool| match (isa, bf16) {
+                (Isa::Avx2, false) => transpose_avx2::<false>,
+                (Isa::Avx2, true) => transpose_avx2::<true>,
+                (_, false) => transpose_avx512::<false>,
+                (_, true) => transpose_avx512::<true>,
+            };
+            if !pairs {
+                return transpose(source.is_bf16)(base, source.stride, width, rows, kc, out);
             }
-            (true, true) if pairs && k0.is_multiple_of(2) && source.stride.is_multiple_of(2) && kc.is_multiple_of(2) => {
-                let words = source.pointer.cast::<u32>();
-                transpose(isa, words, source.stride / 2, width, first, rows, k0 / 2, kc / 2, out);
+            // Pairs of bf16 are words as f32 are.
+            if k0.is_multiple_of(2) && source.stride.is_multiple_of(2) && kc.is_multiple_of(2) {
+                return transpose(false)(base, source.stride / 2, width, rows, kc / 2, out);
             }
-            (false, false) => {
-                let base = source.pointer.cast::<u32>();
-                for k in 0..kc {
-                    let row = std::slice::from_raw_parts(base.add((k0 + k) * source.stride + first), rows);
-                    let target = &mut out[k * width..(k + 1) * width];
-                    target[..rows].copy_from_slice(row);
-                    target[rows..].fill(0);
-                }
+        }
+        let at = |r: usize, k: usize| {
+            let element = r * along_row + k * along_k;
+            match source.is_bf16 {
+                true => u32::from(base.cast::<u16>().add(element).read()),
+                false => base.cast::<u32>().add(element).read(),
             }
-            _ => {
-                let base = source.pointer.cast::<bf16>();
-                let (along_k, along_row) =
-                    if source.k_contiguous { (1, source.stride) } else { (source.stride, 1) };
-                let at = |r: usize, k: usize| u32::from((*base.add((first + r) * along_row + (k0 + k) * along_k)).to_bits());
-                if pairs {
-                    for pair in 0..kc.div_ceil(2) {
-                        let target = &mut out[pair * width..(pair + 1) * width];
-                        if 2 * pair + 1 < kc {
-                            for r in 0..rows {
-                                target[r] = at(r, 2 * pair) | at(r, 2 * pair + 1) << 16;
-                            }
-                        } else {
-                            for r in 0..rows {
-                                target[r] = at(r, 2 * pair);
-                            }
-                        }
-                        target[rows..].fill(0);
-                    }
-                } else {
-                    for k in 0..kc {
-                        let target = &mut out[k * width..(k + 1) * width];
-                        for r in 0..rows {
-                            target[r] = at(r, k) << 16;
-                        }
-                        target[rows..].fill(0);
-                    }
-                }
+        };
+        for (word, target) in out.chunks_exact_mut(width).enumerate() {
+            for (r, target) in target[..rows].iter_mut().enumerate() {
+                *target = match (source.is_bf16, pairs) {
+                    (false, _) => at(r, word),
+                    (true, false) => at(r, word) << 16,
+                    (true, true) if 2 * word + 1 < kc => at(r, 2 * word) | at(r, 2 * word + 1) << 16,
+                    (true, true) => at(r, 2 * word),
+                };
             }
+            target[rows..].fill(0);
         }
     }
 }
 
-/// [`pack_rows`] with the vectors of AVX2.
+/// Rows of memory, from `base` on, become rows of the panel: up to `width` of them are there, zeros behind.
 ///
 /// # Safety
-/// As [`pack_rows`]; AVX2 is available.
+/// `base` starts `kc` rows of `rows` elements, a stride of the source apart; AVX-512 is available.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn pack_rows_avx2<const WIDTH: usize>(
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn pack_rows_avx512(
+    base: *const u8,
     source: Source,
     pairs: bool,
-    first: usize,
-    k0: usize,
+    width: usize,
+    rows: usize,
     kc: usize,
     out: &mut [u32],
 ) {
-    // SAFETY: passed on.
-    unsafe { pack_rows::<WIDTH>(source, pairs, first, k0, kc, out) }
+    use std::arch::x86_64::*;
+    let count = words(kc, pairs);
+    assert!(out.len() >= count * width && rows <= width);
+    let mask = |count: usize| ((1u32 << count.min(16)) - 1) as __mmask16;
+    for first in (0..width).step_by(16) {
+        let (there, keep) = (mask(rows.saturating_sub(first)), mask(width - first));
+        // SAFETY: masks keep to the elements of a row that the source covers.
+        let f32s = |k: usize| unsafe {
+            _mm512_maskz_loadu_epi32(there, base.cast::<i32>().wrapping_add(k * source.stride + first))
+        };
+        // SAFETY: as above.
+        let bf16s = |k: usize| unsafe {
+            let row = base.cast::<i16>().wrapping_add(k * source.stride + first);
+            _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, row))
+        };
+        for word in 0..count {
+            let value = match (source.is_bf16, pairs) {
+                (false, _) => f32s(word),
+                (true, false) => _mm512_slli_epi32::<16>(bf16s(word)),
+                (true, true) if 2 * word + 1 < kc => {
+                    _mm512_or_si512(bf16s(2 * word), _mm512_slli_epi32::<16>(bf16s(2 * word + 1)))
+                }
+                (true, true) => bf16s(2 * word),
+            };
+            // SAFETY: the words of a row of the panel.
+            unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr().add(word * width + first).cast(), keep, value) };
+        }
+    }
 }
 
-/// A whole panel whose rows of memory run along its width.
+/// As [`pack_rows_avx512`] for whole panels of words.
 ///
 /// # Safety
-/// As [`pack_panel`], with `WIDTH` rows.
-#[inline(always)]
-unsafe fn pack_rows<const WIDTH: usize>(
-    source: Source,
-    pairs: bool,
-    first: usize,
-    k0: usize,
-    kc: usize,
-    out: &mut [u32],
-) {
-    let at = |k: usize| (k0 + k) * source.stride + first;
-    // SAFETY: `WIDTH` elements of row k, of the type that the source stores.
-    let bf16s = |k: usize| unsafe { source.pointer.cast::<u16>().add(at(k)).cast::<[u16; WIDTH]>().read_unaligned() };
+/// `base` starts `kc` rows of `WIDTH` elements, a stride of the source apart; AVX2 is available.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn pack_rows_avx2<const WIDTH: usize>(base: *const u8, source: Source, kc: usize, out: &mut [u32]) {
     let (panel, _) = out.as_chunks_mut::<WIDTH>();
-    for (word, target) in panel.iter_mut().enumerate().take(words(kc, pairs)) {
-        if !source.is_bf16 {
-            // SAFETY: as above.
-            *target = unsafe { source.pointer.cast::<u32>().add(at(word)).cast::<[u32; WIDTH]>().read_unaligned() };
-            continue;
-        }
-        let (low, high) = match pairs {
-            true if 2 * word + 1 < kc => (bf16s(2 * word), bf16s(2 * word + 1)),
-            true => (bf16s(2 * word), [0; WIDTH]),
-            false => ([0; WIDTH], bf16s(word)),
-        };
-        for r in 0..WIDTH {
-            target[r] = u32::from(low[r]) | u32::from(high[r]) << 16;
+    for (k, target) in panel.iter_mut().enumerate().take(kc) {
+        // SAFETY: `WIDTH` elements of row k, of the type that the source stores.
+        unsafe {
+            if source.is_bf16 {
+                let row = base.cast::<u16>().add(k * source.stride).cast::<[u16; WIDTH]>().read_unaligned();
+                for (target, half) in target.iter_mut().zip(row) {
+                    *target = u32::from(half) << 16;
+                }
+            } else {
+                *target = base.cast::<u32>().add(k * source.stride).cast::<[u32; WIDTH]>().read_unaligned();
+            }
         }
     }
 }
@@ -162,63 +196,6 @@ unsafe fn pack_rows<const WIDTH: usize>(
 /// Words of k in a panel.
 pub(crate) fn words(kc: usize, pairs: bool) -> usize {
     if pairs { kc.div_ceil(2) } else { kc }
-}
-
-/// `out[k][r] = base[first + r][k0 + k]`.
-unsafe fn transpose(
-    isa: Isa,
-    base: *const u32,
-    stride: usize,
-    width: usize,
-    first: usize,
-    rows: usize,
-    k0: usize,
-    kc: usize,
-    out: &mut [u32],
-) {
-    assert!(out.len() >= kc * width && rows <= width);
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx2 {
-        // SAFETY: the caller's source covers the rows; AVX2 is available.
-        unsafe { transpose_avx2::<false>(base.add(first * stride + k0).cast(), stride, width, rows, kc, out) };
-        return;
-    }
-    let mut r = 0;
-    #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 {
-        while r < rows {
-            let lanes = (rows - r).min(16);
-            let mut k = 0;
-            while k < kc {
-                let depth = (kc - k).min(16);
-                // SAFETY: inside the source and the panel by the counts; AVX-512 is available.
-                unsafe {
-                    transpose_16(
-                        base.add((first + r) * stride + k0 + k),
-                        stride,
-                        lanes,
-                        depth,
-                        out.as_mut_ptr().add(k * width + r),
-                        width,
-                        (width - r).min(16),
-                    );
-                }
-                k += depth;
-            }
-            r += lanes;
-        }
-    }
-    let _ = isa;
-    for r in r..rows {
-        // SAFETY: the caller's source covers the row.
-        let row = unsafe { std::slice::from_raw_parts(base.add((first + r) * stride + k0), kc) };
-        for (k, &word) in row.iter().enumerate() {
-            out[k * width + r] = word;
-        }
-    }
-    for k in 0..kc {
-        out[k * width + rows..(k + 1) * width].fill(0);
-    }
 }
 
 /// `out[k][r] = source[r][k]` in blocks of 8 by 8; bf16 is widened to f32. Columns of `out` beyond `rows` become zero.
@@ -289,54 +266,57 @@ unsafe fn transpose_avx2<const BF16: bool>(
     }
 }
 
-/// Transposes up to 16 rows of up to 16 words; writes `keep` words of each of the `depth` result rows.
+/// As [`transpose_avx2`] in blocks of 16 by 16.
+///
+/// # Safety
+/// `source` covers `rows` rows of `kc` elements, `stride` elements apart; AVX-512 is available.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn transpose_16(
-    source: *const u32,
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn transpose_avx512<const BF16: bool>(
+    source: *const u8,
     stride: usize,
-    lanes: usize,
-    depth: usize,
-    out: *mut u32,
-    out_stride: usize,
-    keep: usize,
+    width: usize,
+    rows: usize,
+    kc: usize,
+    out: &mut [u32],
 ) {
     use std::arch::x86_64::*;
-    let load_mask = (((1u32 << depth) - 1) & 0xffff) as __mmask16;
-    let store_mask = (((1u32 << keep) - 1) & 0xffff) as __mmask16;
-    let mut x = [_mm512_setzero_ps(); 16];
-    for (lane, row) in x.iter_mut().enumerate().take(lanes) {
-        // SAFETY: the mask keeps the load inside the row.
-        *row = unsafe { _mm512_maskz_loadu_ps(load_mask, source.add(lane * stride).cast()) };
-    }
-    // Two rounds inside 128-bit lanes (pairs, then quads), two rounds among them.
-    let mut y = x;
-    for i in 0..8 {
-        y[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
-        y[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
-    }
-    for i in 0..4 {
-        let pair = |a, b, high| {
-            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-            _mm512_castpd_ps(if high { _mm512_unpackhi_pd(a, b) } else { _mm512_unpacklo_pd(a, b) })
-        };
-        x[4 * i] = pair(y[4 * i], y[4 * i + 2], false);
-        x[4 * i + 1] = pair(y[4 * i], y[4 * i + 2], true);
-        x[4 * i + 2] = pair(y[4 * i + 1], y[4 * i + 3], false);
-        x[4 * i + 3] = pair(y[4 * i + 1], y[4 * i + 3], true);
-    }
-    for i in 0..4 {
-        y[i] = _mm512_shuffle_f32x4::<0x88>(x[i], x[i + 4]);
-        y[i + 4] = _mm512_shuffle_f32x4::<0xdd>(x[i], x[i + 4]);
-        y[i + 8] = _mm512_shuffle_f32x4::<0x88>(x[i + 8], x[i + 12]);
-        y[i + 12] = _mm512_shuffle_f32x4::<0xdd>(x[i + 8], x[i + 12]);
-    }
-    for i in 0..8 {
-        x[i] = _mm512_shuffle_f32x4::<0x88>(y[i], y[i + 8]);
-        x[i + 8] = _mm512_shuffle_f32x4::<0xdd>(y[i], y[i + 8]);
-    }
-    for (k, row) in x.iter().enumerate().take(depth) {
-        // SAFETY: `depth` rows of `keep` words belong to the panel.
-        unsafe { _mm512_mask_storeu_ps(out.add(k * out_stride).cast(), store_mask, *row) };
+    assert!(out.len() >= kc * width && (1..=width).contains(&rows));
+    let mask = |count: usize| ((1u32 << count) - 1) as __mmask16;
+    for r in (0..width).step_by(16) {
+        let (lanes, keep) = (rows.saturating_sub(r).min(16), mask((width - r).min(16)));
+        // Every lane reads some row, without a branch; what must be zero is made so.
+        let elements: [usize; 16] = std::array::from_fn(|lane| (r + lane).min(rows - 1) * stride);
+        for k in (0..kc).step_by(16) {
+            let depth = (kc - k).min(16);
+            let mut x = [_mm512_setzero_ps(); 16];
+            for (lane, (row, &element)) in x.iter_mut().zip(&elements).enumerate() {
+                let mask = if lane < lanes { mask(depth) } else { 0 };
+                // SAFETY: the mask keeps to the elements of a row that the source covers.
+                *row = unsafe {
+                    if BF16 {
+                        let half = _mm256_maskz_loadu_epi16(mask, source.cast::<i16>().add(element + k));
+                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
+                    } else {
+                        _mm512_maskz_loadu_ps(mask, source.cast::<f32>().add(element + k))
+                    }
+                };
+            }
+            // SAFETY: AVX-512 is available.
+            let x = unsafe { transpose::avx512(x) };
+            // SAFETY: `depth` rows of the words to keep belong to the panel.
+            unsafe {
+                let target = out.as_mut_ptr().add(k * width + r).cast::<f32>();
+                if depth == 16 {
+                    for (i, row) in x.iter().enumerate() {
+                        _mm512_mask_storeu_ps(target.add(i * width), keep, *row);
+                    }
+                } else {
+                    for (i, row) in x.iter().enumerate() {
+                        _mm512_mask_storeu_ps(target.add(i * width), if i < depth { keep } else { 0 }, *row);
+                    }
+                }
+            }
+        }
     }
 }
