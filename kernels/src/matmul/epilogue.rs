@@ -2,7 +2,7 @@
 //! backward, residual; set or add; f32 or bf16.
 
 use super::gemm::Place;
-use crate::simd::{Float, LANES, Level, math};
+use crate::simd::{Float, LANES, math};
 use crate::vectorized;
 use engine::cpu::Isa;
 use half::bf16;
@@ -99,13 +99,13 @@ pub(crate) unsafe fn prefetch(place: Place, target: &Target<'_>, epilogue: &Epil
     }
 }
 
-/// Writes a tile.
+/// Writes a tile, which is worked on in place.
 ///
 /// # Safety
 /// The tile's place lies inside C and the side matrices, and belongs to the calling task.
 pub(crate) unsafe fn finish(
     isa: Isa,
-    tile: &[f32],
+    tile: &mut [f32],
     place: Place,
     target: &Target<'_>,
     accumulate: bool,
@@ -120,92 +120,97 @@ pub(crate) unsafe fn finish(
 
 vectorized! {
     fn finish_as<T: Float>(
-        tile: &[f32],
+        tile: &mut [f32],
         place: Place,
         target: &Target<'_>,
         accumulate: bool,
         epilogue: &Epilogue<'_>,
     ) {
-        if epilogue.is_none() && target.alpha == 1.0 && !accumulate {
-            // The usual case without its questions.
-            for i in 0..place.rows {
-                let line = &tile[i * place.stride..i * place.stride + place.columns];
-                let start = (place.row + i) * target.stride + place.column;
+        if target.alpha != 1.0 {
+            pass(tile, place, |_, _, _, values| values.iter_mut().for_each(|value| *value *= target.alpha));
+        }
+        if let Some(bias) = epilogue.bias {
+            pass(tile, place, |_, column, count, values| add(values, load(&bias[column..column + count])));
+        }
+        match epilogue.activate {
+            Some((Activation::Gelu, side)) => activate::<T>(tile, place, side, math::gelu::<L>),
+            Some((Activation::QuickGelu, side)) => activate::<T>(tile, place, side, math::quick_gelu::<L>),
+            None => {}
+        }
+        match epilogue.activation_backward {
+            Some((Activation::Gelu, side)) => chain::<T>(tile, place, side, math::gelu_derivative::<L>),
+            Some((Activation::QuickGelu, side)) => chain::<T>(tile, place, side, math::quick_gelu_derivative::<L>),
+            None => {}
+        }
+        if let Some(side) = epilogue.residual {
+            pass(tile, place, |row, column, count, values| {
                 // SAFETY: the caller's contract.
-                let out = unsafe { std::slice::from_raw_parts_mut(target.pointer.cast::<T>().add(start), place.columns) };
-                out.iter_mut().zip(line).for_each(|(out, &value)| *out = T::narrow(value));
-            }
-            return;
+                add(values, load(unsafe { part::<T>(side.pointer, side.stride, row, column, count) }));
+            });
         }
-        for i in 0..place.rows {
-            let row = place.row + i;
-            let line = &tile[i * place.stride..i * place.stride + place.columns];
-            let (whole, rest) = line.as_chunks::<LANES>();
-            for (part, values) in whole.iter().enumerate() {
-                let column = place.column + part * LANES;
-                finish_part::<L, T>(*values, LANES, row, column, target, accumulate, epilogue);
-            }
-            if !rest.is_empty() {
-                let mut values = [0.0; LANES];
-                values[..rest.len()].copy_from_slice(rest);
-                let column = place.column + whole.len() * LANES;
-                finish_part::<L, T>(values, rest.len(), row, column, target, accumulate, epilogue);
-            }
+        if accumulate {
+            pass(tile, place, |row, column, count, values| {
+                // SAFETY: the caller's contract.
+                add(values, load(unsafe { part::<T>(target.pointer, target.stride, row, column, count) }));
+            });
         }
+        pass(tile, place, |row, column, count, values| {
+            // SAFETY: the caller's contract. What lies here was read in a pass before: residuals may be in place.
+            store(unsafe { part::<T>(target.pointer, target.stride, row, column, count) }, *values);
+        });
     }
 }
 
-/// Writes the first `count` of `values` to C at `row` and `column`. Values travel in arrays of fixed size, which become
-/// vector registers where `count` is a constant; plain loops over them, because what the standard library calls for an
-/// array would not be compiled for the instruction set.
+/// Keeps the values and applies the activation to what is kept: the value rounded to its storage type.
 #[inline(always)]
-fn finish_part<L: Level, T: Float>(
-    mut values: [f32; LANES],
-    count: usize,
-    row: usize,
-    column: usize,
-    target: &Target<'_>,
-    accumulate: bool,
-    epilogue: &Epilogue<'_>,
-) {
-    if target.alpha != 1.0 {
-        values.iter_mut().for_each(|value| *value *= target.alpha);
-    }
-    if let Some(bias) = epilogue.bias {
-        add(&mut values, load(&bias[column..column + count]));
-    }
-    // SAFETY: the caller's contract. Each element is read before the same one is written: residuals may be in place.
-    let slice = |pointer: *mut u8, stride: usize| unsafe {
-        std::slice::from_raw_parts_mut(pointer.cast::<T>().add(row * stride + column), count)
-    };
-    if let Some((activation, side)) = epilogue.activate {
-        let kept = slice(side.pointer, side.stride);
-        store(kept, values);
-        // The activation is applied to what is kept: the value rounded to its storage type.
-        for value in &mut values {
-            let x = T::narrow(*value).widen();
-            *value = match activation {
-                Activation::Gelu => math::gelu::<L>(x),
-                Activation::QuickGelu => math::quick_gelu::<L>(x),
-            };
+fn activate<T: Float>(tile: &mut [f32], place: Place, side: Side<'_>, activation: impl Fn(f32) -> f32) {
+    pass(tile, place, |row, column, count, values| {
+        // SAFETY: the contract of `finish`.
+        store(unsafe { part::<T>(side.pointer, side.stride, row, column, count) }, *values);
+        values.iter_mut().for_each(|value| *value = activation(T::narrow(*value).widen()));
+    });
+}
+
+/// Multiplies by the derivative at what was kept.
+#[inline(always)]
+fn chain<T: Float>(tile: &mut [f32], place: Place, side: Side<'_>, derivative: impl Fn(f32) -> f32) {
+    pass(tile, place, |row, column, count, values| {
+        // SAFETY: the contract of `finish`.
+        let kept = load(unsafe { part::<T>(side.pointer, side.stride, row, column, count) });
+        values.iter_mut().zip(kept).for_each(|(value, x)| *value *= derivative(x));
+    });
+}
+
+/// Elements of a row of a matrix.
+///
+/// # Safety
+/// They lie in it, and belong to the caller.
+#[inline(always)]
+unsafe fn part<'a, T: Float>(pointer: *mut u8, stride: usize, row: usize, column: usize, count: usize) -> &'a mut [T] {
+    // SAFETY: the caller's.
+    unsafe { std::slice::from_raw_parts_mut(pointer.cast::<T>().add(row * stride + column), count) }
+}
+
+/// Goes over a tile, which lies in level-1 cache, in parts of [`LANES`] values: `work(row, column, count, values)`. Values
+/// travel in arrays of fixed size, which become vector registers where the count is a constant; plain loops over them,
+/// because what the standard library calls for an array would not be compiled for the instruction set. One pass for each
+/// thing to do, so that what there is to do is not asked for every part.
+#[inline(always)]
+fn pass(tile: &mut [f32], place: Place, work: impl Fn(usize, usize, usize, &mut [f32; LANES])) {
+    for i in 0..place.rows {
+        let row = place.row + i;
+        let (whole, rest) = tile[i * place.stride..i * place.stride + place.columns].as_chunks_mut::<LANES>();
+        let last = place.column + whole.len() * LANES;
+        for (part, values) in whole.iter_mut().enumerate() {
+            work(row, place.column + part * LANES, LANES, values);
+        }
+        if !rest.is_empty() {
+            let mut values = [0.0; LANES];
+            values[..rest.len()].copy_from_slice(rest);
+            work(row, last, rest.len(), &mut values);
+            rest.copy_from_slice(&values[..rest.len()]);
         }
     }
-    if let Some((activation, side)) = epilogue.activation_backward {
-        for (value, x) in values.iter_mut().zip(load(slice(side.pointer, side.stride))) {
-            *value *= match activation {
-                Activation::Gelu => math::gelu_derivative::<L>(x),
-                Activation::QuickGelu => math::quick_gelu_derivative::<L>(x),
-            };
-        }
-    }
-    if let Some(residual) = epilogue.residual {
-        add(&mut values, load(slice(residual.pointer, residual.stride)));
-    }
-    let out = slice(target.pointer, target.stride);
-    if accumulate {
-        add(&mut values, load(out));
-    }
-    store(out, values);
 }
 
 /// A slice of at most [`LANES`] elements, widened; zeros behind it.

@@ -29,6 +29,11 @@ unsafe impl Sync for Source {}
 /// Rows of memory that are packed at a time where they run along the panels' width; even, for pairs.
 const PACKED_ROWS: usize = 16;
 
+/// Rows of memory that are fetched ahead of those that are packed: weights come from memory.
+const AHEAD: usize = 48;
+/// Elements of a row along k that are fetched ahead.
+const AHEAD_ALONG: usize = 128;
+
 /// Packs panels `range` of the `total` rows of an operand, `width` rows each, for k in `k` into `out`, which holds
 /// `words(k) * width` words a panel.
 ///
@@ -50,6 +55,10 @@ pub(crate) unsafe fn pack_panels(
     for start in k.clone().step_by(step.max(1)) {
         let part = start..k.end.min(start + step);
         let before = words(start - k.start, pairs) * width;
+        if !source.k_contiguous {
+            let ahead = if start == k.start { start } else { start + AHEAD }..k.end.min(part.end + AHEAD);
+            fetch(source, ahead, range.start * width..total.min(range.end * width));
+        }
         for (index, panel) in range.clone().enumerate() {
             let (first, rows) = (panel * width, width.min(total - panel * width));
             let out = &mut out[index * size + before..][..words(part.len(), pairs) * width];
@@ -57,6 +66,20 @@ pub(crate) unsafe fn pack_panels(
             unsafe { pack_panel(isa, source, pairs, width, (first, rows), (part.start, part.len()), out) };
         }
     }
+}
+
+/// Asks for the cache lines of some columns of rows of memory.
+fn fetch(source: Source, rows: Range<usize>, columns: Range<usize>) {
+    let size = if source.is_bf16 { 2 } else { 4 };
+    #[cfg(target_arch = "x86_64")]
+    for row in rows.clone() {
+        for byte in (columns.start * size..columns.end * size).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(source.pointer.wrapping_add(row * source.stride * size + byte).cast()) };
+        }
+    }
+    let _ = (rows, size);
 }
 
 /// Packs rows `first..first + rows` (at most `width`) for `kc` of k from `k0` on into `out`, which holds `words(kc) * width`
@@ -283,6 +306,7 @@ unsafe fn transpose_avx512<const BF16: bool>(
     use std::arch::x86_64::*;
     assert!(out.len() >= kc * width && (1..=width).contains(&rows));
     let mask = |count: usize| ((1u32 << count) - 1) as __mmask16;
+    let size = if BF16 { 2 } else { 4 };
     for r in (0..width).step_by(16) {
         let (lanes, keep) = (rows.saturating_sub(r).min(16), mask((width - r).min(16)));
         // Every lane reads some row, without a branch; what must be zero is made so.
@@ -292,6 +316,7 @@ unsafe fn transpose_avx512<const BF16: bool>(
             let mut x = [_mm512_setzero_ps(); 16];
             for (lane, (row, &element)) in x.iter_mut().zip(&elements).enumerate() {
                 let mask = if lane < lanes { mask(depth) } else { 0 };
+                _mm_prefetch::<_MM_HINT_T0>(source.wrapping_add((element + k + AHEAD_ALONG) * size).cast());
                 // SAFETY: the mask keeps to the elements of a row that the source covers.
                 *row = unsafe {
                     if BF16 {
