@@ -4,7 +4,7 @@
 
 use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
 use crate::simd::math::exp;
-use crate::simd::{Float, LANES, max_by, sum_by};
+use crate::simd::{Float, LANES, max_of, sum_of};
 use crate::vectorized;
 use engine::{Cost, CpuQueue, DType, Error, Meta, Op, Out, Queue, Result, Shared, Tape, Tensor, View};
 use half::bf16;
@@ -175,11 +175,11 @@ vectorized! {
         let scores = &mut scores[..step.length + usize::from(step.sees_itself)];
         for (row, score) in scores.iter_mut().enumerate() {
             let key = step.row(row, 0);
-            *score = scale * sum_by(dim, |channel| step.query[channel].widen() * key[channel].widen());
+            *score = scale * sum_of((step.query, &key[..dim]), |[query, key]| query * key);
         }
-        let largest = max_by(scores.len(), |row| scores[row]);
+        let largest = max_of(scores);
         scores.iter_mut().for_each(|score| *score = exp::<L>(*score - largest));
-        let factor = if scores.is_empty() { 0.0 } else { 1.0 / sum_by(scores.len(), |row| scores[row]) };
+        let factor = if scores.is_empty() { 0.0 } else { 1.0 / sum_of((&*scores,), |[score]| score) };
         for (first, out) in out.chunks_mut(LANES).enumerate() {
             let mut sums = [0.0f32; LANES];
             for (row, &score) in scores.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::BLOCK;
 use crate::matmul::{Layout, Operand, Sizes, multiply_here};
-use crate::simd::{math, max_by, sum_by};
+use crate::simd::{math, max_of, sum_of};
 use crate::vectorized;
 use engine::cpu::Isa;
 use engine::{CpuQueue, Out, Result, Shared, View};
@@ -130,22 +130,22 @@ pub(super) fn backward(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out
 vectorized! {
     /// Adds a block of values to a running (maximum, sum of exponentials).
     fn merge(values: &[f32], largest: f32, sum: f32) -> (f32, f32) {
-        let block = max_by(values.len(), |i| values[i]);
+        let block = max_of(values);
         let top = if block > largest { block } else { largest };
-        let added = sum_by(values.len(), |i| math::exp::<L>(values[i] - top));
+        let added = sum_of((values,), |[value]| math::exp::<L>(value - top));
         (top, sum * math::exp::<L>(largest - top) + added)
     }
 
     fn dot(a: &[f32], b: &[f32]) -> f32 {
-        sum_by(a.len(), |i| a[i] * b[i])
+        sum_of((a, b), |[a, b]| a * b)
     }
 
     /// Turns similarities into their gradients; returns the sum of gradient times similarity.
     fn gradient_row(values: &mut [f32], own: f32, other: &[f32], diagonal: Option<usize>, factor: f32) -> f32 {
         let kept = diagonal.map_or(0.0, |at| values[at]);
         // On the diagonal the target is taken off below; its share of the sum goes with it.
-        let total = sum_by(values.len(), |i| {
-            values[i] * (math::exp::<L>(values[i] - own) + math::exp::<L>(values[i] - other[i]))
+        let total = sum_of((&*values, other), |[value, other]| {
+            value * (math::exp::<L>(value - own) + math::exp::<L>(value - other))
         });
         for (value, other) in values.iter_mut().zip(other) {
             *value = factor * (math::exp::<L>(*value - own) + math::exp::<L>(*value - other));

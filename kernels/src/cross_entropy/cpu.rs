@@ -1,6 +1,6 @@
 //! CPU code: one task for some rows, each row in two or three passes.
 
-use crate::simd::{math, max_by, sum_by};
+use crate::simd::{math, max_of, sum_of};
 use crate::vectorized;
 use engine::{CpuQueue, Error, Out, Result, Shared, View};
 
@@ -67,17 +67,17 @@ pub(super) fn backward(queue: &CpuQueue, smoothing: f32, inputs: &[View<'_>], ou
 
 vectorized! {
     fn row_loss_of(logits: &[f32], label: usize, smoothing: f32) -> f32 {
-        let largest = max_by(logits.len(), |i| logits[i]);
-        let sum = sum_by(logits.len(), |i| math::exp::<L>(logits[i] - largest));
+        let largest = max_of(logits);
+        let sum = sum_of((logits,), |[logit]| math::exp::<L>(logit - largest));
         // Differences from the largest logit, so that large logits do not cancel.
-        let mean = sum_by(logits.len(), |i| logits[i] - largest) / logits.len() as f32;
+        let mean = sum_of((logits,), |[logit]| logit - largest) / logits.len() as f32;
         sum.ln() - (1.0 - smoothing) * (logits[label] - largest) - smoothing * mean
     }
 
     /// Adds `scale (softmax - target)`.
     fn add_gradient(logits: &[f32], label: usize, smoothing: f32, scale: f32, out: &mut [f32]) {
-        let largest = max_by(logits.len(), |i| logits[i]);
-        let sum = sum_by(logits.len(), |i| math::exp::<L>(logits[i] - largest));
+        let largest = max_of(logits);
+        let sum = sum_of((logits,), |[logit]| math::exp::<L>(logit - largest));
         let (factor, share) = (scale / sum, scale * smoothing / logits.len() as f32);
         out.iter_mut().zip(logits).for_each(|(out, logit)| *out += factor * math::exp::<L>(logit - largest) - share);
         out[label] -= scale * (1.0 - smoothing);

@@ -1,7 +1,7 @@
 //! CPU code of LayerNorm: a row stays in level-1 cache for its passes.
 
 use super::PARTS;
-use crate::simd::{Float, sum_by, sums_by};
+use crate::simd::{Float, sum_of, sums_of};
 use crate::vectorized;
 use engine::{CpuQueue, DType, Out, Result, Shared, View};
 use half::bf16;
@@ -105,9 +105,9 @@ vectorized! {
     ) {
         let n = weight.len();
         for (row, (x, y)) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).enumerate() {
-            let mean = sum_by(n, |i| x[i].widen()) / n as f32;
-            let variance = sum_by(n, |i| {
-                let centred = x[i].widen() - mean;
+            let mean = sum_of((x,), |[x]| x) / n as f32;
+            let variance = sum_of((x,), |[x]| {
+                let centred = x - mean;
                 centred * centred
             }) / n as f32;
             let rstd = 1.0 / (variance + epsilon).sqrt();
@@ -134,9 +134,9 @@ vectorized! {
         for row in 0..means.len() {
             let (mean, rstd) = (means[row], rstds[row]);
             let (x, dy) = (&x[row * n..(row + 1) * n], &dy[row * n..(row + 1) * n]);
-            let [sum_g, sum_gx] = sums_by(n, |i| {
-                let g = dy[i].widen() * weight[i];
-                [g, g * ((x[i].widen() - mean) * rstd)]
+            let [sum_g, sum_gx] = sums_of((dy, weight, x), |[dy, weight, x]| {
+                let g = dy * weight;
+                [g, g * ((x - mean) * rstd)]
             });
             let (mean_g, mean_gx) = (sum_g / n as f32, sum_gx / n as f32);
             let parts = x.iter().zip(dy).zip(weight).zip(&mut *dweight).zip(&mut *dbias);

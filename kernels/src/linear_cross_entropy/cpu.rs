@@ -2,7 +2,7 @@
 
 use crate::cross_entropy::write_mean;
 use crate::matmul::{Layout, Operand, Sizes, multiply};
-use crate::simd::{Float, math, max_by, sum_by};
+use crate::simd::{Float, math, max_of, sum_of};
 use crate::vectorized;
 use engine::{CpuQueue, DType, Error, Out, Result, Shared, View};
 use half::bf16;
@@ -128,8 +128,8 @@ pub(super) fn backward(
 
 vectorized! {
     fn log_sum_exp(logits: &[f32]) -> f32 {
-        let largest = max_by(logits.len(), |i| logits[i]);
-        let sum = sum_by(logits.len(), |i| math::exp::<L>(logits[i] - largest));
+        let largest = max_of(logits);
+        let sum = sum_of((logits,), |[logit]| math::exp::<L>(logit - largest));
         largest + sum.ln()
     }
 
@@ -139,10 +139,10 @@ vectorized! {
             logits.fill(0.0);
             return 0.0;
         };
-        let largest = max_by(logits.len(), |i| logits[i]);
+        let largest = max_of(logits);
         let target = logits[label];
         logits.iter_mut().for_each(|logit| *logit = math::exp::<L>(*logit - largest));
-        let sum = sum_by(logits.len(), |i| logits[i]);
+        let sum = sum_of((&*logits,), |[value]| value);
         let factor = scale / sum;
         logits.iter_mut().for_each(|logit| *logit *= factor);
         logits[label] -= scale;

@@ -1,6 +1,6 @@
 //! CPU code: one task for a row, in two passes.
 
-use crate::simd::{math, max_by, sum_by};
+use crate::simd::{math, max_of, sum_of};
 use crate::vectorized;
 use engine::{CpuQueue, Out, Result, Shared, View};
 
@@ -19,7 +19,7 @@ pub(super) fn run(queue: &CpuQueue, x: &View<'_>, y: &mut Out<'_>) -> Result<()>
 
 vectorized! {
     fn log_sum_exp(x: &[f32]) -> f32 {
-        let largest = max_by(x.len(), |i| x[i]);
-        largest + sum_by(x.len(), |i| math::exp::<L>(x[i] - largest)).ln()
+        let largest = max_of(x);
+        largest + sum_of((x,), |[x]| math::exp::<L>(x - largest)).ln()
     }
 }

@@ -3,7 +3,7 @@
 pub(crate) mod cuda;
 
 use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance};
-use crate::simd::{Float, sum_by};
+use crate::simd::{Float, sum_of};
 use crate::vectorized;
 use engine::{Cost, CpuQueue, DType, Error, Meta, Op, Out, Queue, Recorded, Result, Shared, Tape, Target, Tensor, View};
 use half::bf16;
@@ -121,7 +121,7 @@ fn backward<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<
 vectorized! {
     fn forward_rows<T: Float>(x: &[T], n: usize, y: &mut [T], inverse: &mut [f32]) {
         for ((x, y), inverse) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).zip(inverse) {
-            let norm = sum_by(n, |i| x[i].widen() * x[i].widen()).sqrt();
+            let norm = sum_of((x,), |[x]| x * x).sqrt();
             *inverse = 1.0 / if norm > LEAST_NORM { norm } else { LEAST_NORM };
             y.iter_mut().zip(x).for_each(|(y, x)| *y = T::narrow(x.widen() * *inverse));
         }
@@ -131,7 +131,7 @@ vectorized! {
         for (row, inverse) in inverse.iter().enumerate() {
             let (y, dy) = (&y[row * n..(row + 1) * n], &dy[row * n..(row + 1) * n]);
             // A row shorter than the least norm was scaled by a constant: there is no change of norm to take out.
-            let along = sum_by(n, |i| y[i].widen() * dy[i].widen());
+            let along = sum_of((y, dy), |[y, dy]| y * dy);
             let along = if *inverse >= 1.0 / LEAST_NORM { 0.0 } else { along };
             for ((dx, y), dy) in dx[row * n..(row + 1) * n].iter_mut().zip(y).zip(dy) {
                 let value = (dy.widen() - y.widen() * along) * inverse;

@@ -148,28 +148,82 @@ macro_rules! vectorized {
     )* };
 }
 
-/// Sum of `term(i)` for `i` in `0..count`, in [`LANES`] interleaved partial sums added in order.
+/// Slices of one length that a reduction goes through together: a tuple of one to three.
+pub trait Slices<const K: usize>: Copy {
+    /// Elements of each.
+    fn elements(self) -> usize;
+    /// [`LANES`] elements of each from `start` on, widened.
+    fn lanes(self, start: usize) -> [[f32; LANES]; K];
+    /// One element of each, widened.
+    fn element(self, index: usize) -> [f32; K];
+}
+
+/// Bounds are asked once for all lanes, so that a loop over them becomes vector code.
 #[inline(always)]
-pub fn sum_by(count: usize, term: impl Fn(usize) -> f32) -> f32 {
-    let [sum] = sums_by(count, |index| [term(index)]);
+fn widened<T: Float>(slice: &[T], start: usize) -> [f32; LANES] {
+    let mut values = [0.0; LANES];
+    let (chunk, _) = slice[start..].as_chunks::<LANES>();
+    for (value, element) in values.iter_mut().zip(&chunk[0]) {
+        *value = element.widen();
+    }
+    values
+}
+
+macro_rules! slices {
+    ($count:literal: $($slice:ident $T:ident),+) => {
+        impl<'a, $($T: Float),+> Slices<$count> for ($(&'a [$T],)+) {
+            #[inline(always)]
+            fn elements(self) -> usize {
+                self.0.len()
+            }
+            #[inline(always)]
+            fn lanes(self, start: usize) -> [[f32; LANES]; $count] {
+                let ($($slice,)+) = self;
+                [$(widened($slice, start)),+]
+            }
+            #[inline(always)]
+            fn element(self, index: usize) -> [f32; $count] {
+                let ($($slice,)+) = self;
+                [$($slice[index].widen()),+]
+            }
+        }
+    };
+}
+slices!(1: a A);
+slices!(2: a A, b B);
+slices!(3: a A, b B, c C);
+
+/// Sum of a term of every element, in [`LANES`] interleaved partial sums added in order.
+#[inline(always)]
+pub fn sum_of<const K: usize>(slices: impl Slices<K>, term: impl Fn([f32; K]) -> f32) -> f32 {
+    let [sum] = sums_of(slices, |values| [term(values)]);
     sum
 }
 
-/// As [`sum_by`], several sums in one pass.
+/// As [`sum_of`], several sums in one pass.
 #[inline(always)]
-pub fn sums_by<const N: usize>(count: usize, terms: impl Fn(usize) -> [f32; N]) -> [f32; N] {
+pub fn sums_of<const K: usize, const N: usize>(
+    slices: impl Slices<K>,
+    terms: impl Fn([f32; K]) -> [f32; N],
+) -> [f32; N] {
     let mut sums = [[0.0f32; LANES]; N];
+    let count = slices.elements();
     let whole = count / LANES * LANES;
-    for base in (0..whole).step_by(LANES) {
+    for start in (0..whole).step_by(LANES) {
+        let values = slices.lanes(start);
         for lane in 0..LANES {
-            let terms = terms(base + lane);
+            let mut item = [0.0; K];
+            for (item, values) in item.iter_mut().zip(&values) {
+                *item = values[lane];
+            }
+            let terms = terms(item);
             for (sum, term) in sums.iter_mut().zip(terms) {
                 sum[lane] += term;
             }
         }
     }
     for index in whole..count {
-        let terms = terms(index);
+        let terms = terms(slices.element(index));
         for (sum, term) in sums.iter_mut().zip(terms) {
             sum[index - whole] += term;
         }
@@ -190,23 +244,17 @@ pub fn fold(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// The largest `term(i)` for `i` in `0..count`; negative infinity if there is none. NaNs are passed over.
+/// The largest element; negative infinity if there is none. NaNs are passed over.
 #[inline(always)]
-pub fn max_by(count: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub fn max_of(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let whole = count / LANES * LANES;
-    for base in (0..whole).step_by(LANES) {
-        for (lane, best) in lanes.iter_mut().enumerate() {
-            let value = term(base + lane);
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (best, &value) in lanes.iter_mut().zip(chunk) {
             *best = if value > *best { value } else { *best };
         }
     }
-    let mut best = lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    for index in whole..count {
-        let value = term(index);
-        best = if value > best { value } else { best };
-    }
-    best
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &value| if value > best { value } else { best })
 }
 
 #[cfg(test)]
@@ -226,10 +274,14 @@ mod tests {
 
     #[test]
     fn reductions_cover_every_element() {
+        let values: Vec<f32> = (0..70).map(|index| index as f32).collect();
         for count in 0..70usize {
-            assert_eq!(sum_by(count, |i| i as f32), (count * count.saturating_sub(1) / 2) as f32);
+            let values = &values[..count];
+            assert_eq!(sum_of((values,), |[value]| value), (count * count.saturating_sub(1) / 2) as f32);
+            let [pairs, ones] = sums_of((values, values), |[a, b]| [a - b, 1.0]);
+            assert_eq!((pairs, ones), (0.0, count as f32));
             let best = if count == 0 { f32::NEG_INFINITY } else { count as f32 - 1.0 };
-            assert_eq!(max_by(count, |i| i as f32), best);
+            assert_eq!(max_of(values), best);
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::{Adafactor, Factors, Layout, ROW, Step, TINY};
 use crate::optimizer::arenas;
 use crate::reduce::lanes;
-use crate::simd::{Float, sum_by};
+use crate::simd::{Float, sum_of};
 use crate::vectorized;
 use engine::{CpuQueue, Parameters, Result, Shared};
 use half::bf16;
@@ -200,7 +200,7 @@ vectorized! {
         sums.fill(0.0);
         for (row, mean) in gradient.chunks_exact(sums.len()).zip(row_means) {
             let square = |g: f32| (g * factors.gradient) * (g * factors.gradient);
-            let total = sum_by(row.len(), |i| square(row[i]));
+            let total = sum_of((row,), |[g]| square(g));
             *mean = factors.second * *mean + factors.second_new * (total / row.len() as f32 + TINY);
             sums.iter_mut().zip(row).for_each(|(sum, &g)| *sum += square(g));
         }
@@ -232,8 +232,8 @@ vectorized! {
     ) {
         for ((row, row_mean), sum) in gradient.chunks_exact(column_factors.len()).zip(row_means).zip(sums) {
             let factor = row_factor(mean, *row_mean) * factors.gradient;
-            *sum = sum_by(row.len(), |i| {
-                let update = row[i] * factor * column_factors[i];
+            *sum = sum_of((row, column_factors), |[g, column]| {
+                let update = g * factor * column;
                 update * update
             });
         }
@@ -241,8 +241,8 @@ vectorized! {
 
     fn updates_squared(factors: Factors, gradient: &[f32], second: &[f32], sums: &mut [f32]) {
         for ((gradient, second), sum) in gradient.chunks(ROW).zip(second.chunks(ROW)).zip(sums) {
-            *sum = sum_by(gradient.len(), |i| {
-                let update = gradient[i] * factors.gradient / second[i].sqrt();
+            *sum = sum_of((gradient, second), |[g, second]| {
+                let update = g * factors.gradient / second.sqrt();
                 update * update
             });
         }
