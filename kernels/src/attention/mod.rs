@@ -14,7 +14,6 @@ mod forward;
 mod geometry;
 mod pack;
 mod reference;
-mod registers;
 mod scratch;
 mod softmax;
 mod tile;

@@ -1,8 +1,8 @@
 //! Products of small matrices that sit in cache: C (+)= A · B without packing, by register tiles of up to 6 rows and
 //! 4 vectors. A is read by broadcast with any strides, so the same code serves A and Aᵀ.
 
-use super::registers::{Plain, Registers};
 use crate::simd::LANES;
+use crate::simd::registers::{Plain, Registers};
 use engine::cpu::Isa;
 use std::ops::Range;
 

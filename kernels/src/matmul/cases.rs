@@ -278,6 +278,13 @@ pub fn cases() -> Vec<Case> {
                 cases.push(bench_case(layout, sizes, dtype));
             }
         }
+        // Few rows, as generation has them, in more than one task.
+        for layout in [Nn, Nt] {
+            cases.push(case(Matmul::new(layout, DType::BF16), (3, 70, 37), dtype, None));
+            cases.push(Case { results: 0, ..case(Matmul::new(layout, DType::F32), (8, 600, 21), dtype, None) });
+        }
+        let activated = Matmul { bias: true, activation: Some(Gelu), ..Matmul::new(Nt, DType::BF16) };
+        cases.push(case(activated, (5, 40, 24), dtype, None));
         // Packed rows, ends of tiles within them, and more than one tile of every size along m and n.
         for layout in [Nn, Nt, Tn] {
             cases.push(case(Matmul::new(layout, DType::BF16), (40, 72, 136), dtype, None));

@@ -9,6 +9,7 @@
 use super::epilogue::{Epilogue, Target, finish, prefetch};
 use super::micro::{MAX_TILE, Micro, select};
 use super::pack::{Source, pack_panels, words};
+use super::skinny::{skinny, suits};
 use bytemuck::{Pod, Zeroable};
 use engine::cpu::Isa;
 use engine::{CpuQueue, Shared};
@@ -95,7 +96,11 @@ impl Panels {
 
 /// Runs on the queue's threads.
 pub(crate) fn gemm(queue: &CpuQueue, work: &Gemm<'_>) {
-    blocked(queue, work, BLOCK_BYTES);
+    if suits(work) {
+        skinny(queue, work);
+    } else {
+        blocked(queue, work, BLOCK_BYTES);
+    }
 }
 
 fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {

@@ -12,6 +12,7 @@ mod epilogue;
 pub(crate) mod gemm;
 mod micro;
 mod pack;
+mod skinny;
 
 pub use cases::{bench_case, cases, draw};
 pub use column_sum::ColumnSum;

@@ -69,7 +69,7 @@ pub(crate) unsafe fn pack_panels(
 }
 
 /// Asks for the cache lines of some columns of rows of memory.
-fn fetch(source: Source, rows: Range<usize>, columns: Range<usize>) {
+pub(super) fn fetch(source: Source, rows: Range<usize>, columns: Range<usize>) {
     let size = if source.is_bf16 { 2 } else { 4 };
     #[cfg(target_arch = "x86_64")]
     for row in rows.clone() {

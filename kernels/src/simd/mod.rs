@@ -17,6 +17,7 @@
 //! ```
 
 pub mod math;
+pub(crate) mod registers;
 pub(crate) mod transpose;
 
 use engine::Element;

@@ -1,10 +1,13 @@
-//! The vector registers that the matrix products keep their sums in, for each instruction set.
+//! Vector registers of f32 for each instruction set, for products that keep their sums in them.
+
+use super::Float;
+use half::bf16;
 
 /// A vector of f32 and what a register tile does with it.
 ///
 /// # Safety
 /// The functions need the CPU to have the instruction set; loads and stores touch `COUNT` elements.
-pub(super) trait Registers: Copy {
+pub(crate) trait Registers: Copy {
     /// Elements of a vector.
     const COUNT: usize;
     /// Vectors beside each other in a register tile.
@@ -12,14 +15,41 @@ pub(super) trait Registers: Copy {
 
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
+    /// Of bf16, widened.
+    unsafe fn load_bf16(from: *const bf16) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn add(self, other: Self) -> Self;
     /// `self * factor + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
 }
 
+/// What vectors are loaded from.
+pub(crate) trait Stored: Float {
+    /// A vector, widened.
+    ///
+    /// # Safety
+    /// As [`Registers::load`].
+    unsafe fn load<R: Registers>(from: *const Self) -> R;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<R: Registers>(from: *const f32) -> R {
+        // SAFETY: the caller's.
+        unsafe { R::load(from) }
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    unsafe fn load<R: Registers>(from: *const bf16) -> R {
+        // SAFETY: the caller's.
+        unsafe { R::load_bf16(from) }
+    }
+}
+
 /// Four f32 in plain Rust, which compilers turn into the baseline's vectors.
-pub(super) type Plain = [f32; 4];
+pub(crate) type Plain = [f32; 4];
 
 impl Registers for Plain {
     const COUNT: usize = 4;
@@ -33,6 +63,12 @@ impl Registers for Plain {
     unsafe fn load(from: *const f32) -> Plain {
         // SAFETY: four elements, by the trait's contract.
         unsafe { from.cast::<Plain>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Plain {
+        // SAFETY: four elements, by the trait's contract.
+        let halves = unsafe { from.cast::<[bf16; 4]>().read_unaligned() };
+        std::array::from_fn(|lane| halves[lane].widen())
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
@@ -52,10 +88,11 @@ impl Registers for Plain {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Registers;
+    use half::bf16;
     use std::arch::x86_64::*;
 
     macro_rules! registers {
-        ($vector:ty, $count:literal, $tile:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $fma:ident) => {
+        ($vector:ty, $count:literal, $tile:literal, $splat:ident, $load:ident, $widen:ident, $store:ident, $add:ident, $fma:ident) => {
             impl Registers for $vector {
                 const COUNT: usize = $count;
                 const TILE_VECTORS: usize = $tile;
@@ -69,6 +106,11 @@ mod x86 {
                 unsafe fn load(from: *const f32) -> $vector {
                     // SAFETY: as above; the elements are the caller's.
                     unsafe { $load(from) }
+                }
+                #[inline(always)]
+                unsafe fn load_bf16(from: *const bf16) -> $vector {
+                    // SAFETY: as above.
+                    unsafe { $widen(from) }
                 }
                 #[inline(always)]
                 unsafe fn store(self, to: *mut f32) {
@@ -89,7 +131,43 @@ mod x86 {
         };
     }
 
+    /// # Safety
+    /// AVX-512, and 16 elements.
+    #[inline(always)]
+    unsafe fn widen_16(from: *const bf16) -> __m512 {
+        // SAFETY: the caller's.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())))) }
+    }
+
+    /// # Safety
+    /// AVX2, and 8 elements.
+    #[inline(always)]
+    unsafe fn widen_8(from: *const bf16) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))) }
+    }
+
     // 6 x 4 sums, 4 vectors of B and a factor fill the 32 registers of AVX-512; 6 x 2 the 16 of AVX2.
-    registers!(__m512, 16, 4, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps);
-    registers!(__m256, 8, 2, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps);
+    registers!(
+        __m512,
+        16,
+        4,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        widen_16,
+        _mm512_storeu_ps,
+        _mm512_add_ps,
+        _mm512_fmadd_ps
+    );
+    registers!(
+        __m256,
+        8,
+        2,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        widen_8,
+        _mm256_storeu_ps,
+        _mm256_add_ps,
+        _mm256_fmadd_ps
+    );
 }

@@ -1,0 +1,212 @@
+//! Products of a few rows, as generation has them: bound by memory, so every weight is read once, from where it lies, and
+//! nothing is packed.
+
+use super::epilogue::finish;
+use super::gemm::{Gemm, Place};
+use super::pack::fetch;
+use crate::simd::registers::{Plain, Registers, Stored};
+use crate::simd::{LANES, fold};
+use engine::CpuQueue;
+use engine::cpu::Isa;
+use half::bf16;
+
+/// Most rows of A: with more, packed panels win; in bf16 with fewer, where they have an instruction for pairs.
+const MOST_ROWS: usize = 8;
+const MOST_BF16_ROWS: usize = 6;
+/// Columns of a task where B's rows are columns of C, each read on its own.
+const DOTS: usize = 32;
+/// Columns of a task where B's rows run along those of C: long pieces of a row, sums that stay in level-1 cache.
+const SUMS: usize = 512;
+/// Columns, or steps of k, that are worked on together.
+const TOGETHER: usize = 4;
+/// Rows of B that are fetched ahead.
+const AHEAD: usize = 16;
+
+/// True for products that [`skinny`] is made for: few rows, with k along them.
+pub(super) fn suits(work: &Gemm<'_>) -> bool {
+    let most = if work.a.is_bf16 { MOST_BF16_ROWS } else { MOST_ROWS };
+    work.m <= most && work.a.k_contiguous && work.k > 0
+}
+
+/// Runs on the queue's threads. A task owns some columns of C; each of its sums has an order of its own.
+pub(super) fn skinny(queue: &CpuQueue, work: &Gemm<'_>) {
+    let width = if work.b.k_contiguous { DOTS } else { SUMS };
+    queue.parallel_ranges(work.n, width, |range| {
+        let mut tile = [0.0f32; MOST_ROWS * SUMS];
+        let place = Place { row: 0, rows: work.m, column: range.start, columns: range.len(), stride: width };
+        // SAFETY: the operands cover the sizes; the columns of C belong to this task.
+        unsafe {
+            if work.a.is_bf16 {
+                typed::<bf16>(queue, work, place, &mut tile);
+            } else {
+                typed::<f32>(queue, work, place, &mut tile);
+            }
+            finish(queue.isa(), &mut tile, place, &work.target, work.target.accumulate, &work.epilogue);
+        }
+    });
+}
+
+/// # Safety
+/// The operands cover the sizes and store `T`; the queue's instruction set is available.
+unsafe fn typed<T: Stored>(queue: &CpuQueue, work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m256, __m512};
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        unsafe fn avx512<T: Stored>(work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
+            // SAFETY: the caller's.
+            unsafe { columns::<__m512, T>(work, place, tile) }
+        }
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2<T: Stored>(work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
+            // SAFETY: the caller's.
+            unsafe { columns::<__m256, T>(work, place, tile) }
+        }
+        match queue.isa() {
+            // SAFETY: the caller's.
+            Isa::Avx512 | Isa::Avx512Bf16 => return unsafe { avx512::<T>(work, place, tile) },
+            // SAFETY: the caller's.
+            Isa::Avx2 => return unsafe { avx2::<T>(work, place, tile) },
+            Isa::Scalar => {}
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe { columns::<Plain, T>(work, place, tile) }
+}
+
+/// Some columns of the product.
+#[inline(always)]
+unsafe fn columns<R: Registers, T: Stored>(work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
+    let (a, b) = (work.a.pointer.cast::<T>(), work.b.pointer.cast::<T>());
+    assert!(tile.len() >= place.rows * place.stride && place.columns <= place.stride);
+    if !work.b.k_contiguous {
+        let whole = work.k / TOGETHER * TOGETHER;
+        for k in (0..work.k).step_by(TOGETHER) {
+            let ahead = k + AHEAD;
+            fetch(work.b, ahead.min(work.k)..(ahead + TOGETHER).min(work.k), place.column..place.column + place.columns);
+            // SAFETY: the operands cover the sizes.
+            unsafe {
+                let (a, b) = (a.add(k), b.add(k * work.b.stride + place.column));
+                if k < whole {
+                    add_rows::<R, T, TOGETHER>(a, work.a.stride, b, work.b.stride, place, tile);
+                } else {
+                    for k in 0..work.k - whole {
+                        add_rows::<R, T, 1>(a.add(k), work.a.stride, b.add(k * work.b.stride), work.b.stride, place, tile);
+                    }
+                }
+            }
+        }
+        return;
+    }
+    for column in (0..place.columns).step_by(TOGETHER) {
+        // Past the last column some row is read again.
+        let mut b_rows = [b; TOGETHER];
+        for (at, row) in b_rows.iter_mut().enumerate() {
+            *row = b.wrapping_add((place.column + (column + at).min(place.columns - 1)) * work.b.stride);
+        }
+        for row in (0..place.rows).step_by(2) {
+            let mut sums = [[0.0; TOGETHER]; 2];
+            // SAFETY: the operands cover the sizes.
+            unsafe {
+                let a = a.add(row * work.a.stride);
+                if row + 1 < place.rows {
+                    sums = dots::<R, T, 2>(a, work.a.stride, b_rows, work.k);
+                } else {
+                    [sums[0]] = dots::<R, T, 1>(a, work.a.stride, b_rows, work.k);
+                }
+            }
+            for (row, sums) in (row..place.rows).zip(sums) {
+                let count = TOGETHER.min(place.columns - column);
+                tile[row * place.stride + column..][..count].copy_from_slice(&sums[..count]);
+            }
+        }
+    }
+}
+
+/// Products of rows of A with rows of B, both along k.
+///
+/// # Safety
+/// Each row has `k` elements.
+#[inline(always)]
+unsafe fn dots<R: Registers, T: Stored, const ROWS: usize>(
+    a: *const T,
+    a_stride: usize,
+    b_rows: [*const T; TOGETHER],
+    k: usize,
+) -> [[f32; TOGETHER]; ROWS] {
+    // SAFETY: elements of the rows.
+    unsafe {
+        let whole = k / R::COUNT * R::COUNT;
+        let mut sums = [[R::splat(0.0); TOGETHER]; ROWS];
+        for k in (0..whole).step_by(R::COUNT) {
+            let mut b = [R::splat(0.0); TOGETHER];
+            for (b, row) in b.iter_mut().zip(b_rows) {
+                *b = T::load(row.add(k));
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let a: R = T::load(a.add(row * a_stride + k));
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = b.multiply_add(a, *sum);
+                }
+            }
+        }
+        let mut results = [[0.0; TOGETHER]; ROWS];
+        for (row, (results, sums)) in results.iter_mut().zip(sums).enumerate() {
+            for ((result, sum), b) in results.iter_mut().zip(sums).zip(b_rows) {
+                let mut lanes = [0.0; LANES];
+                sum.store(lanes.as_mut_ptr());
+                *result = fold(lanes);
+                for k in whole..k {
+                    *result += (*a.add(row * a_stride + k)).widen() * (*b.add(k)).widen();
+                }
+            }
+        }
+        results
+    }
+}
+
+/// Adds the products of `COUNT` steps of k to the tile.
+///
+/// # Safety
+/// `a` starts the tile's rows of `COUNT` elements, `b` starts `COUNT` rows of the tile's columns.
+#[inline(always)]
+unsafe fn add_rows<R: Registers, T: Stored, const COUNT: usize>(
+    a: *const T,
+    a_stride: usize,
+    b: *const T,
+    b_stride: usize,
+    place: Place,
+    tile: &mut [f32],
+) {
+    let whole = place.columns / R::COUNT * R::COUNT;
+    // SAFETY: elements of the operands and of the tile.
+    unsafe {
+        let mut factors = [[0.0; COUNT]; MOST_ROWS];
+        for (row, factors) in factors.iter_mut().enumerate().take(place.rows) {
+            for (k, factor) in factors.iter_mut().enumerate() {
+                *factor = (*a.add(row * a_stride + k)).widen();
+            }
+        }
+        for column in (0..whole).step_by(R::COUNT) {
+            let mut values = [R::splat(0.0); COUNT];
+            for (k, value) in values.iter_mut().enumerate() {
+                *value = T::load(b.add(k * b_stride + column));
+            }
+            for (row, factors) in factors.iter().enumerate().take(place.rows) {
+                let target = tile.as_mut_ptr().add(row * place.stride + column);
+                let mut sum = R::load(target);
+                for (value, &factor) in values.iter().zip(factors) {
+                    sum = value.multiply_add(R::splat(factor), sum);
+                }
+                sum.store(target);
+            }
+        }
+        for column in whole..place.columns {
+            for (row, factors) in factors.iter().enumerate().take(place.rows) {
+                for (k, factor) in factors.iter().enumerate() {
+                    tile[row * place.stride + column] += factor * (*b.add(k * b_stride + column)).widen();
+                }
+            }
+        }
+    }
+}
