@@ -6,6 +6,7 @@
 //! | `cargo bench -p benches [FILTER]` | the same cases, by criterion |
 //! | `cargo run --release -p benches --bin optimizer` | passes over whole parameter arenas, beside PyTorch's AdamW |
 //! | `cargo run --release -p benches --bin step -- …` | training steps, interleaved with open_clip's in PyTorch |
+//! | `cargo run --release -p benches --bin inference -- …` | captions and features, interleaved with open_clip's in PyTorch |
 //! | `benches/gpu.sh` | all of this on a machine with a GPU, after its tests |
 
 pub mod peer;

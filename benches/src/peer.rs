@@ -1,4 +1,4 @@
-//! A peer in a process of its own that takes one step whenever it is asked, so that ours and theirs alternate.
+//! A peer in a process of its own that works whenever it is asked, so that ours and theirs alternate.
 
 use std::io;
 use std::path::Path;
@@ -6,7 +6,9 @@ use std::process::Command;
 use trainer::lab::peers::process::Process;
 
 /// The script that runs open_clip's training step.
-const SCRIPT: &str = include_str!("../peers/open_clip_step.py");
+pub const STEP: &str = include_str!("../peers/open_clip_step.py");
+/// The script that runs open_clip's model in use.
+pub const INFERENCE: &str = include_str!("../peers/open_clip_inference.py");
 
 /// A running peer. It ends when it is dropped.
 #[derive(Debug)]
@@ -17,9 +19,9 @@ impl Peer {
     ///
     /// # Errors
     /// The interpreter does not start, or the script ends before it is ready.
-    pub fn start(python: &Path, arguments: &[String], tuned: bool) -> io::Result<Peer> {
+    pub fn start(python: &Path, script: &str, arguments: &[String], tuned: bool) -> io::Result<Peer> {
         let mut command = Command::new(python);
-        command.args(["-c", SCRIPT]).args(arguments);
+        command.args(["-c", script]).args(arguments);
         if tuned {
             // Pages stay with the process, in huge pages: by default glibc gives every large activation back.
             command
@@ -32,12 +34,12 @@ impl Peer {
         Ok(peer)
     }
 
-    /// One step; its seconds.
+    /// Does one of the things that its script knows, such as `step`; its seconds.
     ///
     /// # Errors
     /// The peer ended.
-    pub fn step(&mut self) -> io::Result<f64> {
-        self.0.ask("step")?["seconds"].as_f64().ok_or_else(|| io::Error::other("the peer gave no seconds"))
+    pub fn seconds(&mut self, work: &str) -> io::Result<f64> {
+        self.0.ask(work)?["seconds"].as_f64().ok_or_else(|| io::Error::other("the peer gave no seconds"))
     }
 
     /// Most memory that it has held, in bytes.

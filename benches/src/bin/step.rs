@@ -2,7 +2,7 @@
 //!
 //! Peers run if `--python` names an interpreter with open_clip_torch; without one only ours is measured.
 
-use benches::peer::Peer;
+use benches::peer::{self, Peer};
 use benches::step::OurStep;
 use clap::Parser;
 use engine::{CudaQueue, DType, Queue};
@@ -109,7 +109,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     .map(String::clone);
             let rest = [mode, &machine.threads.to_string(), &arguments.device].map(str::to_owned);
             let words = words.into_iter().chain(rest).collect::<Vec<_>>();
-            peers.push((name.clone(), Peer::start(python, &words, name == "tuned")?, Vec::new()));
+            peers.push((name.clone(), Peer::start(python, peer::STEP, &words, name == "tuned")?, Vec::new()));
         }
     }
     std::fs::remove_file(&path)?;
@@ -121,7 +121,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         peaks.push(gauge::flops_per_second(&queue, dtype)? / 1e9);
         let own = ours.run()?;
         for (_, peer, times) in &mut peers {
-            let time = peer.step()?;
+            let time = peer.seconds("step")?;
             if round >= warm_up {
                 times.push(time);
             }

@@ -149,12 +149,12 @@ impl Call<'_> {
                 }
                 let rows = first_gradient + block.start..first_gradient + block.end;
                 // SAFETY: this task alone writes the columns of its head in the rows of its sequence.
-                unsafe { self.store(block_dq, dquery, rows, column, |_| self.scale) };
+                unsafe { self.store(block_dq, dquery, rows, column, &[self.scale]) };
             }
             // SAFETY: as above.
             unsafe {
-                self.store(dkeys, &operands.dkey, keys.clone(), column, |_| 1.0);
-                self.store(dvalues, &operands.dvalue, keys.clone(), column, |_| 1.0);
+                self.store(dkeys, &operands.dkey, keys.clone(), column, &[1.0]);
+                self.store(dvalues, &operands.dvalue, keys.clone(), column, &[1.0]);
             }
         });
     }

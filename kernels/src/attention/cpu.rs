@@ -4,13 +4,14 @@
 //! Everything a task touches more than once stays in the second-level cache for the usual lengths.
 
 use super::geometry::{Columns, Geometry, Sequences};
-use super::pack::{load_rows, store_row, transpose};
+use super::pack::{load_rows, store_rows};
 use super::softmax::{Block, KeyMask, fill_bias};
 use super::tile::{Limit, Multiply, TILE_ROWS};
 use super::{Attention, Visibility};
+use crate::matmul::{Source, transpose};
 use crate::simd::{Float, LANES};
 use engine::cpu::Isa;
-use engine::{Element, Out, Result, Shared, View};
+use engine::{DType, Element, Out, Result, Shared, View};
 use std::ops::Range;
 
 /// Most keys of a tile: a block of scores and the tile's keys and values fit the second-level cache.
@@ -77,6 +78,23 @@ impl<'a, T: Element> Target<'a, T> {
     }
 }
 
+/// Columns of some rows of a target that one task owns.
+#[derive(Debug)]
+pub(super) struct Rows<'a, T> {
+    target: Target<'a, T>,
+    first: usize,
+    column: usize,
+    width: usize,
+}
+
+impl<T: Element> Rows<'_, T> {
+    /// A row, and whether it is added to.
+    pub fn row(&mut self, index: usize) -> (&mut [T], bool) {
+        // SAFETY: the task's own.
+        (unsafe { self.target.part(self.first + index, self.column, self.width) }, self.target.accumulate)
+    }
+}
+
 /// What all tasks of a call share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call<'a> {
@@ -121,12 +139,20 @@ impl<'a> Call<'a> {
     ) {
         for (tile, to) in tiles.iter().zip(to.chunks_exact_mut(tiles.elements(self.head_dim))) {
             let rows = first_row + tile.start..first_row + tile.end;
-            let from_rows = from.rows(&rows, column);
-            transpose(self.isa, from_rows, from.stride(), rows.len(), self.head_dim, to, tiles.stride);
+            let (count, from_rows, to) = (rows.len(), from.rows(&rows, column), bytemuck::cast_slice_mut(to));
+            assert!(count > 0 && from_rows.len() >= (count - 1) * from.stride() + self.head_dim);
+            let source = Source {
+                pointer: from_rows.as_ptr().cast(),
+                stride: from.stride(),
+                is_bf16: T::DTYPE == DType::BF16,
+                k_contiguous: true,
+            };
+            // SAFETY: the rows are there; the instruction set is a queue's.
+            unsafe { transpose(self.isa, source, tiles.stride, count, self.head_dim, to) };
         }
     }
 
-    /// Writes scratch rows to a head's columns of `rows`, each times `scale` of its index.
+    /// Writes scratch rows to a head's columns of `rows`, each times its scale, or all times the only one.
     ///
     /// # Safety
     /// No other task touches these rows and columns of the target.
@@ -136,13 +162,11 @@ impl<'a> Call<'a> {
         to: &Target<'_, T>,
         rows: Range<usize>,
         column: usize,
-        scale: impl Fn(usize) -> f32,
+        scales: &[f32],
     ) {
-        for (index, (row, from)) in rows.zip(from.chunks_exact(self.padded())).enumerate() {
-            // SAFETY: the caller's.
-            let part = unsafe { to.part(row, column, self.head_dim) };
-            store_row(self.isa, from, scale(index), to.accumulate, part);
-        }
+        let count = rows.len();
+        let to = Rows { target: *to, first: rows.start, column, width: self.head_dim };
+        store_rows(self.isa, &from[..count * self.padded()], self.padded(), scales, to);
     }
 
     /// `of` the distance of queries and keys if the mask is causal.

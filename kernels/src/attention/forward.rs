@@ -102,7 +102,7 @@ impl Call<'_> {
                 }
                 let rows = first_output + block.start..first_output + block.end;
                 // SAFETY: this task alone writes the columns of its head in the rows of its sequence.
-                unsafe { self.store(block_o, &operands.result, rows, column, |row| total[row]) };
+                unsafe { self.store(block_o, &operands.result, rows, column, total) };
             }
         });
     }

@@ -1,8 +1,8 @@
-//! Moves head-sized matrices between packed tensors of f32 or bf16 and contiguous f32 scratch: copy, transpose, store.
+//! Moves head-sized matrices between packed tensors of f32 or bf16 and contiguous f32 scratch: copy and store.
 //!
 //! Scratch rows are whole vectors of [`LANES`]; columns past the head dimension are 0.
 
-use crate::simd::transpose::SIDE;
+use super::cpu::Rows;
 use crate::simd::{Float, LANES, fold};
 use crate::vectorized;
 
@@ -24,55 +24,13 @@ vectorized! {
         }
     }
 
-    /// Transposes `rows` rows of `columns` elements, `stride` apart, into `columns` rows of `to_stride`, which is a multiple of
-    /// [`LANES`]. The scratch rows' elements past `rows` are 0.
-    pub(super) fn transpose<T: Float>(from: &[T], stride: usize, rows: usize, columns: usize, to: &mut [f32], to_stride: usize) {
-        let whole_columns = columns / SIDE * SIDE;
-        for row in (0..rows).step_by(SIDE) {
-            let count = SIDE.min(rows - row);
-            for column in (0..whole_columns).step_by(SIDE) {
-                // Short sequences are one such block: every lane reads some row, and what is not there becomes 0.
-                let mut block = [[0.0f32; SIDE]; SIDE];
-                for (index, block) in block.iter_mut().enumerate() {
-                    let from = &from[(row + index).min(rows - 1) * stride + column..][..SIDE];
-                    block.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
-                }
-                if count < SIDE {
-                    for (index, block) in block.iter_mut().enumerate() {
-                        *block = if index < count { *block } else { [0.0; SIDE] };
-                    }
-                }
-                // SAFETY: `L` is a set that the CPU has.
-                let block = unsafe { L::transposed(block) };
-                for (index, block) in block.iter().enumerate() {
-                    to[(column + index) * to_stride + row..][..SIDE].copy_from_slice(block);
-                }
-            }
-            for index in 0..count {
-                for column in whole_columns..columns {
-                    to[column * to_stride + row + index] = from[(row + index) * stride + column].widen();
-                }
-            }
-        }
-        let filled = |column: usize| if column < whole_columns { rows.next_multiple_of(SIDE) } else { rows };
-        for (column, row) in to.chunks_exact_mut(to_stride).enumerate().take(columns) {
-            row[filled(column)..].fill(0.0);
-        }
-    }
-
-    /// One row of scratch times `scale` into a tensor, or added to it.
-    pub(super) fn store_row<T: Float>(from: &[f32], scale: f32, accumulate: bool, to: &mut [T]) {
-        let (to, to_rest) = to.as_chunks_mut::<LANES>();
-        let (from, from_rest) = from.as_chunks::<LANES>().0.split_at(to.len());
-        for (to, from) in to.iter_mut().zip(from) {
-            for (to, &from) in to.iter_mut().zip(from) {
-                *to = T::narrow(if accumulate { to.widen() + from * scale } else { from * scale });
-            }
-        }
-        if let Some(from) = from_rest.first() {
-            for (to, &from) in to_rest.iter_mut().zip(from) {
-                *to = T::narrow(if accumulate { to.widen() + from * scale } else { from * scale });
-            }
+    /// Rows of scratch into a tensor, or added to it: each times its scale, or all times the only one.
+    pub(super) fn store_rows<T: Float>(from: &[f32], from_stride: usize, scales: &[f32], to: Rows<'_, T>) {
+        let mut to = to;
+        for (index, from) in from.chunks_exact(from_stride).enumerate() {
+            let scale = scales[index.min(scales.len() - 1)];
+            let (to, accumulate) = to.row(index);
+            store_row(from, scale, accumulate, to);
         }
     }
 
@@ -96,5 +54,23 @@ vectorized! {
             }
             *dot = fold(sums);
         }
+    }
+}
+
+/// One row. Values wait in arrays: the compiler cannot know that scratch and tensor do not overlap.
+#[inline(always)]
+fn store_row<T: Float>(from: &[f32], scale: f32, accumulate: bool, to: &mut [T]) {
+    let (to, to_rest) = to.as_chunks_mut::<LANES>();
+    let (from, from_rest) = from.as_chunks::<LANES>().0.split_at(to.len());
+    for (to, from) in to.iter_mut().zip(from) {
+        let mut values = *from;
+        values.iter_mut().for_each(|value| *value *= scale);
+        if accumulate {
+            values.iter_mut().zip(&*to).for_each(|(value, to)| *value += to.widen());
+        }
+        to.iter_mut().zip(values).for_each(|(to, value)| *to = T::narrow(value));
+    }
+    for (to, from) in to_rest.iter_mut().zip(from_rest.iter().flatten()) {
+        *to = T::narrow(if accumulate { to.widen() + from * scale } else { from * scale });
     }
 }

@@ -20,6 +20,7 @@ pub(crate) use cpu::{Operand, multiply, multiply_here};
 pub(crate) use cuda::Matrix;
 pub use epilogue::Activation;
 pub use gemm::panel_bytes;
+pub(crate) use pack::{Source, transpose};
 
 use crate::activation::{Activate, ActivationBackward};
 use crate::elementwise::{cast, pass_gradient};

@@ -68,6 +68,16 @@ pub(crate) unsafe fn pack_panels(
     }
 }
 
+/// `out[k][r] = source[r][k]` in f32, `width` words for each of `depth` k: zeros past the `rows` rows, of which there is one at
+/// least.
+///
+/// # Safety
+/// The source covers the rows and k, and runs along k; `isa` is available.
+pub(crate) unsafe fn transpose(isa: Isa, source: Source, width: usize, rows: usize, depth: usize, out: &mut [u32]) {
+    // SAFETY: the caller's.
+    unsafe { pack_panel(isa, source, false, width, (0, rows), (0, depth), out) }
+}
+
 /// Asks for the cache lines of some columns of rows of memory.
 pub(super) fn fetch(source: Source, rows: Range<usize>, columns: Range<usize>) {
     let size = if source.is_bf16 { 2 } else { 4 };

@@ -110,9 +110,9 @@ unsafe fn columns<R: Registers, T: Stored>(work: &Gemm<'_>, place: Place, tile: 
             unsafe {
                 let a = a.add(row * work.a.stride);
                 if row + 1 < place.rows {
-                    sums = dots::<R, T, 2>(a, work.a.stride, b_rows, work.k);
+                    sums = dots::<R, T, 2>(a, work.a.stride, b_rows, work.b.stride, work.k);
                 } else {
-                    [sums[0]] = dots::<R, T, 1>(a, work.a.stride, b_rows, work.k);
+                    [sums[0]] = dots::<R, T, 1>(a, work.a.stride, b_rows, work.b.stride, work.k);
                 }
             }
             for (row, sums) in (row..place.rows).zip(sums) {
@@ -132,6 +132,7 @@ unsafe fn dots<R: Registers, T: Stored, const ROWS: usize>(
     a: *const T,
     a_stride: usize,
     b_rows: [*const T; TOGETHER],
+    b_stride: usize,
     k: usize,
 ) -> [[f32; TOGETHER]; ROWS] {
     // SAFETY: elements of the rows.
@@ -141,6 +142,7 @@ unsafe fn dots<R: Registers, T: Stored, const ROWS: usize>(
         for k in (0..whole).step_by(R::COUNT) {
             let mut b = [R::splat(0.0); TOGETHER];
             for (b, row) in b.iter_mut().zip(b_rows) {
+                R::prefetch(row.wrapping_add(k + TOGETHER * b_stride).cast()); // of the next rows
                 *b = T::load(row.add(k));
             }
             for (row, sums) in sums.iter_mut().enumerate() {

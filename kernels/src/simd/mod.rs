@@ -22,7 +22,6 @@ pub(crate) mod transpose;
 
 use engine::Element;
 use half::bf16;
-use transpose::SIDE;
 
 /// Partial sums of a reduction.
 pub const LANES: usize = 16;
@@ -31,12 +30,6 @@ pub const LANES: usize = 16;
 pub trait Level {
     /// `a * b + c`: one rounding where the set has the instruction, else two.
     fn fma(a: f32, b: f32, c: f32) -> f32;
-
-    /// Rows become columns.
-    ///
-    /// # Safety
-    /// The CPU has the instruction set.
-    unsafe fn transposed(block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE];
 }
 
 /// Sets with fused multiply-add.
@@ -52,31 +45,12 @@ impl Level for Fused {
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
-
-    #[inline(always)]
-    unsafe fn transposed(block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: sets with fused multiply-add are AVX2 and beyond; arrays and vectors have the same bits.
-        return unsafe {
-            use std::arch::x86_64::__m256;
-            use std::mem::transmute;
-            let vectors = transmute::<[[f32; SIDE]; SIDE], [__m256; SIDE]>(block);
-            transmute::<[__m256; SIDE], [[f32; SIDE]; SIDE]>(transpose::avx2(vectors))
-        };
-        #[cfg(not(target_arch = "x86_64"))]
-        transpose::plain(block)
-    }
 }
 
 impl Level for Plain {
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a * b + c
-    }
-
-    #[inline(always)]
-    unsafe fn transposed(block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
-        transpose::plain(block)
     }
 }
 

@@ -18,6 +18,16 @@ pub(crate) trait Registers: Copy {
     /// Of bf16, widened.
     unsafe fn load_bf16(from: *const bf16) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// Asks for a cache line; any address will do.
+    #[inline(always)]
+    fn prefetch(from: *const u8) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast())
+        };
+        let _ = from;
+    }
     unsafe fn add(self, other: Self) -> Self;
     /// `self * factor + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;

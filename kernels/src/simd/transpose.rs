@@ -1,26 +1,4 @@
-//! Squares of 8 by 8 values, transposed in registers.
-
-/// Rows and columns of a square.
-pub const SIDE: usize = 8;
-
-/// Three rounds of exchanging halves, quarters and eighths of rows.
-#[inline(always)]
-pub(super) fn plain(mut block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
-    let mut half = SIDE / 2;
-    while half > 0 {
-        let before = block;
-        for (row, values) in block.iter_mut().enumerate() {
-            for (column, value) in values.iter_mut().enumerate() {
-                // Element (r, c) changes places with (r ^ half, c ^ half) where exactly one of them has the bit.
-                if row & half != column & half {
-                    *value = before[row ^ half][column ^ half];
-                }
-            }
-        }
-        half /= 2;
-    }
-    block
-}
+//! Squares of values, transposed in registers.
 
 /// Pairs, then quads inside 128-bit lanes, then the lanes.
 ///
@@ -28,7 +6,7 @@ pub(super) fn plain(mut block: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
 /// The CPU has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) unsafe fn avx2(mut x: [std::arch::x86_64::__m256; SIDE]) -> [std::arch::x86_64::__m256; SIDE] {
+pub(crate) unsafe fn avx2(mut x: [std::arch::x86_64::__m256; 8]) -> [std::arch::x86_64::__m256; 8] {
     use std::arch::x86_64::*;
     let mut y = x;
     // SAFETY: the caller's promise.
@@ -87,20 +65,34 @@ pub(crate) unsafe fn avx512(mut x: [std::arch::x86_64::__m512; 16]) -> [std::arc
 }
 
 #[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use super::*;
-    use crate::simd::{Level, Plain};
+    use engine::cpu::Isa;
+    use std::mem::transmute;
+
+    fn square<const SIDE: usize>(at: impl Fn(usize, usize) -> usize) -> [[f32; SIDE]; SIDE] {
+        std::array::from_fn(|row| std::array::from_fn(|column| at(row, column) as f32))
+    }
 
     #[test]
     fn rows_become_columns() {
-        let block: [[f32; SIDE]; SIDE] =
-            std::array::from_fn(|row| std::array::from_fn(|column| (row * SIDE + column) as f32));
-        let wanted: [[f32; SIDE]; SIDE] = std::array::from_fn(|row| std::array::from_fn(|column| block[column][row]));
-        // SAFETY: plain Rust.
-        assert_eq!(unsafe { Plain::transposed(block) }, wanted);
-        if engine::cpu::Isa::best() >= engine::cpu::Isa::Avx2 {
-            // SAFETY: the machine has AVX2.
-            assert_eq!(unsafe { crate::simd::Fused::transposed(block) }, wanted);
+        let place = |row, column| 100 * row + column;
+        if Isa::best() >= Isa::Avx2 {
+            // SAFETY: AVX2 is available; arrays and vectors have the same bits.
+            let turned: [[f32; 8]; 8] = unsafe {
+                let rows = transmute::<[[f32; 8]; 8], [std::arch::x86_64::__m256; 8]>(square(place));
+                transmute(avx2(rows))
+            };
+            assert_eq!(turned, square(|row, column| place(column, row)));
+        }
+        if Isa::best() >= Isa::Avx512 {
+            // SAFETY: as above, of AVX-512.
+            let turned: [[f32; 16]; 16] = unsafe {
+                let rows = transmute::<[[f32; 16]; 16], [std::arch::x86_64::__m512; 16]>(square(place));
+                transmute(avx512(rows))
+            };
+            assert_eq!(turned, square(|row, column| place(column, row)));
         }
     }
 }
