@@ -5,12 +5,14 @@ use super::statistics::Estimate;
 use crate::{Error, Result};
 use engine::Queue;
 use engine::rng::Philox;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Rounds for what is fast; what is slow gets fewer.
 const MOST_ROUNDS: usize = 40;
 /// Fewer cannot give an interval of 95 %.
 const LEAST_ROUNDS: usize = 6;
+/// Rest before a turn among several: threads of other libraries (OpenMP's) keep a core busy for milliseconds after their work.
+const REST: Duration = Duration::from_millis(10);
 /// Runs of a turn at most, against clocks that stand still.
 const MOST_RUNS: usize = 1 << 20;
 
@@ -66,6 +68,7 @@ pub fn take_turns(
     let mut samples: Vec<Result<Vec<f64>>> =
         paces.into_iter().map(|pace| pace.map(|_| Vec::with_capacity(rounds))).collect();
     let mut order: Vec<usize> = (0..=contestants.len()).collect();
+    let contestants_take_turns = contestants.len() > 1;
     for _ in 0..rounds {
         random.shuffle(&mut order);
         for &index in &order {
@@ -74,6 +77,9 @@ pub fn take_turns(
                 continue;
             };
             let Ok(taken) = &mut samples[index] else { continue };
+            if contestants_take_turns {
+                std::thread::sleep(REST);
+            }
             match one_turn(*contestant, counts[index]) {
                 Ok(seconds) => taken.push(seconds),
                 Err(error) => samples[index] = Err(error),
