@@ -103,17 +103,12 @@ pub fn render(report: &Report) -> String {
     let Some(y) = Axis::over(values.into_iter(), HEIGHT - BOTTOM, TOP) else { return String::new() };
 
     let mut svg = grid(&x, &y);
-    for (name, rate) in &bandwidths {
-        svg += &diagonal(name, *rate, highest, &x, &y);
+    let owned = |name: &dyn std::fmt::Display, rate: f64| (name.to_string(), rate);
+    // What is about as fast has one line: names of two would lie over one another.
+    for (name, rate) in merged(bandwidths.iter().map(|(name, rate)| owned(name, *rate)), 0.2) {
+        svg += &diagonal(&name, rate, highest, &x, &y);
     }
-    let mut ceilings: Vec<(String, f64)> = Vec::new();
-    for (dtype, rate) in &roofs {
-        // Types that are computed at the same rate have one line.
-        match ceilings.iter_mut().find(|(_, known)| (known / rate - 1.0).abs() < 0.05) {
-            Some((name, _)) => *name += &format!(", {dtype}"),
-            None => ceilings.push((dtype.to_string(), *rate)),
-        }
-    }
+    let ceilings = merged(roofs.iter().map(|(dtype, rate)| owned(dtype, *rate)), 0.05);
     let fastest = bandwidths.iter().fold(0.0, |fastest: f64, bandwidth| fastest.max(bandwidth.1));
     for (name, rate) in ceilings {
         let (from, to, at) = (x.place((rate / fastest).max(x.low)), x.last, y.place(rate));
@@ -138,6 +133,18 @@ pub fn render(report: &Report) -> String {
          </figcaption><svg class=\"roofline\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Roofline of {count} \
          rows on {isa}\">{svg}</svg></figure>\n"
     )
+}
+
+/// Rates with their names, those within a share `near` of an earlier one under both names.
+fn merged(rates: impl Iterator<Item = (String, f64)>, near: f64) -> Vec<(String, f64)> {
+    let mut lines: Vec<(String, f64)> = Vec::new();
+    for (name, rate) in rates {
+        match lines.iter_mut().find(|(_, known)| (known / rate - 1.0).abs() < near) {
+            Some((names, _)) => *names += &format!(", {name}"),
+            None => lines.push((name, rate)),
+        }
+    }
+    lines
 }
 
 /// Lines and numbers of both axes.
@@ -230,6 +237,12 @@ mod tests {
         assert_eq!([1.0, 10.0, 100.0].map(|value| axis.place(value)), [10.0, 20.0, 30.0]);
         assert_eq!(axis.ticks(), [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]);
         assert!(Axis::over([0.0, f64::NAN].into_iter(), 0.0, 1.0).is_none());
+    }
+
+    #[test]
+    fn rates_that_are_nearly_equal_have_one_line() {
+        let rates = [("L1", 550.0), ("L2", 530.0), ("L3", 250.0)].map(|(name, rate)| (name.to_owned(), rate));
+        assert_eq!(merged(rates.into_iter(), 0.2), [("L1, L2".to_owned(), 550.0), ("L3".to_owned(), 250.0)]);
     }
 
     #[test]
