@@ -9,5 +9,6 @@
 //! | `cargo run --release -p benches --bin inference -- …` | captions and features, interleaved with open_clip's in PyTorch |
 //! | `benches/gpu.sh` | all of this on a machine with a GPU, after its tests |
 
+pub mod outcome;
 pub mod peer;
 pub mod step;

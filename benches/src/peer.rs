@@ -1,5 +1,6 @@
 //! A peer in a process of its own that works whenever it is asked, so that ours and theirs alternate.
 
+use model::config::CocaConfig;
 use std::io;
 use std::path::Path;
 use std::process::Command;
@@ -15,13 +16,21 @@ pub const INFERENCE: &str = include_str!("../peers/open_clip_inference.py");
 pub struct Peer(Process);
 
 impl Peer {
-    /// Starts the script and waits until its model stands.
+    /// Starts the script and waits until its model stands. Its arguments are a file with the configuration, then `arguments`.
     ///
     /// # Errors
     /// The interpreter does not start, or the script ends before it is ready.
-    pub fn start(python: &Path, script: &str, arguments: &[String], tuned: bool) -> io::Result<Peer> {
+    pub fn start(
+        python: &Path,
+        script: &str,
+        config: &CocaConfig,
+        arguments: &[String],
+        tuned: bool,
+    ) -> io::Result<Peer> {
+        let path = std::env::temp_dir().join(format!("coca-peer-{}.json", std::process::id()));
+        std::fs::write(&path, config.to_open_clip())?;
         let mut command = Command::new(python);
-        command.args(["-c", script]).args(arguments);
+        command.args(["-c", script]).arg(&path).args(arguments);
         if tuned {
             // Pages stay with the process, in huge pages: by default glibc gives every large activation back.
             command
@@ -30,7 +39,9 @@ impl Peer {
                 .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
         }
         let mut peer = Peer(Process::start(command)?);
-        peer.0.answer()?;
+        let ready = peer.0.answer();
+        std::fs::remove_file(&path)?;
+        ready?;
         Ok(peer)
     }
 

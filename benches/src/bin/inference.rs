@@ -1,6 +1,7 @@
 //! The model in use, ours and open_clip's in PyTorch taking turns in one run: a caption of one image, greedy and by beams, and
 //! features of a batch of images and of texts. Weights are random; captions do not end before their last id.
 
+use benches::outcome::{self, median};
 use benches::peer::{self, Peer};
 use clap::Parser;
 use engine::rng::Philox;
@@ -11,7 +12,6 @@ use model::encoder::{ImageEncoder, TextEncoder};
 use model::generate::{BeamScore, Generator, Method, Settings};
 use serde::Serialize;
 use std::error::Error;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 use trainer::lab::Environment;
@@ -63,12 +63,6 @@ struct Outcome {
     length: usize,
     dtype: String,
     rows: Vec<Row>,
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Our model and what is asked of it.
@@ -124,11 +118,7 @@ impl Ours {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let dtype = match arguments.dtype.as_str() {
-        "f32" => DType::F32,
-        "bf16" => DType::BF16,
-        other => return Err(format!("--dtype {other}: use f32 or bf16").into()),
-    };
+    let dtype = outcome::dtype(&arguments.dtype)?;
     if arguments.batch == 0 || arguments.length < 3 {
         return Err("--batch needs at least 1, --length at least 3".into());
     }
@@ -136,13 +126,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut machine = Environment::now(&Queue::cpu_from_env()?);
     let mut peer = None;
     if let Some(python) = &arguments.python {
-        let path = std::env::temp_dir().join(format!("coca-inference-{}.json", std::process::id()));
-        std::fs::write(&path, config.to_open_clip())?;
-        let words = [path.display().to_string(), arguments.batch.to_string(), arguments.length.to_string()];
-        let rest = [arguments.dtype.clone(), machine.threads.to_string()];
-        let words: Vec<String> = words.into_iter().chain(rest).collect();
-        peer = Some(Peer::start(python, peer::INFERENCE, &words, true)?);
-        std::fs::remove_file(&path)?;
+        let [batch, length, threads] =
+            [arguments.batch, arguments.length, machine.threads].map(|count| count.to_string());
+        let words = [batch, length, arguments.dtype.clone(), threads];
+        peer = Some(Peer::start(python, peer::INFERENCE, &config, &words, true)?);
     }
     let mut ours = Ours::new(config, dtype, arguments.batch, arguments.length)?;
     let mut rows = WORK.map(|work| Row { work, seconds: Vec::new(), open_clip_seconds: Vec::new() });
@@ -175,8 +162,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(file) = &arguments.json {
         let Arguments { preset, batch, length, dtype, .. } = arguments;
         let outcome = Outcome { machine, preset, batch, length, dtype, rows: rows.into() };
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
-        writeln!(file, "{}", serde_json::to_string(&outcome)?)?;
+        outcome::append(file, &outcome)?;
     }
     Ok(())
 }

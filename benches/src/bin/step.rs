@@ -2,15 +2,15 @@
 //!
 //! Peers run if `--python` names an interpreter with open_clip_torch; without one only ours is measured.
 
+use benches::outcome::{self, median};
 use benches::peer::{self, Peer};
 use benches::step::OurStep;
 use clap::Parser;
-use engine::{CudaQueue, DType, Queue};
+use engine::{CudaQueue, Queue};
 use kernels::gauge;
 use model::config::CocaConfig;
 use serde::Serialize;
 use std::error::Error;
-use std::io::Write;
 use std::path::PathBuf;
 use trainer::lab::Environment;
 use trainer::machine::peak_memory;
@@ -76,19 +76,9 @@ struct Outcome {
     rows: Vec<Row>,
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let dtype = match arguments.dtype.as_str() {
-        "f32" => DType::F32,
-        "bf16" => DType::BF16,
-        other => return Err(format!("--dtype {other}: use f32 or bf16").into()),
-    };
+    let dtype = outcome::dtype(&arguments.dtype)?;
     let queue = match arguments.device.as_str() {
         "cpu" => Queue::cpu_from_env()?,
         "cuda" => Queue::Cuda(CudaQueue::open()?),
@@ -98,21 +88,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = CocaConfig::preset(&arguments.preset)?;
     let tokens = if arguments.tokens == 0 { config.text.context_length } else { arguments.tokens };
 
-    let path = std::env::temp_dir().join(format!("coca-step-{}.json", std::process::id()));
-    std::fs::write(&path, config.to_open_clip())?;
     let mut peers = Vec::new();
     if let Some(python) = &arguments.python {
         for name in &arguments.peers {
             let mode: &str = if name == "tuned" { "eager" } else { name };
-            let words =
-                [&path.display().to_string(), &arguments.batch.to_string(), &tokens.to_string(), &arguments.dtype]
-                    .map(String::clone);
-            let rest = [mode, &machine.threads.to_string(), &arguments.device].map(str::to_owned);
-            let words = words.into_iter().chain(rest).collect::<Vec<_>>();
-            peers.push((name.clone(), Peer::start(python, peer::STEP, &words, name == "tuned")?, Vec::new()));
+            let [batch, tokens, threads] = [arguments.batch, tokens, machine.threads].map(|count| count.to_string());
+            let (dtype, device) = (arguments.dtype.clone(), arguments.device.clone());
+            let words = [batch, tokens, dtype, mode.to_owned(), threads, device];
+            peers.push((name.clone(), Peer::start(python, peer::STEP, &config, &words, name == "tuned")?, Vec::new()));
         }
     }
-    std::fs::remove_file(&path)?;
 
     let mut ours = OurStep::new(&queue, config, dtype, arguments.batch, tokens)?;
     let (mut seconds, mut peaks) = (Vec::new(), Vec::new());
@@ -165,8 +150,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(file) = &arguments.json {
         let (preset, batch, dtype) = (arguments.preset, arguments.batch, arguments.dtype);
         let outcome = Outcome { machine, preset, batch, tokens, dtype, peak_gflops: peaks, gflop, rows };
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
-        writeln!(file, "{}", serde_json::to_string(&outcome)?)?;
+        outcome::append(file, &outcome)?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! 4 vectors. A is read by broadcast with any strides, so the same code serves A and Aᵀ.
 
 use crate::simd::LANES;
-use crate::simd::registers::{Plain, Registers};
+use crate::simd::registers::{self, Kernel, Registers};
 use engine::cpu::Isa;
 use std::ops::Range;
 
@@ -47,6 +47,14 @@ pub(super) struct Multiply<'a> {
     pub limit: Limit,
 }
 
+impl Kernel for &mut Multiply<'_> {
+    #[inline(always)]
+    unsafe fn run<R: Registers>(self) {
+        // SAFETY: the caller's.
+        unsafe { self.tiles::<R>() }
+    }
+}
+
 impl Multiply<'_> {
     /// Runs on the calling thread. `isa` is a queue's: the CPU has it.
     pub fn run(&mut self, isa: Isa) {
@@ -61,30 +69,8 @@ impl Multiply<'_> {
             assert!(self.a.len() > last(self.rows) * self.a_strides.0 + last(self.depth) * self.a_strides.1);
             assert!(self.b.len() >= last(self.depth) * self.b_stride + width);
         }
-        match isa {
-            // SAFETY: the path is available; sizes are checked above.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { self.avx512() },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { self.avx2() },
-            // SAFETY: as above.
-            _ => unsafe { self.tiles::<Plain>() },
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    unsafe fn avx512(&mut self) {
-        // SAFETY: the caller's.
-        unsafe { self.tiles::<std::arch::x86_64::__m512>() }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2(&mut self) {
-        // SAFETY: the caller's.
-        unsafe { self.tiles::<std::arch::x86_64::__m256>() }
+        // SAFETY: the path is available; sizes are checked above.
+        unsafe { registers::run(isa, self) };
     }
 
     #[inline(always)]

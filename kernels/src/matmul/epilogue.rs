@@ -2,7 +2,7 @@
 //! backward, residual; set or add; f32 or bf16.
 
 use super::gemm::Place;
-use crate::simd::{Float, LANES, math};
+use crate::simd::{Float, LANES, math, prefetch};
 use crate::vectorized;
 use engine::cpu::Isa;
 use half::bf16;
@@ -74,19 +74,13 @@ impl Epilogue<'_> {
 }
 
 /// Asks for the cache lines of a tile's place in C and the side matrices before its product is computed.
-///
-/// # Safety
-/// The tile's place lies inside them.
-pub(crate) unsafe fn prefetch(place: Place, target: &Target<'_>, epilogue: &Epilogue<'_>) {
+pub(crate) fn fetch(place: Place, target: &Target<'_>, epilogue: &Epilogue<'_>) {
     let size = if target.is_bf16 { 2 } else { 4 };
     let lines = |pointer: *mut u8, stride: usize| {
-        #[cfg(target_arch = "x86_64")]
         for row in place.row..place.row + place.rows {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let start = (row * stride + place.column) * size;
             for byte in [start, start + place.columns * size / 2, start + place.columns * size - 1] {
-                // SAFETY: an address in the matrix; a prefetch reads nothing.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer.add(byte).cast_const().cast()) };
+                prefetch(pointer.wrapping_add(byte));
             }
         }
     };

@@ -6,7 +6,7 @@
 //! larger operand is read once and never written back. Every task owns its part of C and the order of sums depends on shapes
 //! alone, so results are the same bits for any number of threads.
 
-use super::epilogue::{Epilogue, Target, finish, prefetch};
+use super::epilogue::{Epilogue, Target, fetch, finish};
 use super::micro::{MAX_TILE, Micro, select};
 use super::pack::{Source, pack_panels, words};
 use super::skinny::{skinny, suits};
@@ -131,11 +131,11 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
                 let done = AtomicUsize::new(0);
                 queue.parallel(packs + groups, |task| {
                     let Some(task) = task.checked_sub(packs) else {
+                        let _done = Done(&done);
                         let range = task * PACKED_PANELS..panels.len().min((task + 1) * PACKED_PANELS);
                         // SAFETY: each task packs panels of its own.
                         let out = unsafe { packed.part(range.start * size..range.end * size) };
                         stage.pack(queue.isa(), &shared, first + range.start..first + range.end, &k, out);
-                        done.fetch_add(1, Ordering::Release);
                         return;
                     };
                     let range = task * group..own.count().min((task + 1) * group);
@@ -155,6 +155,15 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
         }
     }
     buffers().push([packed, sums]);
+}
+
+/// Counts a task as done when it is dropped: also of one that panics, for which the others would wait for ever.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// What all tasks of a block of k share.
@@ -207,9 +216,9 @@ impl Stage<'_> {
             columns: micro.columns.min(work.n - column),
             stride: micro.columns,
         };
+        fetch(place, &work.target, &work.epilogue);
         // SAFETY: the panels hold `depth` words; the ISA was chosen as available; the tile of C belongs to this task.
         unsafe {
-            prefetch(place, &work.target, &work.epilogue);
             (micro.run)(self.depth, a.1.as_ptr(), b.1.as_ptr(), tile.as_mut_ptr());
             let mut accumulate = work.target.accumulate;
             match self.partial {

@@ -98,7 +98,7 @@ unsafe fn avx2(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     unsafe {
         for _ in 0..depth {
             // A panel of B comes from the level-2 cache; prefetching beyond its end does nothing.
-            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(16 * 16).cast());
+            crate::simd::prefetch(b.wrapping_add(16 * 16).cast());
             let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
             for (i, sum) in sums.iter_mut().enumerate() {
                 let value = _mm256_set1_ps(*a.add(i));

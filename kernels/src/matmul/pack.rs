@@ -5,7 +5,10 @@
 //! k are zero, so the micro-kernel has no edge cases.
 
 #[cfg(target_arch = "x86_64")]
+use crate::simd::registers::Registers;
+#[cfg(target_arch = "x86_64")]
 use crate::simd::transpose;
+use crate::simd::prefetch;
 use engine::cpu::Isa;
 use std::ops::Range;
 
@@ -81,15 +84,11 @@ pub(crate) unsafe fn transpose(isa: Isa, source: Source, width: usize, rows: usi
 /// Asks for the cache lines of some columns of rows of memory.
 pub(super) fn fetch(source: Source, rows: Range<usize>, columns: Range<usize>) {
     let size = if source.is_bf16 { 2 } else { 4 };
-    #[cfg(target_arch = "x86_64")]
-    for row in rows.clone() {
+    for row in rows {
         for byte in (columns.start * size..columns.end * size).step_by(64) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(source.pointer.wrapping_add(row * source.stride * size + byte).cast()) };
+            prefetch(source.pointer.wrapping_add(row * source.stride * size + byte));
         }
     }
-    let _ = (rows, size);
 }
 
 /// Packs rows `first..first + rows` (at most `width`) for `kc` of k from `k0` on into `out`, which holds `words(kc) * width`
@@ -258,8 +257,7 @@ unsafe fn transpose_avx2<const BF16: bool>(
                 // SAFETY: 8 elements of a row that the source covers.
                 *row = unsafe {
                     if BF16 {
-                        let half = _mm_loadu_si128(source.cast::<u16>().add(element + k).cast());
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
+                        __m256::load_bf16(source.cast::<half::bf16>().add(element + k))
                     } else {
                         _mm256_loadu_ps(source.cast::<f32>().add(element + k))
                     }
@@ -326,7 +324,7 @@ unsafe fn transpose_avx512<const BF16: bool>(
             let mut x = [_mm512_setzero_ps(); 16];
             for (lane, (row, &element)) in x.iter_mut().zip(&elements).enumerate() {
                 let mask = if lane < lanes { mask(depth) } else { 0 };
-                _mm_prefetch::<_MM_HINT_T0>(source.wrapping_add((element + k + AHEAD_ALONG) * size).cast());
+                prefetch(source.wrapping_add((element + k + AHEAD_ALONG) * size));
                 // SAFETY: the mask keeps to the elements of a row that the source covers.
                 *row = unsafe {
                     if BF16 {

@@ -4,11 +4,11 @@
 use super::epilogue::finish;
 use super::gemm::{Gemm, Place};
 use super::pack::fetch;
-use crate::simd::registers::{Plain, Registers, Stored};
-use crate::simd::{LANES, fold};
+use crate::simd::registers::{self, Kernel, Registers, Stored};
+use crate::simd::{LANES, fold, prefetch};
 use engine::CpuQueue;
-use engine::cpu::Isa;
 use half::bf16;
+use std::marker::PhantomData;
 
 /// Most rows of A: with more, packed panels win; in bf16 with fewer, where they have an instruction for pairs.
 const MOST_ROWS: usize = 8;
@@ -37,44 +37,31 @@ pub(super) fn skinny(queue: &CpuQueue, work: &Gemm<'_>) {
         // SAFETY: the operands cover the sizes; the columns of C belong to this task.
         unsafe {
             if work.a.is_bf16 {
-                typed::<bf16>(queue, work, place, &mut tile);
+                registers::run(queue.isa(), Columns::<bf16> { work, place, tile: &mut tile, stored: PhantomData });
             } else {
-                typed::<f32>(queue, work, place, &mut tile);
+                registers::run(queue.isa(), Columns::<f32> { work, place, tile: &mut tile, stored: PhantomData });
             }
             finish(queue.isa(), &mut tile, place, &work.target, work.target.accumulate, &work.epilogue);
         }
     });
 }
 
-/// # Safety
-/// The operands cover the sizes and store `T`; the queue's instruction set is available.
-unsafe fn typed<T: Stored>(queue: &CpuQueue, work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{__m256, __m512};
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        unsafe fn avx512<T: Stored>(work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
-            // SAFETY: the caller's.
-            unsafe { columns::<__m512, T>(work, place, tile) }
-        }
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2<T: Stored>(work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
-            // SAFETY: the caller's.
-            unsafe { columns::<__m256, T>(work, place, tile) }
-        }
-        match queue.isa() {
-            // SAFETY: the caller's.
-            Isa::Avx512 | Isa::Avx512Bf16 => return unsafe { avx512::<T>(work, place, tile) },
-            // SAFETY: the caller's.
-            Isa::Avx2 => return unsafe { avx2::<T>(work, place, tile) },
-            Isa::Scalar => {}
-        }
-    }
-    // SAFETY: the caller's.
-    unsafe { columns::<Plain, T>(work, place, tile) }
+/// Some columns of a product of operands that store `T` and cover the sizes.
+struct Columns<'a, T> {
+    work: &'a Gemm<'a>,
+    place: Place,
+    tile: &'a mut [f32],
+    stored: PhantomData<T>,
 }
 
-/// Some columns of the product.
+impl<T: Stored> Kernel for Columns<'_, T> {
+    #[inline(always)]
+    unsafe fn run<R: Registers>(self) {
+        // SAFETY: the caller's.
+        unsafe { columns::<R, T>(self.work, self.place, self.tile) }
+    }
+}
+
 #[inline(always)]
 unsafe fn columns<R: Registers, T: Stored>(work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
     let (a, b) = (work.a.pointer.cast::<T>(), work.b.pointer.cast::<T>());
@@ -142,7 +129,7 @@ unsafe fn dots<R: Registers, T: Stored, const ROWS: usize>(
         for k in (0..whole).step_by(R::COUNT) {
             let mut b = [R::splat(0.0); TOGETHER];
             for (b, row) in b.iter_mut().zip(b_rows) {
-                R::prefetch(row.wrapping_add(k + TOGETHER * b_stride).cast()); // of the next rows
+                prefetch(row.wrapping_add(k + TOGETHER * b_stride).cast()); // of the next rows
                 *b = T::load(row.add(k));
             }
             for (row, sums) in sums.iter_mut().enumerate() {

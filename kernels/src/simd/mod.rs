@@ -54,6 +54,17 @@ impl Level for Plain {
     }
 }
 
+/// Asks for a cache line; any address will do.
+#[inline(always)]
+pub(crate) fn prefetch(from: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast())
+    };
+    let _ = from;
+}
+
 /// Storage types of activations and weights; arithmetic is always f32.
 pub trait Float: Element {
     /// The exact f32.

@@ -1,6 +1,7 @@
 //! Vector registers of f32 for each instruction set, for products that keep their sums in them.
 
 use super::Float;
+use engine::cpu::Isa;
 use half::bf16;
 
 /// A vector of f32 and what a register tile does with it.
@@ -18,19 +19,47 @@ pub(crate) trait Registers: Copy {
     /// Of bf16, widened.
     unsafe fn load_bf16(from: *const bf16) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// Asks for a cache line; any address will do.
-    #[inline(always)]
-    fn prefetch(from: *const u8) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast())
-        };
-        let _ = from;
-    }
     unsafe fn add(self, other: Self) -> Self;
     /// `self * factor + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
+}
+
+/// What is done with the vectors of an instruction set that is chosen at run time. `run` and what it calls are to be inlined.
+pub(crate) trait Kernel {
+    /// # Safety
+    /// The CPU has the instruction set of these vectors, and what the kernel asks for.
+    unsafe fn run<R: Registers>(self);
+}
+
+/// Runs a kernel with the widest vectors of an instruction set.
+///
+/// # Safety
+/// The CPU has the instruction set, and what the kernel asks for.
+pub(crate) unsafe fn run(isa: Isa, kernel: impl Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m256, __m512};
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        unsafe fn avx512(kernel: impl Kernel) {
+            // SAFETY: the caller's.
+            unsafe { kernel.run::<__m512>() }
+        }
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(kernel: impl Kernel) {
+            // SAFETY: the caller's.
+            unsafe { kernel.run::<__m256>() }
+        }
+        match isa {
+            // SAFETY: the caller's.
+            Isa::Avx512 | Isa::Avx512Bf16 => return unsafe { avx512(kernel) },
+            // SAFETY: the caller's.
+            Isa::Avx2 => return unsafe { avx2(kernel) },
+            Isa::Scalar => {}
+        }
+    }
+    let _ = isa;
+    // SAFETY: the caller's.
+    unsafe { kernel.run::<Plain>() }
 }
 
 /// What vectors are loaded from.

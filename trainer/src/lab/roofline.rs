@@ -86,12 +86,12 @@ pub fn render(report: &Report) -> String {
     // Ours on top.
     dots.extend(counted.iter().map(|row| Dot::of_row(row)));
     let isa = &report.environment.isa;
-    let roofs: Vec<(DType, f64)> = (report.ceilings.compute.iter())
+    let roofs: Vec<(String, f64)> = (report.ceilings.compute.iter())
         .filter(|compute| compute.isa == *isa)
-        .map(|compute| (compute.dtype, compute.flops_per_second / 1e9))
+        .map(|compute| (compute.dtype.to_string(), compute.flops_per_second / 1e9))
         .collect();
-    let bandwidths: Vec<(&str, f64)> =
-        report.ceilings.memory.iter().map(|level| (level.name.as_str(), level.bytes_per_second() / 1e9)).collect();
+    let bandwidths: Vec<(String, f64)> =
+        report.ceilings.memory.iter().map(|level| (level.name.clone(), level.bytes_per_second() / 1e9)).collect();
     let highest = roofs.iter().fold(0.0, |highest: f64, roof| highest.max(roof.1));
     let ridges = bandwidths.iter().map(|(_, rate)| highest / rate);
     let Some(x) = Axis::over(dots.iter().filter_map(|dot| dot.intensity).chain(ridges), LEFT, WIDTH - RIGHT) else {
@@ -103,12 +103,11 @@ pub fn render(report: &Report) -> String {
     let Some(y) = Axis::over(values.into_iter(), HEIGHT - BOTTOM, TOP) else { return String::new() };
 
     let mut svg = grid(&x, &y);
-    let owned = |name: &dyn std::fmt::Display, rate: f64| (name.to_string(), rate);
     // What is about as fast has one line: names of two would lie over one another.
-    for (name, rate) in merged(bandwidths.iter().map(|(name, rate)| owned(name, *rate)), 0.2) {
+    for (name, rate) in merged(&bandwidths, 0.2) {
         svg += &diagonal(&name, rate, highest, &x, &y);
     }
-    let ceilings = merged(roofs.iter().map(|(dtype, rate)| owned(dtype, *rate)), 0.05);
+    let ceilings = merged(&roofs, 0.05);
     let fastest = bandwidths.iter().fold(0.0, |fastest: f64, bandwidth| fastest.max(bandwidth.1));
     for (name, rate) in ceilings {
         let (from, to, at) = (x.place((rate / fastest).max(x.low)), x.last, y.place(rate));
@@ -136,12 +135,12 @@ pub fn render(report: &Report) -> String {
 }
 
 /// Rates with their names, those within a share `near` of an earlier one under both names.
-fn merged(rates: impl Iterator<Item = (String, f64)>, near: f64) -> Vec<(String, f64)> {
+fn merged(rates: &[(String, f64)], near: f64) -> Vec<(String, f64)> {
     let mut lines: Vec<(String, f64)> = Vec::new();
     for (name, rate) in rates {
         match lines.iter_mut().find(|(_, known)| (known / rate - 1.0).abs() < near) {
             Some((names, _)) => *names += &format!(", {name}"),
-            None => lines.push((name, rate)),
+            None => lines.push((name.clone(), *rate)),
         }
     }
     lines
@@ -242,7 +241,7 @@ mod tests {
     #[test]
     fn rates_that_are_nearly_equal_have_one_line() {
         let rates = [("L1", 550.0), ("L2", 530.0), ("L3", 250.0)].map(|(name, rate)| (name.to_owned(), rate));
-        assert_eq!(merged(rates.into_iter(), 0.2), [("L1, L2".to_owned(), 550.0), ("L3".to_owned(), 250.0)]);
+        assert_eq!(merged(&rates, 0.2), [("L1, L2".to_owned(), 550.0), ("L3".to_owned(), 250.0)]);
     }
 
     #[test]
