@@ -29,6 +29,9 @@ const PACKED_PANELS: usize = 4;
 /// Tasks for each thread, if there are panels enough: what one thread does while the others have finished is short.
 const TASKS: usize = 8;
 
+/// Looks at what others are packing before this thread lets the system run them: they may want the same core.
+const SPINS: usize = 1000;
+
 /// Most bytes of packed panels that products of operands of at most `elements` elements leave behind for the next, beside
 /// what each thread keeps.
 pub fn panel_bytes(elements: usize) -> usize {
@@ -143,8 +146,14 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
                         let mine = grown(buffer, range.len() * stage.depth * own.width);
                         stage.pack(queue.isa(), &own, range.clone(), &k, mine);
                         // Threads take tasks in order, so others are at work on what is not packed yet.
+                        let mut turns = 0;
                         while done.load(Ordering::Acquire) < packs {
-                            std::hint::spin_loop();
+                            turns += 1;
+                            if turns < SPINS {
+                                std::hint::spin_loop();
+                            } else {
+                                std::thread::yield_now();
+                            }
                         }
                         // SAFETY: only read from here on.
                         let held = unsafe { &*packed.part(0..panels.len() * size) };

@@ -12,7 +12,7 @@ const MOST_ROUNDS: usize = 40;
 /// Fewer cannot give an interval of 95 %.
 const LEAST_ROUNDS: usize = 6;
 /// Rest before a turn among several: threads of other libraries (OpenMP's) keep a core busy for milliseconds after their work.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(20);
 /// Runs of a turn at most, against clocks that stand still.
 const MOST_RUNS: usize = 1 << 20;
 
@@ -72,14 +72,14 @@ pub fn take_turns(
     for _ in 0..rounds {
         random.shuffle(&mut order);
         for &index in &order {
+            if contestants_take_turns {
+                std::thread::sleep(REST);
+            }
             let Some(contestant) = contestants.get_mut(index) else {
                 between()?;
                 continue;
             };
             let Ok(taken) = &mut samples[index] else { continue };
-            if contestants_take_turns {
-                std::thread::sleep(REST);
-            }
             match one_turn(*contestant, counts[index]) {
                 Ok(seconds) => taken.push(seconds),
                 Err(error) => samples[index] = Err(error),
