@@ -7,6 +7,7 @@
 //! | `cargo run --release -p benches --bin optimizer` | passes over whole parameter arenas, beside PyTorch's AdamW |
 //! | `cargo run --release -p benches --bin step -- …` | training steps, interleaved with open_clip's in PyTorch |
 //! | `cargo run --release -p benches --bin inference -- …` | captions and features, interleaved with open_clip's in PyTorch |
+//! | `cargo run --release -p benches --bin pipeline -- …` | pictures and captions on their way to a step, beside open_clip's |
 //! | `benches/gpu.sh` | all of this on a machine with a GPU, after its tests |
 
 pub mod outcome;

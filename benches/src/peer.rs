@@ -11,6 +11,9 @@ pub const STEP: &str = include_str!("../peers/open_clip_step.py");
 /// The script that runs open_clip's model in use.
 pub const INFERENCE: &str = include_str!("../peers/open_clip_inference.py");
 
+/// The script that runs open_clip's transform and tokenizer.
+pub const PIPELINE: &str = include_str!("../peers/open_clip_pipeline.py");
+
 /// A running peer. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Peer(Process);

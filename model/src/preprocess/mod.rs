@@ -7,6 +7,7 @@ mod resample;
 
 pub use decode::{DecodeError, decode};
 pub use frames::decode_frames;
+use resample::resize_window;
 pub use resample::{Box, resize};
 pub(crate) use resample::{Taps, taps};
 
@@ -70,15 +71,15 @@ impl Image {
     pub fn crop(&self, left: i64, top: i64, width: usize, height: usize) -> Image {
         let channels = self.mode.channels();
         let mut pixels = vec![0; width * height * channels];
-        for y in 0..height {
-            for x in 0..width {
-                let (from_x, from_y) = (left + x as i64, top + y as i64);
-                let inside = (0..self.width as i64).contains(&from_x) && (0..self.height as i64).contains(&from_y);
-                if inside {
-                    let from = (from_y as usize * self.width + from_x as usize) * channels;
-                    let to = (y * width + x) * channels;
-                    pixels[to..to + channels].copy_from_slice(&self.pixels[from..from + channels]);
-                }
+        // Columns of the result that lie inside.
+        let columns =
+            (-left).clamp(0, width as i64) as usize..(self.width as i64 - left).clamp(0, width as i64) as usize;
+        for (y, row) in pixels.chunks_exact_mut((width * channels).max(1)).enumerate() {
+            let from = top + y as i64;
+            if (0..self.height as i64).contains(&from) && !columns.is_empty() {
+                let from = (from as usize * self.width + (left + columns.start as i64) as usize) * channels;
+                let part = &mut row[columns.start * channels..columns.end * channels];
+                part.copy_from_slice(&self.pixels[from..from + part.len()]);
             }
         }
         Image { width, height, mode: self.mode.clone(), pixels }
@@ -94,9 +95,10 @@ pub fn evaluate(image: &Image, size: usize, mode: ResizeMode, fill: u8) -> Vec<u
             let long = |long: usize, short: usize| (size * long / short).max(1);
             let (new_width, new_height) =
                 if width <= height { (size, long(height, width)) } else { (long(width, height), size) };
-            let resized = resize(image, new_width, new_height, None);
-            let middle = |length: usize| round_half_even(length as i64 - size as i64);
-            resized.crop(middle(new_width), middle(new_height), size, size).to_rgb()
+            // Neither side is shorter than the square.
+            let middle = |length: usize| round_half_even(length as i64 - size as i64) as usize;
+            let window = Box { left: middle(new_width), top: middle(new_height), width: size, height: size };
+            resize_window(image, new_width, new_height, window).to_rgb()
         }
         ResizeMode::Longest => {
             let scale = size as f64 / width.max(height) as f64;

@@ -2,6 +2,9 @@
 //! vertical one, each rounded and clipped to bytes. Palettes take the nearest pixel; alpha is premultiplied meanwhile.
 
 use super::{Image, Mode};
+use engine::cpu::Isa;
+use kernels::simd::LANES;
+use kernels::vectorized;
 
 /// A part of a picture, in whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,20 +27,25 @@ pub fn resize(image: &Image, width: usize, height: usize, part: Option<Box>) -> 
     if let Some(Box { left, top, width: w, height: h }) = part {
         return resize(&image.crop(left as i64, top as i64, w, h), width, height, None);
     }
+    resize_window(image, width, height, Box { left: 0, top: 0, width, height })
+}
+
+/// The part `window` of the picture of `width` x `height` to which `image` is resized; it lies inside.
+pub(super) fn resize_window(image: &Image, width: usize, height: usize, window: Box) -> Image {
     if (width, height) == (image.width, image.height) {
-        return image.clone();
+        return image.crop(window.left as i64, window.top as i64, window.width, window.height);
     }
     match image.mode {
-        Mode::Palette(_) => nearest(image, width, height),
+        Mode::Palette(_) => nearest(image, width, height, window),
         Mode::GrayAlpha | Mode::Rgba => {
             let channels = image.mode.channels();
             let mut premultiplied = image.clone();
             premultiplied.pixels.chunks_exact_mut(channels).for_each(premultiply);
-            let mut resized = bicubic(&premultiplied, width, height);
+            let mut resized = bicubic(&premultiplied, width, height, window);
             resized.pixels.chunks_exact_mut(channels).for_each(unpremultiply);
             resized
         }
-        Mode::Gray | Mode::Rgb => bicubic(image, width, height),
+        Mode::Gray | Mode::Rgb => bicubic(image, width, height, window),
     }
 }
 
@@ -60,16 +68,17 @@ fn unpremultiply(pixel: &mut [u8]) {
     }
 }
 
-fn nearest(image: &Image, width: usize, height: usize) -> Image {
+fn nearest(image: &Image, width: usize, height: usize, window: Box) -> Image {
     // Positions are summed up step by step as Pillow does: at ties the rounding of the sum decides.
     let places = |from: usize, to: usize| -> Vec<usize> {
         let step = from as f64 / to as f64;
         let positions = std::iter::successors(Some(step * 0.5), |position| Some(position + step));
         positions.take(to).map(|position| (position as usize).min(from - 1)).collect()
     };
-    let (columns, rows) = (places(image.width, width), places(image.height, height));
+    let columns = &places(image.width, width)[window.left..][..window.width];
+    let rows = &places(image.height, height)[window.top..][..window.height];
     let pixels = rows.iter().flat_map(|row| columns.iter().map(move |column| image.pixels[row * image.width + column]));
-    Image { width, height, mode: image.mode.clone(), pixels: pixels.collect() }
+    Image { width: window.width, height: window.height, mode: image.mode.clone(), pixels: pixels.collect() }
 }
 
 /// Where the inputs of one output start, and their coefficients.
@@ -120,42 +129,127 @@ fn fixed_taps(from: usize, to: usize) -> Vec<Taps<i32>> {
     taps.map(|Taps { first, weights }| Taps { first, weights: weights.into_iter().map(fixed).collect() }).collect()
 }
 
-fn to_byte(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+/// Bytes of a row that the vertical pass works on together.
+const PART: usize = 128;
+
+/// Adds up to what rounds to the nearest when the fraction bits are cut off.
+const HALF: i32 = 1 << (PRECISION_BITS - 1);
+
+/// The part `window` of an image that is brought to `width` x `height`.
+fn bicubic(image: &Image, width: usize, height: usize, window: Box) -> Image {
+    let isa = Isa::best();
+    let channels = image.mode.channels();
+    let stride = window.width * channels;
+    let rows = |taps: &[Taps<i32>]| {
+        let first = taps.first().map_or(0, |taps| taps.first);
+        first..taps.last().map_or(0, |taps| taps.first + taps.weights.len())
+    };
+    let vertical = fixed_taps(image.height, height).split_off(window.top);
+    let vertical = &vertical[..window.height];
+    let rows = if height == image.height { window.top..window.top + window.height } else { rows(vertical) };
+    let source = &image.pixels[rows.start * image.width * channels..rows.end * image.width * channels];
+    let mut narrow = vec![0; rows.len() * stride];
+    if width == image.width {
+        for (row, out) in source.chunks_exact(width * channels).zip(narrow.chunks_exact_mut(stride)) {
+            out.copy_from_slice(&row[window.left * channels..][..stride]);
+        }
+    } else {
+        let taps = fixed_taps(image.width, width).split_off(window.left);
+        let mut columns = vec![[0; LANES]; image.width * channels];
+        let blocks = source.chunks(LANES * image.width * channels).zip(narrow.chunks_mut(LANES * stride));
+        blocks.for_each(|(rows, out)| along_rows(isa, rows, &taps[..window.width], channels, &mut columns, out));
+    }
+    let mut pixels = narrow;
+    if height != image.height {
+        let source = pixels;
+        pixels = vec![0; window.height * stride];
+        for (Taps { first, weights }, out) in vertical.iter().zip(pixels.chunks_exact_mut(stride)) {
+            across_rows(isa, &source[(first - rows.start) * stride..][..weights.len() * stride], weights, out);
+        }
+    }
+    Image { width: window.width, height: window.height, mode: image.mode.clone(), pixels }
 }
 
-fn bicubic(image: &Image, width: usize, height: usize) -> Image {
-    let channels = image.mode.channels();
-    let horizontal = if width == image.width {
-        image.pixels.clone()
-    } else {
-        let taps = fixed_taps(image.width, width);
-        let mut out = Vec::with_capacity(width * image.height * channels);
-        for row in image.pixels.chunks_exact(image.width * channels) {
-            for Taps { first, weights } in &taps {
-                for channel in 0..channels {
-                    let pixels = row[first * channels + channel..].iter().step_by(channels);
-                    let sum = weights.iter().zip(pixels).map(|(weight, &pixel)| weight * i32::from(pixel));
-                    out.push(to_byte(sum.fold(1 << (PRECISION_BITS - 1), i32::wrapping_add)));
+vectorized! {
+    /// The horizontal pass over up to [`LANES`] rows, which are lanes of vectors: `columns` holds them by columns.
+    fn along_rows(rows: &[u8], taps: &[Taps<i32>], channels: usize, columns: &mut [[u8; LANES]], out: &mut [u8]) {
+        let (from, to) = (columns.len(), taps.len() * channels);
+        for (block, columns) in columns.chunks_mut(LANES).enumerate() {
+            let mut square = [[0; LANES]; LANES];
+            for (row, values) in square.iter_mut().zip(rows.chunks_exact(from)) {
+                copy(&values[block * LANES..], row);
+            }
+            copy(&transposed(square), columns);
+        }
+        for start in (0..to).step_by(LANES) {
+            let mut all = [[HALF; LANES]; LANES];
+            for (place, all) in (start..to).zip(&mut all) {
+                let Taps { first, weights } = &taps[place / channels];
+                let mut sums = [HALF; LANES];
+                let columns = columns[first * channels + place % channels..].iter().step_by(channels);
+                for (weight, pixels) in weights.iter().zip(columns) {
+                    for lane in 0..LANES {
+                        sums[lane] = sums[lane].wrapping_add(weight * i32::from(pixels[lane]));
+                    }
+                }
+                *all = sums;
+            }
+            let mut square = [[0; LANES]; LANES];
+            to_bytes(all.as_flattened(), square.as_flattened_mut());
+            for (row, values) in out.chunks_exact_mut(to).zip(&transposed(square)) {
+                copy(values, &mut row[start..]);
+            }
+        }
+    }
+
+    /// A row of the vertical pass, from one row for each weight.
+    fn across_rows(rows: &[u8], weights: &[i32], out: &mut [u8]) {
+        let stride = out.len();
+        for (part, out) in out.chunks_mut(PART).enumerate() {
+            let mut sums = [HALF; PART];
+            for (row, weight) in rows.chunks_exact(stride).zip(weights) {
+                for (sum, &pixel) in sums.iter_mut().zip(&row[part * PART..][..out.len()]) {
+                    *sum = sum.wrapping_add(weight * i32::from(pixel));
                 }
             }
+            to_bytes(&sums[..out.len()], out);
         }
-        out
-    };
-    let pixels = if height == image.height {
-        horizontal
-    } else {
-        let stride = width * channels;
-        let mut out = Vec::with_capacity(height * stride);
-        for Taps { first, weights } in fixed_taps(image.height, height) {
-            let mut sums = vec![1i32 << (PRECISION_BITS - 1); stride];
-            for (row, weight) in weights.iter().enumerate() {
-                let row = &horizontal[(first + row) * stride..(first + row + 1) * stride];
-                sums.iter_mut().zip(row).for_each(|(sum, &pixel)| *sum = sum.wrapping_add(weight * i32::from(pixel)));
+    }
+}
+
+/// As much as both hold, of [`LANES`] elements at most: all of them is a few moves in place of a call.
+#[inline(always)]
+fn copy<T: Copy>(from: &[T], to: &mut [T]) {
+    match (from.first_chunk::<LANES>(), to.first_chunk_mut::<LANES>()) {
+        (Some(from), Some(to)) => *to = *from,
+        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
+    }
+}
+
+/// Rows as columns: four rounds in which each pair of rows half the square apart is interleaved.
+#[inline(always)]
+fn transposed(mut square: [[u8; LANES]; LANES]) -> [[u8; LANES]; LANES] {
+    const H: usize = LANES / 2;
+    for _ in 0..LANES.ilog2() {
+        let mut next = [[0; LANES]; LANES];
+        for pair in 0..H {
+            let (a, b) = (square[pair], square[pair + H]);
+            for lane in 0..H {
+                next[2 * pair][2 * lane] = a[lane];
+                next[2 * pair][2 * lane + 1] = b[lane];
+                next[2 * pair + 1][2 * lane] = a[lane + H];
+                next[2 * pair + 1][2 * lane + 1] = b[lane + H];
             }
-            out.extend(sums.into_iter().map(to_byte));
         }
-        out
-    };
-    Image { width, height, mode: image.mode.clone(), pixels }
+        square = next;
+    }
+    square
+}
+
+/// A loop of its own: behind the sums, lane by lane, it would not become vector code.
+#[inline(always)]
+fn to_bytes(sums: &[i32], bytes: &mut [u8]) {
+    for (byte, sum) in bytes.iter_mut().zip(sums) {
+        *byte = (sum >> PRECISION_BITS).clamp(0, 255) as u8;
+    }
 }
