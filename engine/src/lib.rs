@@ -25,6 +25,7 @@ mod observer;
 mod op;
 mod parameters;
 mod plan;
+mod pool;
 mod profile;
 mod program;
 mod queue;

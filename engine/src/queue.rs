@@ -2,6 +2,7 @@
 
 use crate::cpu::{self, Isa};
 use crate::cuda::CudaQueue;
+use crate::pool::Pool;
 use crate::{Buffer, Device, Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,13 +51,6 @@ impl Queue {
         )))
     }
 
-    /// Runs `work` where its parallel regions are cheapest: on a worker of the pool.
-    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match self {
-            Queue::Cpu(cpu) => cpu.pool.install(work),
-            Queue::Cuda(_) => work(),
-        }
-    }
 }
 
 /// A thread pool and the instruction-set path that its kernels take.
@@ -64,17 +58,14 @@ impl Queue {
 pub struct CpuQueue {
     isa: Isa,
     threads: usize,
-    pool: Arc<rayon::ThreadPool>,
+    pool: Arc<Pool>,
 }
 
 impl CpuQueue {
-    /// A queue with its own pool of `threads` threads.
+    /// A queue with `threads` threads, of which callers are one.
     pub fn new(isa: Isa, threads: usize) -> Result<CpuQueue> {
         let threads = threads.max(1);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("coca-cpu-{index}"))
-            .build()
+        let pool = Pool::new(threads - 1)
             .map_err(|error| Error::invalid(format!("cannot start {threads} threads: {error}")))?;
         Ok(CpuQueue { isa, threads, pool: Arc::new(pool) })
     }
@@ -99,7 +90,7 @@ impl CpuQueue {
             return;
         }
         let next = AtomicUsize::new(0);
-        let work = || {
+        self.pool.run(self.threads.min(count) - 1, &|| {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= count {
@@ -107,12 +98,6 @@ impl CpuQueue {
                 }
                 task(index);
             }
-        };
-        self.pool.in_place_scope(|scope| {
-            for _ in 1..self.threads.min(count) {
-                scope.spawn(|_| work());
-            }
-            work();
         });
     }
 
