@@ -164,8 +164,7 @@ fn serve(shared: &Shared, asleep: &AtomicBool) {
             return;
         }
         let gate = shared.gate.load(Ordering::Acquire);
-        if !is_open(gate)
-            || shared.gate.compare_exchange(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        if !is_open(gate) || shared.gate.compare_exchange(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed).is_err()
         {
             continue;
         }

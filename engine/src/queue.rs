@@ -50,7 +50,6 @@ impl Queue {
             buffer.bytes()
         )))
     }
-
 }
 
 /// A thread pool and the instruction-set path that its kernels take.

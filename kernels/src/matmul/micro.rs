@@ -7,11 +7,12 @@ use engine::cpu::Isa;
 /// The largest tile of any kernel, in elements.
 pub(crate) const MAX_TILE: usize = 14 * 32;
 
-/// A micro-kernel: `tile[i][j] = Σ_k a[k][i] · b[k][j]` over `depth` words of k.
+/// A micro-kernel: `tile[i][j] = Σ_k a[k][i] · b[k][j]` over `depth` words of k, for the first `rows` of its rows at least.
 ///
 /// # Safety
-/// `a` holds `depth * rows` words, `b` `depth * columns`, `tile` `rows * columns`, and the CPU has the ISA.
-pub(crate) type Run = unsafe fn(depth: usize, a: *const u32, b: *const u32, tile: *mut f32);
+/// `a` holds `depth` times the kernel's rows, `b` `depth` times its columns, `tile` its rows times its columns; `rows` is at
+/// least 1 and no more than its rows; the CPU has the ISA.
+pub(crate) type Run = unsafe fn(rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32);
 
 /// A micro-kernel and its tile.
 #[derive(Clone, Copy)]
@@ -38,10 +39,29 @@ pub(crate) fn select(isa: Isa, is_bf16: bool) -> Micro {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn avx512(rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        match rows {
+            0..=2 => avx512_rows::<2>(depth, a, b, tile),
+            3..=4 => avx512_rows::<4>(depth, a, b, tile),
+            5..=6 => avx512_rows::<6>(depth, a, b, tile),
+            7..=8 => avx512_rows::<8>(depth, a, b, tile),
+            9..=10 => avx512_rows::<10>(depth, a, b, tile),
+            11..=12 => avx512_rows::<12>(depth, a, b, tile),
+            _ => avx512_rows::<14>(depth, a, b, tile),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Run`], of which it computes `R` rows.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn avx512_rows<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
-    let mut sums = [[_mm512_setzero_ps(); 2]; 14];
+    let mut sums = [[_mm512_setzero_ps(); 2]; R];
     // SAFETY: the panels hold `depth` words of each row and column; the tile holds 14 x 32 values.
     unsafe {
         for _ in 0..depth {
@@ -63,10 +83,29 @@ unsafe fn avx512(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn avx512_bf16(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn avx512_bf16(rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        match rows {
+            0..=2 => avx512_bf16_rows::<2>(depth, a, b, tile),
+            3..=4 => avx512_bf16_rows::<4>(depth, a, b, tile),
+            5..=6 => avx512_bf16_rows::<6>(depth, a, b, tile),
+            7..=8 => avx512_bf16_rows::<8>(depth, a, b, tile),
+            9..=10 => avx512_bf16_rows::<10>(depth, a, b, tile),
+            11..=12 => avx512_bf16_rows::<12>(depth, a, b, tile),
+            _ => avx512_bf16_rows::<14>(depth, a, b, tile),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Run`], of which it computes `R` rows.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn avx512_bf16_rows<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = (a.cast::<i32>(), b.cast::<i32>());
-    let mut sums = [[_mm512_setzero_ps(); 2]; 14];
+    let mut sums = [[_mm512_setzero_ps(); 2]; R];
     // SAFETY: as in `avx512`; a word is a pair of bf16, whose bits the casts keep.
     unsafe {
         let pairs = |vector: __m512i| std::mem::transmute::<__m512i, __m512bh>(vector);
@@ -90,10 +129,25 @@ unsafe fn avx512_bf16(depth: usize, a: *const u32, b: *const u32, tile: *mut f32
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn avx2(rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        match rows {
+            0..=2 => avx2_rows::<2>(depth, a, b, tile),
+            3..=4 => avx2_rows::<4>(depth, a, b, tile),
+            _ => avx2_rows::<6>(depth, a, b, tile),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Run`], of which it computes `R` rows.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2_rows<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
-    let mut sums = [[_mm256_setzero_ps(); 2]; 6];
+    let mut sums = [[_mm256_setzero_ps(); 2]; R];
     // SAFETY: the panels hold `depth` words of each row and column; the tile holds 6 x 16 values.
     unsafe {
         for _ in 0..depth {
@@ -115,7 +169,7 @@ unsafe fn avx2(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     }
 }
 
-unsafe fn scalar(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn scalar(_rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     // SAFETY: the panels hold `depth` words of each row and column; the tile holds 4 x 8 values.
     let (a, b, tile) = unsafe {
         (
