@@ -5,9 +5,25 @@ use crate::simd::{Float, sum_of, sums_of};
 use crate::vectorized;
 use engine::{CpuQueue, DType, Out, Result, Shared, View};
 use half::bf16;
+use std::cell::RefCell;
 
 /// Elements of a task.
 const GRAIN: usize = 1 << 14;
+
+thread_local! {
+    /// Two rows in f32, of those that are stored in less.
+    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `body` with room for two rows of `n` elements.
+fn with_rows(n: usize, body: impl FnOnce(&mut [f32])) {
+    ROWS.with_borrow_mut(|rows| {
+        if rows.len() < 2 * n {
+            rows.resize(2 * n, 0.0);
+        }
+        body(&mut rows[..2 * n]);
+    });
+}
 
 pub(super) fn forward(queue: &CpuQueue, epsilon: f32, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
     match inputs[0].meta().dtype {
@@ -52,7 +68,7 @@ fn forward_typed<T: Float>(
             }
             _ => &x[span],
         };
-        forward_rows::<T>(queue.isa(), epsilon, x, weight, bias, y, mean, rstd);
+        with_rows(n, |wide| forward_rows::<T>(queue.isa(), epsilon, x, weight, bias, y, mean, rstd, wide));
     });
     Ok(())
 }
@@ -72,7 +88,8 @@ fn backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut
         // SAFETY: tasks have rows and a partial sum of their own.
         let (dx, sums) = unsafe { (dx.part(span.clone()), partial.part(part * 2 * n..(part + 1) * 2 * n)) };
         let (mean, rstd) = (&mean[range.clone()], &rstd[range]);
-        backward_rows::<T>(queue.isa(), &x[span.clone()], weight, mean, rstd, &dy[span], dx, accumulate, sums);
+        let (x, dy) = (&x[span.clone()], &dy[span]);
+        with_rows(n, |wide| backward_rows::<T>(queue.isa(), x, weight, mean, rstd, dy, dx, accumulate, sums, wide));
     });
     for (out, half) in [(dweight, 0), (dbias, 1)] {
         let accumulate = out.accumulates();
@@ -102,9 +119,11 @@ vectorized! {
         y: &mut [T],
         means: &mut [f32],
         rstds: &mut [f32],
+        wide: &mut [f32],
     ) {
         let n = weight.len();
         for (row, (x, y)) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).enumerate() {
+            let x = T::wide(x, wide);
             let mean = sum_of((x,), |[x]| x) / n as f32;
             let variance = sum_of((x,), |[x]| {
                 let centred = x - mean;
@@ -113,7 +132,7 @@ vectorized! {
             let rstd = 1.0 / (variance + epsilon).sqrt();
             (means[row], rstds[row]) = (mean, rstd);
             for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                *y = T::narrow(L::fma((x.widen() - mean) * rstd, *weight, *bias));
+                *y = T::narrow(L::fma((x - mean) * rstd, *weight, *bias));
             }
         }
     }
@@ -127,21 +146,24 @@ vectorized! {
         dx: &mut [T],
         accumulate: bool,
         sums: &mut [f32],
+        wide: &mut [f32],
     ) {
         let n = weight.len();
+        let (wide_x, wide_dy) = wide.split_at_mut(n);
         sums.fill(0.0);
         let (dweight, dbias) = sums.split_at_mut(n);
         for row in 0..means.len() {
             let (mean, rstd) = (means[row], rstds[row]);
-            let (x, dy) = (&x[row * n..(row + 1) * n], &dy[row * n..(row + 1) * n]);
+            let x = T::wide(&x[row * n..(row + 1) * n], wide_x);
+            let dy = T::wide(&dy[row * n..(row + 1) * n], wide_dy);
             let [sum_g, sum_gx] = sums_of((dy, weight, x), |[dy, weight, x]| {
                 let g = dy * weight;
                 [g, g * ((x - mean) * rstd)]
             });
             let (mean_g, mean_gx) = (sum_g / n as f32, sum_gx / n as f32);
             let parts = x.iter().zip(dy).zip(weight).zip(&mut *dweight).zip(&mut *dbias);
-            let gradient = |((((x, dy), weight), dweight), dbias): ((((&T, &T), &f32), &mut f32), &mut f32)| {
-                let (hat, dy) = ((x.widen() - mean) * rstd, dy.widen());
+            let gradient = |((((x, dy), weight), dweight), dbias): ((((&f32, &f32), &f32), &mut f32), &mut f32)| {
+                let hat = (x - mean) * rstd;
                 *dweight += dy * hat;
                 *dbias += dy;
                 rstd * (dy * weight - mean_g - hat * mean_gx)

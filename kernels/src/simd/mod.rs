@@ -71,6 +71,9 @@ pub trait Float: Element {
     fn widen(self) -> f32;
     /// The nearest value, ties to even.
     fn narrow(value: f32) -> Self;
+    /// The elements as f32: themselves, or widened into the start of `buffer`. What goes over a row several times widens it
+    /// once; sums of what is widened on the way do not always become vector code.
+    fn wide<'a>(elements: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32];
 }
 
 impl Float for f32 {
@@ -81,6 +84,10 @@ impl Float for f32 {
     #[inline(always)]
     fn narrow(value: f32) -> f32 {
         value
+    }
+    #[inline(always)]
+    fn wide<'a>(elements: &'a [f32], _buffer: &'a mut [f32]) -> &'a [f32] {
+        elements
     }
 }
 
@@ -96,6 +103,12 @@ impl Float for bf16 {
         // Rounding would carry a NaN with a small payload into an infinity: keep it a quiet NaN.
         let quiet = bits >> 16 | 0x40;
         bf16::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { quiet } else { rounded } as u16)
+    }
+    #[inline(always)]
+    fn wide<'a>(elements: &'a [bf16], buffer: &'a mut [f32]) -> &'a [f32] {
+        let buffer = &mut buffer[..elements.len()];
+        buffer.iter_mut().zip(elements).for_each(|(wide, element)| *wide = element.widen());
+        buffer
     }
 }
 
