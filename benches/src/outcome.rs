@@ -1,6 +1,7 @@
 //! What the measurements have in common beside peers: the types they name, medians, lines of results.
 
 use engine::DType;
+use model::config::CocaConfig;
 use serde::Serialize;
 use std::error::Error;
 use std::io::Write;
@@ -16,6 +17,18 @@ pub fn dtype(name: &str) -> Result<DType, String> {
         "bf16" => Ok(DType::BF16),
         other => Err(format!("--dtype {other}: use f32 or bf16")),
     }
+}
+
+/// The configuration that is called `name`, or that the file of this name ending in `.json` describes as open_clip does.
+///
+/// # Errors
+/// There is none, or it is not valid.
+pub fn model(name: &str) -> Result<CocaConfig, Box<dyn Error>> {
+    if !name.ends_with(".json") {
+        return Ok(CocaConfig::preset(name)?);
+    }
+    let text = std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+    Ok(CocaConfig::from_open_clip(&text).map_err(|error| format!("{name}: {error}"))?)
 }
 
 /// The middle value, of two the larger; NaN without values.

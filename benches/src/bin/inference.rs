@@ -19,7 +19,7 @@ use trainer::lab::Environment;
 /// What to measure.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// A preset of a model.
+    /// A preset of a model, or an open_clip_config.json.
     #[arg(long, default_value = "coca_ViT-B-32")]
     preset: String,
     /// Images and texts of a pass for features.
@@ -122,7 +122,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if arguments.batch == 0 || arguments.length < 3 {
         return Err("--batch needs at least 1, --length at least 3".into());
     }
-    let config = CocaConfig::preset(&arguments.preset)?;
+    let config = outcome::model(&arguments.preset)?;
     let mut machine = Environment::now(&Queue::cpu_from_env()?);
     let mut peer = None;
     if let Some(python) = &arguments.python {

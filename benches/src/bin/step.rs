@@ -8,17 +8,17 @@ use benches::step::OurStep;
 use clap::Parser;
 use engine::{CudaQueue, Queue};
 use kernels::gauge;
-use model::config::CocaConfig;
 use serde::Serialize;
 use std::error::Error;
 use std::path::PathBuf;
+use std::time::Duration;
 use trainer::lab::Environment;
 use trainer::machine::peak_memory;
 
 /// What to measure.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// A preset: emoji, coca_ViT-B-32, …
+    /// A preset (emoji, coca_ViT-B-32, …), or an open_clip_config.json such as benches/models/small.json.
     #[arg(long, default_value = "emoji")]
     preset: String,
     /// Pairs in a batch.
@@ -76,6 +76,9 @@ struct Outcome {
     rows: Vec<Row>,
 }
 
+/// Rest before each contestant's step: the threads of the one before keep a core busy for milliseconds.
+const REST: Duration = Duration::from_millis(20);
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let dtype = outcome::dtype(&arguments.dtype)?;
@@ -85,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         other => return Err(format!("--device {other}: use cpu or cuda").into()),
     };
     let mut machine = Environment::now(&queue);
-    let config = CocaConfig::preset(&arguments.preset)?;
+    let config = outcome::model(&arguments.preset)?;
     let tokens = if arguments.tokens == 0 { config.text.context_length } else { arguments.tokens };
 
     let mut peers = Vec::new();
@@ -103,9 +106,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut seconds, mut peaks) = (Vec::new(), Vec::new());
     let warm_up = if arguments.device == "cuda" { 2 } else { 1 };
     for round in 0..arguments.rounds.max(warm_up + 1) {
+        if !peers.is_empty() {
+            std::thread::sleep(REST);
+        }
         peaks.push(gauge::flops_per_second(&queue, dtype)? / 1e9);
         let own = ours.run()?;
         for (_, peer, times) in &mut peers {
+            std::thread::sleep(REST);
             let time = peer.seconds("step")?;
             if round >= warm_up {
                 times.push(time);

@@ -22,6 +22,11 @@ fn count(labels: &[i32], ignore: i32, vocabulary: usize) -> Result<usize> {
     Ok(labels.iter().filter(|&&label| label != ignore).count())
 }
 
+/// Rows of a chunk, so that all chunks are nearly equally large: products of few rows pack as much as those of many.
+fn balanced(rows: usize, chunk: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(chunk).max(1)).max(1)
+}
+
 pub(super) fn forward(
     queue: &CpuQueue,
     ignore: i32,
@@ -36,6 +41,7 @@ pub(super) fn forward(
     let [loss, row_loss, logits] = outputs else { unreachable!("declared by infer") };
     let row_loss = row_loss.slice_mut::<f32>()?;
     let logits = logits.slice_mut::<f32>()?;
+    let chunk = balanced(labels.len(), chunk);
     for start in (0..labels.len()).step_by(chunk) {
         let rows = chunk.min(labels.len() - start);
         let target = (logits.as_mut_ptr().cast(), vocabulary, false);
@@ -83,6 +89,7 @@ pub(super) fn backward(
     };
     let logits = logits.slice_mut::<f32>()?;
     let dweight_target = (dweight.pointer(), vocabulary, dweight.meta().dtype == DType::BF16);
+    let chunk = balanced(labels.len(), chunk);
     // One round even without rows: a weight gradient that is set must become zero.
     for start in (0..labels.len().max(1)).step_by(chunk) {
         let rows = chunk.min(labels.len() - start);
