@@ -49,7 +49,7 @@ impl Tape {
                 unsafe { Out::new(pointer, meta, when.resolve(false), queue.device()) }
             })
             .collect();
-        node.op.run(queue, &views, &mut outs).map_err(|error| {
+        queue.enter(|| node.op.run(queue, &views, &mut outs)).map_err(|error| {
             let metas: Vec<Meta> = views.iter().map(View::meta).collect();
             self.explain(error, node.op.as_ref(), &metas, node.source)
         })

@@ -25,7 +25,6 @@ mod observer;
 mod op;
 mod parameters;
 mod plan;
-mod pool;
 mod profile;
 mod program;
 mod queue;

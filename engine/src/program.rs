@@ -296,7 +296,7 @@ impl Program {
                 self.graphs = graphs;
                 result
             }
-            _ => self.run_steps(queue, &arena, &used, accumulate, observers),
+            _ => queue.enter(|| self.run_steps(queue, &arena, &used, accumulate, observers)),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use crate::cpu::{self, Isa};
 use crate::cuda::CudaQueue;
-use crate::pool::Pool;
 use crate::{Buffer, Device, Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,6 +49,14 @@ impl Queue {
             buffer.bytes()
         )))
     }
+
+    /// Runs `work` where its parallel regions are cheapest: on a worker of the pool.
+    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Queue::Cpu(cpu) => cpu.pool.install(work),
+            Queue::Cuda(_) => work(),
+        }
+    }
 }
 
 /// A thread pool and the instruction-set path that its kernels take.
@@ -57,14 +64,17 @@ impl Queue {
 pub struct CpuQueue {
     isa: Isa,
     threads: usize,
-    pool: Arc<Pool>,
+    pool: Arc<rayon::ThreadPool>,
 }
 
 impl CpuQueue {
-    /// A queue with `threads` threads, of which callers are one.
+    /// A queue with its own pool of `threads` threads.
     pub fn new(isa: Isa, threads: usize) -> Result<CpuQueue> {
         let threads = threads.max(1);
-        let pool = Pool::new(threads - 1)
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("coca-cpu-{index}"))
+            .build()
             .map_err(|error| Error::invalid(format!("cannot start {threads} threads: {error}")))?;
         Ok(CpuQueue { isa, threads, pool: Arc::new(pool) })
     }
@@ -89,7 +99,7 @@ impl CpuQueue {
             return;
         }
         let next = AtomicUsize::new(0);
-        self.pool.run(self.threads.min(count) - 1, &|| {
+        let work = || {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= count {
@@ -97,6 +107,12 @@ impl CpuQueue {
                 }
                 task(index);
             }
+        };
+        self.pool.in_place_scope(|scope| {
+            for _ in 1..self.threads.min(count) {
+                scope.spawn(|_| work());
+            }
+            work();
         });
     }
 

@@ -98,7 +98,7 @@ impl ModelFolder {
             let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
             self.image(&bytes).map_err(|error| Error::invalid(format!("{}: {error}", path.display())))
         };
-        let images: Vec<Result<Vec<u8>>> = paths.par_iter().map(read).collect();
+        let images: Vec<Result<Vec<u8>>> = self.queue.enter(|| paths.par_iter().map(read).collect());
         Ok(images.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 

@@ -37,7 +37,7 @@ pub fn update_average(queue: &Queue, parameters: &Parameters, average: &Buffer, 
     queue.check(average)?;
     let share = (1.0 - decay) as f32;
     match queue {
-        Queue::Cpu(cpu) => on_cpu(cpu, parameters, average, share),
+        Queue::Cpu(cpu) => queue.enter(|| on_cpu(cpu, parameters, average, share)),
         Queue::Cuda(cuda) => on_device(cuda, parameters, average, share),
     }
 }

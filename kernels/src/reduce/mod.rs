@@ -67,11 +67,11 @@ fn reduce(queue: &Queue, arena: &Buffer, elements: Range<usize>, term: Term) -> 
         Queue::Cpu(cpu) => {
             // SAFETY: between runs nobody writes to an arena (the rule of `Buffer`).
             let values = unsafe { arena.slice::<f32>(elements.start * 4, elements.len())? };
-            match term {
+            queue.enter(|| match term {
                 Term::Value => cpu::sum(cpu, values),
                 Term::Square => cpu::sum_of_squares(cpu, values),
                 Term::NonFinite => cpu::count_non_finite(cpu, values),
-            }
+            })
         }
         Queue::Cuda(cuda) => {
             let kernel = match term {

@@ -3,6 +3,7 @@
 
 use super::statistics::Estimate;
 use crate::{Error, Result};
+use engine::Queue;
 use engine::rng::Philox;
 use std::time::{Duration, Instant};
 
@@ -24,20 +25,26 @@ pub trait Contestant {
     fn run(&mut self, count: usize) -> Result<f64>;
 }
 
-/// A closure as a contestant.
+/// Runs a closure on a worker of a queue's pool, where a training step runs its ops too: handing each run over to the pool
+/// would take longer than a small op.
 #[derive(Debug)]
-pub struct Runs<F>(
+pub struct Runs<F> {
+    /// Whose pool it is.
+    pub queue: Queue,
     /// One run.
-    pub F,
-);
+    pub run: F,
+}
 
-impl<F: FnMut() -> Result<()>> Contestant for Runs<F> {
+impl<F: FnMut() -> Result<()> + Send> Contestant for Runs<F> {
     fn run(&mut self, count: usize) -> Result<f64> {
-        let start = Instant::now();
-        for _ in 0..count {
-            (self.0)()?;
-        }
-        Ok(start.elapsed().as_secs_f64())
+        let Runs { queue, run } = self;
+        queue.enter(|| {
+            let start = Instant::now();
+            for _ in 0..count {
+                run()?;
+            }
+            Ok(start.elapsed().as_secs_f64())
+        })
     }
 }
 

@@ -344,7 +344,8 @@ impl Lab {
     fn ours(&self, subject: &Subject, mut program: CaseProgram, values: &[Array]) -> Result<Box<dyn Contestant>> {
         let queue = self.queue.clone();
         let Queue::Cuda(cuda) = &self.queue else {
-            return Ok(Box::new(Runs(move || program.run(&queue))));
+            let own = queue.clone();
+            return Ok(Box::new(Runs { queue, run: move || program.run(&own) }));
         };
         let count = copies(cuda.driver().properties().l2_bytes as usize, program.footprint_bytes());
         let mut programs = vec![program];

@@ -123,8 +123,9 @@ fn run(args: &ProbeArgs, folder: &ModelFolder) -> Result<String> {
             add("linear", linear.logits(&queries, queue)?);
         }
         if let Some((thumbnails, pixels)) = &thumbnails {
-            let votes =
-                |queries: &[f32], training: &[f32], width| neighbours::votes(queries, training, width, &targets, count);
+            let votes = |queries: &[f32], training: &[f32], width| {
+                queue.enter(|| neighbours::votes(queries, training, width, &targets, count))
+            };
             add("nearest neighbours", votes(&queries, &unit, model.config().embed_dim));
             add("pixels alone", votes(&features.thumbnails()?.0, thumbnails, *pixels));
         }

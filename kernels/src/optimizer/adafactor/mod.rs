@@ -204,7 +204,7 @@ impl Optimizer for Adafactor {
         check_step(step)?;
         check_parameters(queue, parameters, self.elements, &self.momentum)?;
         match queue {
-            Queue::Cpu(cpu) => cpu::update(self, cpu, parameters, step),
+            Queue::Cpu(cpu) => queue.enter(|| cpu::update(self, cpu, parameters, step)),
             Queue::Cuda(cuda) => cuda::update(self, cuda, parameters, step),
         }
     }

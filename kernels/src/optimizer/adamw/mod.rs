@@ -89,7 +89,7 @@ impl Optimizer for AdamW {
         check_step(step)?;
         check_parameters(queue, parameters, self.elements, &self.first)?;
         match queue {
-            Queue::Cpu(cpu) => cpu::update(self, cpu, parameters, step),
+            Queue::Cpu(cpu) => queue.enter(|| cpu::update(self, cpu, parameters, step)),
             Queue::Cuda(cuda) => cuda::update(self, cuda, parameters, step),
         }
     }

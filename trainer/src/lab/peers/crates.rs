@@ -18,6 +18,7 @@ struct Product {
 /// A crate.
 struct Crate {
     name: &'static str,
+    queue: Queue,
     threads: usize,
     cases: Vec<Option<PeerCase>>,
     multiply: fn(&mut Product),
@@ -29,7 +30,7 @@ pub(super) fn open(queue: &Queue, cases: &[Option<PeerCase>], field: &mut Field)
         Ok(cpu) => cpu.threads(),
         Err(error) => return field.absent.push(error.to_string()),
     };
-    let entry = |name, multiply| Crate { name, threads, cases: cases.to_vec(), multiply };
+    let entry = |name, multiply| Crate { name, queue: queue.clone(), threads, cases: cases.to_vec(), multiply };
     field.peers.push(Box::new(entry("gemm 0.19", gemm as fn(&mut Product))));
     // It reads its number of threads from the environment alone, and has at most four.
     if std::env::var("MATMUL_NUM_THREADS").is_ok_and(|count| count == threads.to_string()) && threads <= 4 {
@@ -64,10 +65,13 @@ impl Peer for Crate {
             c: vec![0.0; m * n],
         };
         let multiply = self.multiply;
-        Ok(Some(Box::new(Runs(move || {
-            multiply(&mut product);
-            Ok(())
-        }))))
+        Ok(Some(Box::new(Runs {
+            queue: self.queue.clone(),
+            run: move || {
+                multiply(&mut product);
+                Ok(())
+            },
+        })))
     }
 }
 
