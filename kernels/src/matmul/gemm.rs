@@ -17,6 +17,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Most words of k in a packed block: shorter blocks fit caches better, and lose more by touching C again.
 const KC: usize = 2048;
@@ -29,8 +30,9 @@ const PACKED_PANELS: usize = 4;
 /// Tasks for each thread, if there are panels enough: what one thread does while the others have finished is short.
 const TASKS: usize = 8;
 
-/// Looks at what others are packing before this thread lets the system run them: they may want the same core.
+/// Looks at what others are packing before this thread sleeps a little: they may want its core.
 const SPINS: usize = 1000;
+const NAP: Duration = Duration::from_micros(50);
 
 /// Most bytes of packed panels that products of operands of at most `elements` elements leave behind for the next, beside
 /// what each thread keeps.
@@ -152,7 +154,7 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
                             if turns < SPINS {
                                 std::hint::spin_loop();
                             } else {
-                                std::thread::yield_now();
+                                std::thread::sleep(NAP);
                             }
                         }
                         // SAFETY: only read from here on.
