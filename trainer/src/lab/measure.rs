@@ -1,5 +1,5 @@
 //! Contestants take turns: in every round each has one turn, in an order drawn anew, so that what the machine does to one
-//! it does to all. A turn is a batch of runs timed together, after one that is not.
+//! it does to all. A turn is a batch of runs timed together, after others that are not.
 
 use super::statistics::Estimate;
 use crate::{Error, Result};
@@ -12,7 +12,10 @@ const MOST_ROUNDS: usize = 40;
 /// Fewer cannot give an interval of 95 %.
 const LEAST_ROUNDS: usize = 6;
 /// Rest before a turn among several: threads of other libraries (OpenMP's) keep a core busy for milliseconds after their work.
-const REST: Duration = Duration::from_millis(20);
+const REST: Duration = Duration::from_millis(10);
+/// Seconds of runs before a turn among several that are not timed: threads that have slept are woken on one core, and the system
+/// takes milliseconds to give each its own.
+const SETTLING: f64 = 15e-3;
 /// Runs of a turn at most, against clocks that stand still.
 const MOST_RUNS: usize = 1 << 20;
 
@@ -65,6 +68,7 @@ pub fn take_turns(
     let rounds = ((seconds / longest) as usize).clamp(LEAST_ROUNDS, MOST_ROUNDS);
     let mut random = Philox::new(rounds as u64, contestants.len() as u64);
     let counts: Vec<usize> = paces.iter().map(|pace| pace.as_ref().map_or(0, |pace| pace.count)).collect();
+    let single: Vec<f64> = paces.iter().map(|pace| pace.as_ref().map_or(1.0, Pace::of_one)).collect();
     let mut samples: Vec<Result<Vec<f64>>> =
         paces.into_iter().map(|pace| pace.map(|_| Vec::with_capacity(rounds))).collect();
     let mut order: Vec<usize> = (0..=contestants.len()).collect();
@@ -80,7 +84,8 @@ pub fn take_turns(
                 continue;
             };
             let Ok(taken) = &mut samples[index] else { continue };
-            match one_turn(*contestant, counts[index]) {
+            let settling = if contestants_take_turns { (SETTLING / single[index]) as usize } else { 0 };
+            match one_turn(*contestant, counts[index], settling.min(MOST_RUNS)) {
                 Ok(seconds) => taken.push(seconds),
                 Err(error) => samples[index] = Err(error),
             }
@@ -93,6 +98,13 @@ pub fn take_turns(
 struct Pace {
     count: usize,
     seconds: f64,
+}
+
+impl Pace {
+    /// Seconds of a run.
+    fn of_one(&self) -> f64 {
+        (self.seconds / self.count as f64).max(1e-9)
+    }
 }
 
 /// The pace at which a turn takes about so many seconds.
@@ -109,11 +121,12 @@ fn pace(contestant: &mut dyn Contestant, turn: f64) -> Result<Pace> {
     Ok(Pace { count, seconds })
 }
 
-/// The seconds of a run in one turn.
-fn one_turn(contestant: &mut dyn Contestant, count: usize) -> Result<f64> {
+/// The seconds of a run in one turn, after at least `settling` runs that are not timed.
+fn one_turn(contestant: &mut dyn Contestant, count: usize, settling: usize) -> Result<f64> {
     // What another left in the caches is replaced first. A run that fills a turn alone has no use for them.
-    if count > 1 {
-        contestant.run(1)?;
+    let untimed = settling.max(usize::from(count > 1));
+    if untimed > 0 {
+        contestant.run(untimed)?;
     }
     Ok(contestant.run(count)? / count as f64)
 }
@@ -162,7 +175,8 @@ mod tests {
         assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [between, between]);
         assert!((20..=MOST_ROUNDS).contains(&between), "{between} rounds");
         assert!((samples[0][3] - 1e-6).abs() < 1e-12 && (samples[1][3] - 1e-3).abs() < 1e-9);
-        let times = [fast.runs as f64 * fast.seconds, slow.runs as f64 * slow.seconds];
+        let settling = between as f64 * SETTLING;
+        let times = [fast.runs as f64 * fast.seconds - settling, slow.runs as f64 * slow.seconds - settling];
         assert!(times.iter().all(|&time| (0.2..0.9).contains(&time)), "{times:?}");
     }
 
