@@ -116,17 +116,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::fs::remove_dir_all(&folder)?;
         peer = Some(started?);
     }
-    let mut works: [(&'static str, usize, Box<dyn FnMut() -> Result<(), Box<dyn Error>>>); 3] = [
-        ("decode", IMAGES, Box::new(|| (0..IMAGES).try_for_each(|_| Ok(drop(black_box(decode(&bytes, LIMIT)?)))))),
-        (
-            "resize",
-            IMAGES,
-            Box::new(|| {
-                Ok((0..IMAGES).for_each(|_| drop(black_box(evaluate(&picture, SIZE, ResizeMode::Shortest, 0)))))
-            }),
-        ),
-        ("tokenize", CAPTIONS, Box::new(|| Ok(drop(black_box(tokenizer.encode_packed(&lines, context)))))),
-    ];
+    type Work<'a> = Box<dyn FnMut() -> Result<(), Box<dyn Error>> + 'a>;
+    let decoding: Work = Box::new(|| {
+        for _ in 0..IMAGES {
+            black_box(decode(&bytes, LIMIT)?);
+        }
+        Ok(())
+    });
+    let resizing: Work = Box::new(|| {
+        for _ in 0..IMAGES {
+            black_box(evaluate(&picture, SIZE, ResizeMode::Shortest, 0));
+        }
+        Ok(())
+    });
+    let tokenizing: Work = Box::new(|| {
+        black_box(tokenizer.encode_packed(&lines, context));
+        Ok(())
+    });
+    let mut works = [("decode", IMAGES, decoding), ("resize", IMAGES, resizing), ("tokenize", CAPTIONS, tokenizing)];
     let mut rows =
         works.each_ref().map(|(work, ..)| Row { work, per_second: Vec::new(), open_clip_per_second: Vec::new() });
     for round in 0..rounds.max(2) {
