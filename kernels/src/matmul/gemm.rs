@@ -230,7 +230,7 @@ impl Stage<'_> {
         fetch(place, &work.target, &work.epilogue);
         // SAFETY: the panels hold `depth` words; the ISA was chosen as available; the tile of C belongs to this task.
         unsafe {
-            (micro.run)(place.rows, self.depth, a.1.as_ptr(), b.1.as_ptr(), tile.as_mut_ptr());
+            micro.run(place.rows)(self.depth, a.1.as_ptr(), b.1.as_ptr(), tile.as_mut_ptr());
             let mut accumulate = work.target.accumulate;
             match self.partial {
                 None => accumulate |= !self.first,

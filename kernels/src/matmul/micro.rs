@@ -7,58 +7,52 @@ use engine::cpu::Isa;
 /// The largest tile of any kernel, in elements.
 pub(crate) const MAX_TILE: usize = 14 * 32;
 
-/// A micro-kernel: `tile[i][j] = Σ_k a[k][i] · b[k][j]` over `depth` words of k, for the first `rows` of its rows at least.
+/// A micro-kernel: `tile[i][j] = Σ_k a[k][i] · b[k][j]` over `depth` words of k, for the first of the panel's rows or for all.
 ///
 /// # Safety
-/// `a` holds `depth` times the kernel's rows, `b` `depth` times its columns, `tile` its rows times its columns; `rows` is at
-/// least 1 and no more than its rows; the CPU has the ISA.
-pub(crate) type Run = unsafe fn(rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32);
+/// `a` holds `depth` times the panel's rows, `b` `depth` times its columns, `tile` its rows times its columns; the CPU has the ISA.
+pub(crate) type Run = unsafe fn(depth: usize, a: *const u32, b: *const u32, tile: *mut f32);
 
-/// A micro-kernel and its tile.
+/// The micro-kernels of a tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Micro {
     pub rows: usize,
     pub columns: usize,
     /// Words are pairs of bf16.
     pub pairs: bool,
-    pub run: Run,
+    /// For 2 rows, for 4 and so on, the last one for all.
+    runs: &'static [Run],
+}
+
+impl Micro {
+    /// The one that computes the first `rows` rows, at least one, and as few besides as there is a kernel for.
+    pub fn run(&self, rows: usize) -> Run {
+        self.runs[(rows.div_ceil(2) - 1).min(self.runs.len() - 1)]
+    }
 }
 
 /// The kernel for an ISA and a storage type.
 pub(crate) fn select(isa: Isa, is_bf16: bool) -> Micro {
     #[cfg(target_arch = "x86_64")]
+    macro_rules! runs {
+        ($kernel:ident: $($rows:literal)*) => { &[$($kernel::<$rows>),*] };
+    }
+    #[cfg(target_arch = "x86_64")]
     match isa {
-        Isa::Avx512Bf16 if is_bf16 => return Micro { rows: 14, columns: 32, pairs: true, run: avx512_bf16 },
-        Isa::Avx512 | Isa::Avx512Bf16 => return Micro { rows: 14, columns: 32, pairs: false, run: avx512 },
-        Isa::Avx2 => return Micro { rows: 6, columns: 16, pairs: false, run: avx2 },
+        Isa::Avx512Bf16 if is_bf16 => return Micro { rows: 14, columns: 32, pairs: true, runs: runs!(avx512_bf16: 2 4 6 8 10 12 14) },
+        Isa::Avx512 | Isa::Avx512Bf16 => return Micro { rows: 14, columns: 32, pairs: false, runs: runs!(avx512: 2 4 6 8 10 12 14) },
+        Isa::Avx2 => return Micro { rows: 6, columns: 16, pairs: false, runs: runs!(avx2: 2 4 6) },
         Isa::Scalar => {}
     }
     let _ = (isa, is_bf16);
-    Micro { rows: 4, columns: 8, pairs: false, run: scalar }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512(rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
-    // SAFETY: the caller's.
-    unsafe {
-        match rows {
-            0..=2 => avx512_rows::<2>(depth, a, b, tile),
-            3..=4 => avx512_rows::<4>(depth, a, b, tile),
-            5..=6 => avx512_rows::<6>(depth, a, b, tile),
-            7..=8 => avx512_rows::<8>(depth, a, b, tile),
-            9..=10 => avx512_rows::<10>(depth, a, b, tile),
-            11..=12 => avx512_rows::<12>(depth, a, b, tile),
-            _ => avx512_rows::<14>(depth, a, b, tile),
-        }
-    }
+    Micro { rows: 4, columns: 8, pairs: false, runs: &[scalar] }
 }
 
 /// # Safety
 /// As [`Run`], of which it computes `R` rows.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512_rows<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn avx512<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
@@ -81,28 +75,11 @@ unsafe fn avx512_rows<const R: usize>(depth: usize, a: *const u32, b: *const u32
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn avx512_bf16(rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
-    // SAFETY: the caller's.
-    unsafe {
-        match rows {
-            0..=2 => avx512_bf16_rows::<2>(depth, a, b, tile),
-            3..=4 => avx512_bf16_rows::<4>(depth, a, b, tile),
-            5..=6 => avx512_bf16_rows::<6>(depth, a, b, tile),
-            7..=8 => avx512_bf16_rows::<8>(depth, a, b, tile),
-            9..=10 => avx512_bf16_rows::<10>(depth, a, b, tile),
-            11..=12 => avx512_bf16_rows::<12>(depth, a, b, tile),
-            _ => avx512_bf16_rows::<14>(depth, a, b, tile),
-        }
-    }
-}
-
 /// # Safety
 /// As [`Run`], of which it computes `R` rows.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn avx512_bf16_rows<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn avx512_bf16<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = (a.cast::<i32>(), b.cast::<i32>());
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
@@ -127,24 +104,11 @@ unsafe fn avx512_bf16_rows<const R: usize>(depth: usize, a: *const u32, b: *cons
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
-    // SAFETY: the caller's.
-    unsafe {
-        match rows {
-            0..=2 => avx2_rows::<2>(depth, a, b, tile),
-            3..=4 => avx2_rows::<4>(depth, a, b, tile),
-            _ => avx2_rows::<6>(depth, a, b, tile),
-        }
-    }
-}
-
 /// # Safety
 /// As [`Run`], of which it computes `R` rows.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2_rows<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn avx2<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
@@ -169,7 +133,7 @@ unsafe fn avx2_rows<const R: usize>(depth: usize, a: *const u32, b: *const u32, 
     }
 }
 
-unsafe fn scalar(_rows: usize, depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn scalar(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
     // SAFETY: the panels hold `depth` words of each row and column; the tile holds 4 x 8 values.
     let (a, b, tile) = unsafe {
         (

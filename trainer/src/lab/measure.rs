@@ -68,7 +68,7 @@ pub fn take_turns(
     let rounds = ((seconds / longest) as usize).clamp(LEAST_ROUNDS, MOST_ROUNDS);
     let mut random = Philox::new(rounds as u64, contestants.len() as u64);
     let counts: Vec<usize> = paces.iter().map(|pace| pace.as_ref().map_or(0, |pace| pace.count)).collect();
-    let single: Vec<f64> = paces.iter().map(|pace| pace.as_ref().map_or(1.0, Pace::of_one)).collect();
+    let settling: Vec<usize> = paces.iter().map(|pace| pace.as_ref().map_or(0, Pace::settling)).collect();
     let mut samples: Vec<Result<Vec<f64>>> =
         paces.into_iter().map(|pace| pace.map(|_| Vec::with_capacity(rounds))).collect();
     let mut order: Vec<usize> = (0..=contestants.len()).collect();
@@ -84,8 +84,8 @@ pub fn take_turns(
                 continue;
             };
             let Ok(taken) = &mut samples[index] else { continue };
-            let settling = if contestants_take_turns { (SETTLING / single[index]) as usize } else { 0 };
-            match one_turn(*contestant, counts[index], settling.min(MOST_RUNS)) {
+            let settling = if contestants_take_turns { settling[index] } else { 0 };
+            match one_turn(*contestant, counts[index], settling) {
                 Ok(seconds) => taken.push(seconds),
                 Err(error) => samples[index] = Err(error),
             }
@@ -101,9 +101,9 @@ struct Pace {
 }
 
 impl Pace {
-    /// Seconds of a run.
-    fn of_one(&self) -> f64 {
-        (self.seconds / self.count as f64).max(1e-9)
+    /// Runs that together take [`SETTLING`]: none of what takes longer.
+    fn settling(&self) -> usize {
+        ((SETTLING * self.count as f64 / self.seconds) as usize).min(MOST_RUNS)
     }
 }
 
