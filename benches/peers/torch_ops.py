@@ -7,12 +7,14 @@ device is not there. Then each line {"case": place, "way": place, "count": runs}
 together (a count of 0 only prepares them), or {"absent": …} if that way cannot run the case. A case has its op's name in "op",
 its shapes, "dtype" (f32 or bf16), and "backward": whether the gradients of its inputs, from gradients of 1, are part of a run.
 
-On a GPU there are further ways: torch.compile, and each backend of attention. As with ours, copies of all buffers, together
+On a GPU there are further ways: torch.compile, and each backend of attention; TORCH_WAYS=flash,cudnn names those that
+are wanted beside the plain one. As with ours, copies of all buffers, together
 twice as large as the L2 cache, take turns; the runs are captured in a CUDA graph and timed by events.
 """
 
 import contextlib
 import json
+import os
 import sys
 import time
 
@@ -46,6 +48,8 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 WAYS = ["", "compile", *BACKENDS] if device == "cuda" else [""]
+if "TORCH_WAYS" in os.environ:
+    WAYS = ["", *(way for way in WAYS[1:] if way in os.environ["TORCH_WAYS"].split(","))]
 GRAPH_SECONDS = 1e-3  # of the runs in one graph, about
 MOST_COPIES = 128
 

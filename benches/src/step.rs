@@ -1,7 +1,7 @@
 //! Our training step on random data: forward, both losses, backward, clipping, AdamW.
 
 use engine::rng::Philox;
-use engine::{Checkpointing, DType, Queue, Result, Workspace};
+use engine::{Checkpointing, DType, Profiler, Queue, Result, Workspace};
 use kernels::optimizer::{AdamW, AdamWSettings, Optimizer, Rule, Step, clip_factor};
 use kernels::reduce;
 use model::config::CocaConfig;
@@ -53,6 +53,15 @@ impl OurStep {
             |entry: &engine::Parameter| Rule { decay: decays(&entry.name, &entry.shape), learning_rate_scale: 1.0 };
         let optimizer = AdamW::new(settings, model.parameters(), rule)?;
         Ok(OurStep { queue: queue.clone(), model, step, optimizer, number: 0 })
+    }
+
+    /// Forward and backward once more, node by node.
+    ///
+    /// # Errors
+    /// An op refuses.
+    pub fn profile(&mut self, profiler: &mut Profiler) -> Result<()> {
+        profiler.start_run();
+        self.step.run(&self.queue, 1.0, 2.0, false, &mut [profiler]).map(drop)
     }
 
     /// One step; its seconds.

@@ -2,18 +2,21 @@
 //! reference, gradients set and added, the same bits in every run, as a list of launches and as a graph.
 //!
 //! Without a GPU the tests say why and pass; with `COCA_REQUIRE_GPU` set they fail. `COCA_SEED` gives other values,
-//! `COCA_SWEEP=N` N times as many random cases, and `COCA_BENCH_CASES` adds the shapes of real models, whose reference takes
-//! minutes.
+//! `COCA_SWEEP=N` N times as many random cases, `COCA_SHARD=I/N` every Nth case from I on, for N processes side by side, and
+//! `COCA_BENCH_CASES` adds the shapes of real models, whose reference takes minutes.
+//!
+//! A case that fails does not keep the next from running, unless the device itself has failed: all failures are listed.
 
 mod running;
 
+use engine::rng::Philox;
 use engine::{CudaQueue, Device, Queue};
 use kernels::case::{Case, CaseProgram, Draw, Pass};
-use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
 use running::{check, seed, sweep};
+use std::any::Any;
 use std::env;
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A line past the capture of the test harness.
 fn say(line: &str) {
@@ -72,32 +75,62 @@ fn check_case(case: &Case, gpu: &CudaQueue) -> bool {
     true
 }
 
+/// The part of the cases that is this process's: `(I, N)` of `COCA_SHARD=I/N`, else all of them.
+///
+/// # Panics
+/// The variable holds something else.
+fn shard() -> (usize, usize) {
+    let Ok(text) = env::var("COCA_SHARD") else { return (0, 1) };
+    let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+    parts.filter(|(part, of)| part < of).unwrap_or_else(|| panic!("COCA_SHARD={text}: I/N with I below N is wanted"))
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+/// Checks this process's share of the cases, and lists those that fail.
+///
+/// # Panics
+/// There are any.
+fn check_all(test: &str, gpu: &CudaQueue, cases: impl Iterator<Item = Case>) {
+    let (part, of) = shard();
+    let (mut checked, mut skipped, mut failures) = (0, Vec::new(), Vec::new());
+    for case in cases.skip(part).step_by(of) {
+        if env::var_os("COCA_SAY_CASES").is_some() {
+            say(&format!("{test}: {}", case.name));
+        }
+        match catch_unwind(AssertUnwindSafe(|| check_case(&case, gpu))) {
+            Ok(true) => checked += 1,
+            Ok(false) if skipped.contains(&case.op.name()) => {}
+            Ok(false) => skipped.push(case.op.name()),
+            Err(panic) => failures.push(format!("{}: {}", case.name, said(&*panic))),
+        }
+        if let Err(error) = gpu.synchronize() {
+            failures.push(format!("the device failed at {}, cases after it did not run: {error}", case.name));
+            break;
+        }
+    }
+    say(&format!("{test}: {checked} cases with seed {}, without a kernel: {skipped:?}", seed()));
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
 #[test]
 fn every_case() {
     let Some(gpu) = gpu_or_skip("every_case") else { return };
     let with_models = env::var_os("COCA_BENCH_CASES").is_some();
-    let (mut checked, mut skipped) = (0, Vec::new());
-    for case in kernels::cases().iter().filter(|case| with_models || !case.bench_only) {
-        if check_case(case, &gpu) {
-            checked += 1;
-        } else if !skipped.contains(&case.op.name()) {
-            skipped.push(case.op.name());
-        }
-    }
-    say(&format!("every_case: {checked} cases with seed {}, without a kernel: {skipped:?}", seed()));
+    check_all("every_case", &gpu, kernels::cases().into_iter().filter(|case| with_models || !case.bench_only));
 }
 
 #[test]
 fn random_cases() {
     let Some(gpu) = gpu_or_skip("random_cases") else { return };
-    let config = ProptestConfig { cases: 24 * sweep(), failure_persistence: None, ..ProptestConfig::default() };
-    let checked = std::cell::Cell::new(0);
-    let outcome = TestRunner::new(config).run(&proptest::collection::vec(any::<u32>(), 16), |words| {
-        for (_, draw) in kernels::DRAWS {
-            checked.set(checked.get() + usize::from(check_case(&draw(&mut Draw::new(words.clone())), &gpu)));
-        }
-        Ok(())
-    });
-    outcome.unwrap_or_else(|error| panic!("{error}"));
-    say(&format!("random_cases: {} cases with seed {}", checked.get(), seed()));
+    let mut random = Philox::new(seed(), 0xca5e);
+    let rounds: Vec<Vec<u32>> =
+        (0..24 * sweep()).map(|_| (0..16).map(|_| random.below(1 << 32) as u32).collect()).collect();
+    let drawn =
+        rounds.iter().flat_map(|words| kernels::DRAWS.iter().map(|(_, draw)| draw(&mut Draw::new(words.clone()))));
+    check_all("random_cases", &gpu, drawn);
 }

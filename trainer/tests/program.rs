@@ -137,9 +137,9 @@ fn doctor_and_training_say_the_same_of_a_gpu_that_cannot_be_used() {
         );
         assert!(text.contains(&path), "{text}");
         // A compiler that is newer than the driver makes code that it does not run.
-        let (text, ..) = run(&["doctor"], &[("STUB_VERSION", "12020"), ("COCA_NVRTC", &path)]);
+        let (text, ..) = run(&["doctor"], &[("STUB_VERSION", "12040"), ("COCA_NVRTC", &path)]);
         assert!(
-            compiler.nvrtc().version().0 == 12 || text.contains("the GPU's driver runs code of CUDA 12.2"),
+            compiler.nvrtc().version().0 == 12 || text.contains("the GPU's driver runs code of CUDA 12.4"),
             "{text}"
         );
     }

@@ -6,7 +6,7 @@ use benches::outcome::{self, median};
 use benches::peer::{self, Peer};
 use benches::step::OurStep;
 use clap::Parser;
-use engine::{CudaQueue, Queue};
+use engine::{CudaQueue, Profiler, Queue, Roofline};
 use kernels::gauge;
 use serde::Serialize;
 use std::error::Error;
@@ -45,6 +45,9 @@ struct Arguments {
     /// A file that gets one more line of JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// A file for a line of JSON a node of one more step of ours; prints times by op.
+    #[arg(long)]
+    profile: Option<PathBuf>,
 }
 
 /// One contestant's figures.
@@ -153,6 +156,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             100.0 * row.flops_share,
             row.peak_bytes as f64 / f64::from(1 << 30)
         );
+    }
+    if let Some(file) = &arguments.profile {
+        let roofline = Roofline {
+            flops_per_second: peak * 1e9,
+            bytes_per_second: gauge::read_bytes_per_second(&queue)?,
+        };
+        let mut profiler = Profiler::new(roofline);
+        ours.profile(&mut profiler)?;
+        std::fs::write(file, profiler.json_lines())?;
+        print!("{}", profiler.table(1));
     }
     if let Some(file) = &arguments.json {
         let (preset, batch, dtype) = (arguments.preset, arguments.batch, arguments.dtype);

@@ -7,8 +7,8 @@ use std::ffi::{CStr, c_char, c_int, c_uint};
 /// File names of the driver's library.
 const LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
-/// The oldest version that is used here: launches with attributes, tensor maps, and the calls that copy and capture.
-const OLDEST: (u32, u32) = (12, 2);
+/// The oldest version that is used here: launches with attributes, tensor maps, the sizes of a kernel's parameters.
+const OLDEST: (u32, u32) = (12, 4);
 
 /// What is said where there is a driver, but no device.
 pub(super) const NO_GPU: &str = "the NVIDIA driver is installed but sees no GPU.";

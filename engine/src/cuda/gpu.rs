@@ -141,9 +141,12 @@ struct Loaded {
     functions: Mutex<HashMap<String, Kernel>>,
 }
 
-/// A kernel's handle.
-#[derive(Clone, Copy, Debug)]
-struct Kernel(sys::CUfunction);
+/// A kernel's handle, and the bytes of each of its parameters.
+#[derive(Clone, Debug)]
+struct Kernel {
+    handle: sys::CUfunction,
+    parameters: Arc<[usize]>,
+}
 
 // SAFETY: as for `Gpu`; the module keeps the function alive.
 unsafe impl Send for Kernel {}
@@ -154,15 +157,15 @@ unsafe impl Sync for Loaded {}
 
 impl Loaded {
     /// A kernel by name, allowed as much dynamic shared memory as the device has beside its static one.
-    fn function(&self, name: &str, shared_bytes_per_block: u32) -> Result<sys::CUfunction> {
+    fn kernel(&self, name: &str, shared_bytes_per_block: u32) -> Result<Kernel> {
         let mut functions = self.functions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(kernel) = functions.get(name) {
-            return Ok(kernel.0);
+            return Ok(kernel.clone());
         }
         let text = CString::new(name).map_err(|_| Error::invalid("the name of a kernel contains a zero byte"))?;
         use sys::CUfunction_attribute_enum as Attribute;
         // SAFETY: a module that is loaded, a function of it, an attribute that takes bytes.
-        let function = unsafe {
+        let handle = unsafe {
             let function = result::module::get_function(self.module, text)
                 .map_err(|error| failed(&format!("the search for kernel {name}"), error))?;
             let fixed =
@@ -173,8 +176,14 @@ impl Loaded {
                 .map_err(|error| failed("cuFuncSetAttribute", error))?;
             function
         };
-        functions.insert(name.to_owned(), Kernel(function));
-        Ok(function)
+        let parameters = (0..).map_while(|index| {
+            let (mut offset, mut size) = (0, 0);
+            // SAFETY: a function of a loaded module, and pointers to two integers.
+            unsafe { sys::cuFuncGetParamInfo(handle, index, &mut offset, &mut size) }.result().is_ok().then_some(size)
+        });
+        let kernel = Kernel { handle, parameters: parameters.collect() };
+        functions.insert(name.to_owned(), kernel.clone());
+        Ok(kernel)
     }
 }
 
@@ -335,8 +344,15 @@ impl Driver for Gpu {
 
     fn launch(&self, stream: Stream, function: &Function, launch: &Launch, arguments: &Arguments) -> Result<()> {
         self.context.enter()?;
-        let handle =
-            function.module.get::<Loaded>()?.function(&function.name, self.properties.shared_bytes_per_block)?;
+        let loaded = function.module.get::<Loaded>()?;
+        let Kernel { handle, parameters } = loaded.kernel(&function.name, self.properties.shared_bytes_per_block)?;
+        if !arguments.values().map(<[u8]>::len).eq(parameters.iter().copied()) {
+            let given: Vec<usize> = arguments.values().map(<[u8]>::len).collect();
+            return Err(Error::invalid(format!(
+                "launch of {}: its parameters have {parameters:?} bytes, the arguments {given:?}",
+                function.name
+            )));
+        }
         let [x, y, z] = launch.cluster;
         let mut attribute = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
@@ -358,19 +374,11 @@ impl Driver for Gpu {
             // Without the attribute the dimensions in the kernel's source hold.
             numAttrs: u32::from(launch.cluster != [1; 3]),
         };
-        // As one block with its size, unlike a list of pointers, too few arguments are an error and not a wild read.
-        let block = arguments.block();
-        let mut size = block.len();
-        let named = |key: u32| std::ptr::without_provenance_mut::<c_void>(key as usize);
-        let mut extra = [
-            named(sys::CU_LAUNCH_PARAM_BUFFER_POINTER_AS_INT),
-            block.as_ptr().cast_mut().cast(),
-            named(sys::CU_LAUNCH_PARAM_BUFFER_SIZE_AS_INT),
-            (&raw mut size).cast(),
-            named(sys::CU_LAUNCH_PARAM_END_AS_INT),
-        ];
-        // SAFETY: a kernel of a loaded module; configuration and arguments live until the call returns, which copies them.
-        unsafe { sys::cuLaunchKernelEx(&config, handle, null_mut(), extra.as_mut_ptr()) }
+        // Not as one block: machine code wants parameters that are aligned to 64 bytes, and those after them, further on than
+        // a struct would have them, which the driver sees to where it is given each by itself.
+        let mut pointers: Vec<*mut c_void> = arguments.values().map(|value| value.as_ptr().cast_mut().cast()).collect();
+        // SAFETY: a kernel of a loaded module, and as many arguments of the sizes that it takes, which the call copies.
+        unsafe { sys::cuLaunchKernelEx(&config, handle, pointers.as_mut_ptr(), null_mut()) }
             .result()
             .map_err(|error| failed(&format!("launch of {}", function.name), error))
     }

@@ -66,7 +66,7 @@ fn what_is_missing_is_told_in_one_sentence() {
             "the NVIDIA driver is not ready (code 802): the service nvidia-fabricmanager is not running.",
         ),
         (&[("STUB_INIT", "999")], "the NVIDIA driver is installed but cuInit fails with code 999."),
-        (&[("STUB_VERSION", "11080")], "the NVIDIA driver supports CUDA 11.8, 12.2 is needed: update the driver."),
+        (&[("STUB_VERSION", "11080")], "the NVIDIA driver supports CUDA 11.8, 12.4 is needed: update the driver."),
         (&[("STUB_DEVICES", "0")], "the NVIDIA driver is installed but sees no GPU."),
         (&[("STUB_CAPABILITY", "75")], "the GPU has compute capability 7.5, the kernels need 8.0 (Ampere) or newer"),
     ];
