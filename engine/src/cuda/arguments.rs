@@ -9,10 +9,10 @@ use bytemuck::Pod;
 /// use engine::cuda::Arguments;
 /// let arguments = Arguments::new().u32(3).address(0x100);
 /// assert_eq!(arguments.offsets().collect::<Vec<_>>(), [0, 8]);
+/// assert_eq!(arguments.block().len(), 16);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
-    /// All of them, with zeros between.
     block: Vec<u8>,
     /// Offset and size of each parameter in `block`.
     places: Vec<(usize, usize)>,
@@ -72,6 +72,11 @@ impl Arguments {
         self
     }
 
+    /// All parameters as one block, as PTX addresses them (machine code may have them elsewhere); gaps are zero.
+    pub fn block(&self) -> &[u8] {
+        &self.block
+    }
+
     /// The number of parameters.
     pub fn len(&self) -> usize {
         self.places.len()
@@ -82,7 +87,7 @@ impl Arguments {
         self.places.is_empty()
     }
 
-    /// Where each parameter begins.
+    /// Where each parameter begins in [`Arguments::block`].
     pub fn offsets(&self) -> impl Iterator<Item = usize> {
         self.places.iter().map(|&(offset, _)| offset)
     }
@@ -127,13 +132,13 @@ mod tests {
         assert_eq!(values[3], map.bytes());
         assert_eq!(values[4], (-5i32).to_ne_bytes());
         // The block ends with the last parameter, not with the struct's padding.
-        assert_eq!(arguments.block.len(), offsets[5] + 16);
-        assert!(arguments.block[4..8].iter().all(|&byte| byte == 0), "gaps are zero");
+        assert_eq!(arguments.block().len(), offsets[5] + 16);
+        assert!(arguments.block()[4..8].iter().all(|&byte| byte == 0), "gaps are zero");
     }
 
     #[test]
     fn a_kernel_without_parameters_has_an_empty_block() {
         assert!(Arguments::new().is_empty());
-        assert_eq!(Arguments::new().block, [0u8; 0]);
+        assert_eq!(Arguments::new().block(), [0u8; 0]);
     }
 }
