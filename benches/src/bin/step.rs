@@ -158,10 +158,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     if let Some(file) = &arguments.profile {
-        let roofline = Roofline {
-            flops_per_second: peak * 1e9,
-            bytes_per_second: gauge::read_bytes_per_second(&queue)?,
-        };
+        let roofline =
+            Roofline { flops_per_second: peak * 1e9, bytes_per_second: gauge::read_bytes_per_second(&queue)? };
         let mut profiler = Profiler::new(roofline);
         ours.profile(&mut profiler)?;
         std::fs::write(file, profiler.json_lines())?;

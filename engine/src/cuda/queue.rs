@@ -25,6 +25,8 @@ struct Shared {
     toolchain: Box<dyn Toolchain>,
     modules: Mutex<HashMap<Key, Module>>,
     scalars: Arc<Buffer>,
+    /// By their size; see [`CudaQueue::exchange`].
+    exchanges: Mutex<HashMap<usize, Arc<Buffer>>>,
 }
 
 impl fmt::Debug for Shared {
@@ -70,7 +72,15 @@ impl CudaQueue {
         let device = Device::Cuda(driver.clone());
         let scalars = Buffer::on(&device, size_of::<StepScalars>())?;
         let toolchain = Box::new(toolchain);
-        let shared = Shared { driver, device, architecture, toolchain, modules: Mutex::default(), scalars };
+        let shared = Shared {
+            driver,
+            device,
+            architecture,
+            toolchain,
+            modules: Mutex::default(),
+            scalars,
+            exchanges: Mutex::default(),
+        };
         Ok(CudaQueue { shared: Arc::new(shared), graphs: true, list: None })
     }
 
@@ -135,6 +145,22 @@ impl CudaQueue {
     /// Address of the [`StepScalars`], which kernels read so that a captured graph stays valid from step to step.
     pub fn scalars(&self) -> u64 {
         self.shared.scalars.address(0)
+    }
+
+    /// Address of `bytes` bytes through which the blocks of a launch exchange values: zeros at first, and the same memory for
+    /// every launch that asks for this size. It stays until the queue goes.
+    pub fn exchange(&self, bytes: usize) -> Result<u64> {
+        if self.list.is_some() {
+            return Ok(0);
+        }
+        let mut exchanges = lock(&self.shared.exchanges);
+        if let Some(buffer) = exchanges.get(&bytes) {
+            return Ok(buffer.address(0));
+        }
+        let buffer = Buffer::on(&self.shared.device, bytes)?;
+        let address = buffer.address(0);
+        exchanges.insert(bytes, buffer);
+        Ok(address)
     }
 
     // ---- around them ------------------------------------------------------------------------------------------------

@@ -79,3 +79,24 @@ DEVICE void stg_128(void* to, u32 x, u32 y, u32 z, u32 w) {
 DEVICE void stg_64(void* to, float x, float y) {
     asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "f"(x), "f"(y) : "memory");
 }
+
+DEVICE float4 ldg_128(const void* from) {
+    float4 value;
+    asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+                 : "l"(__cvta_generic_to_global(from))
+                 : "memory");
+    return value;
+}
+
+// A word of global memory by which blocks tell each other: what was written before the release is seen after the acquire, by
+// all threads that a barrier of the block joins to these.
+DEVICE void st_release(u32* to, u32 x) {
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(x) : "memory");
+}
+
+DEVICE u32 ld_acquire(const u32* from) {
+    u32 x;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(__cvta_generic_to_global(from)) : "memory");
+    return x;
+}

@@ -129,6 +129,14 @@ template <bool A_IS_K_MAJOR, bool B_IS_K_MAJOR> DEVICE void wgmma_m64k16(float (
         : "l"(a), "l"(b), "r"(1), "n"(A_IS_K_MAJOR ? 0 : 1), "n"(B_IS_K_MAJOR ? 0 : 1));
 }
 
+// Writes four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and holds elements as
+// ldmatrix gives them.
+DEVICE void stmatrix_x4(u32 address, const u32 (&d)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(d[0]), "r"(d[1]),
+                 "r"(d[2]), "r"(d[3])
+                 : "memory");
+}
+
 // ---- warpgroups and clusters ----------------------------------------------------------------------------------------
 
 template <int REGISTERS> DEVICE void setmaxnreg_inc() {

@@ -12,7 +12,9 @@ use engine::{DType, Error, Meta, Out, Result, View};
 use std::ops::Range;
 
 const SM80_PARTS: &[Part] = &[PRELUDE, SM80, ACTIVATION, EPILOGUE, part!("matmul", "matmul_sm80.cu")];
-const SM90_PARTS: &[Part] = &[PRELUDE, SM80, SM90, ACTIVATION, EPILOGUE, part!("matmul", "matmul_sm90.cu")];
+const EPILOGUE_SM90: Part = part!("matmul", "epilogue_sm90.cuh");
+const SM90_PARTS: &[Part] =
+    &[PRELUDE, SM80, SM90, ACTIVATION, EPILOGUE, EPILOGUE_SM90, part!("matmul", "matmul_sm90.cu")];
 const COLUMN_SUM_PARTS: &[Part] = &[PRELUDE, part!("matmul", "column_sum.cu")];
 
 /// The capability whose instructions `matmul_sm90` is made of.
@@ -23,12 +25,10 @@ const HOPPER: (u32, u32) = (9, 0);
 pub(crate) enum Kernel {
     /// `matmul_sm80` with square tiles of this many elements; packed accesses or single ones.
     Sm80 { tile: usize, aligned: bool },
-    /// `matmul_sm90`: both warpgroups on one tile of 128 x 256.
+    /// `matmul_sm90`: both warpgroups on one tile of 128 x 256, steps of k divided among blocks where tiles do not fill them.
     Cooperative,
     /// `matmul_sm90`: a tile of 128 x 128 for each warpgroup in turn.
     PingPong,
-    /// `matmul_sm90`: k divided among the blocks of a cluster, tiles of 128 x 128.
-    Split(usize),
 }
 
 /// What is fused at compile time; bias, residual and accumulation are arguments.
@@ -39,27 +39,60 @@ enum Fused {
     ActivationBackward(Activation),
 }
 
-/// Tile of the kernels for compute capability 9.0, and the steps in which they take k.
+/// Tiles of the kernels for compute capability 9.0, and the steps in which they take k.
 const TILE: usize = 128;
+const WIDE_TILE: usize = 256;
 const TILE_K: usize = 64;
-/// Up to this k the time of an epilogue is worth hiding behind the other warpgroup's products: a 128 x 256 tile of k = 768
-/// takes 8.4 us on an H100 and its stores 2.9 us.
-const PING_PONG_K: usize = 1024;
-/// Blocks of a cluster, and the least steps of k that are worth a block.
-const MOST_SPLITS: usize = 8;
+/// Least steps of a block that shares a tile, and most blocks of one.
 const LEAST_STEPS: usize = 4;
+const MOST_SHARES: usize = 8;
 
-/// Chooses the kernel for a product.
-fn choose(properties: &Properties, layout: Layout, dtype: DType, aligned: bool, sizes: Sizes) -> Kernel {
+/// Microseconds on an H100: a step of a wide tile and of a small one, an epilogue that nothing hides, and what blocks that
+/// share tiles wait for each other's sums.
+const WIDE_STEP: f64 = 0.62;
+const SMALL_STEP: f64 = 0.36;
+const WIDE_EPILOGUE: f64 = 2.0;
+const SMALL_EPILOGUE: f64 = 2.0;
+const EXCHANGE: f64 = 5.0;
+
+/// The blocks of `Cooperative`, the tiles that they compute whole, and the microseconds that it takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Division {
+    blocks: usize,
+    whole: usize,
+    microseconds: f64,
+}
+
+/// Divides `tiles` tiles of `steps` steps among multiprocessors: whole, or with the steps of what is left over from whole waves
+/// divided evenly.
+fn divide(multiprocessors: usize, tiles: usize, steps: usize) -> Division {
+    let waves = tiles.div_ceil(multiprocessors);
+    let of_tiles = |count: f64| count * (steps as f64 * WIDE_STEP + WIDE_EPILOGUE);
+    let all = Division { blocks: tiles.min(multiprocessors), whole: tiles, microseconds: of_tiles(waves as f64) };
+    // The last whole wave is divided with what is left over: shares of less than a tile would all wait for each other.
+    let whole_waves = (tiles / multiprocessors).saturating_sub(1);
+    let rest = tiles - whole_waves * multiprocessors;
+    let units = rest * steps;
+    let most = if whole_waves > 0 { multiprocessors } else { (units / LEAST_STEPS).min(rest * MOST_SHARES) };
+    let blocks = multiprocessors.min(most);
+    if blocks == 0 || rest.is_multiple_of(blocks) {
+        return all;
+    }
+    let share = units as f64 / blocks as f64 * WIDE_STEP + WIDE_EPILOGUE + EXCHANGE;
+    let divided =
+        Division { blocks, whole: whole_waves * multiprocessors, microseconds: of_tiles(whole_waves as f64) + share };
+    if divided.microseconds < all.microseconds { divided } else { all }
+}
+
+/// Chooses the kernel for a product. `hopper` says that `matmul_sm90` can compute it.
+fn choose(properties: &Properties, hopper: bool, aligned: bool, sizes: Sizes) -> Kernel {
     let Sizes { m, n, k } = sizes;
     let (tiles, multiprocessors) = (m.div_ceil(TILE) * n.div_ceil(TILE), properties.multiprocessors as usize);
-    if properties.compute_capability == HOPPER && dtype == DType::BF16 && aligned {
-        let splits = (multiprocessors / tiles).min(MOST_SPLITS).min(k.div_ceil(TILE_K) / LEAST_STEPS);
-        return match layout {
-            Layout::Tn if splits > 1 => Kernel::Split(splits),
-            _ if k <= PING_PONG_K || n <= TILE => Kernel::PingPong,
-            _ => Kernel::Cooperative,
-        };
+    if hopper {
+        let steps = k.div_ceil(TILE_K);
+        let small = (tiles.div_ceil(multiprocessors) * steps) as f64 * SMALL_STEP + SMALL_EPILOGUE;
+        let wide = divide(multiprocessors, m.div_ceil(TILE) * n.div_ceil(WIDE_TILE), steps).microseconds;
+        return if n <= TILE || small <= wide { Kernel::PingPong } else { Kernel::Cooperative };
     }
     // Small tiles where large ones would leave multiprocessors idle, and for sizes that cannot be packed.
     Kernel::Sm80 { tile: if aligned && tiles >= multiprocessors { 128 } else { 64 }, aligned }
@@ -90,7 +123,6 @@ fn source(layout: Layout, input: DType, output: DType, fused: Fused, kernel: Ker
         ]),
         Kernel::Cooperative => hopper(0, 256),
         Kernel::PingPong => hopper(1, 128),
-        Kernel::Split(_) => hopper(2, 128),
     });
     match kernel {
         Kernel::Sm80 { .. } => Source { name: "matmul_sm80", parts: SM80_PARTS, constants: all },
@@ -128,7 +160,6 @@ pub(crate) fn variants(architecture: Architecture) -> Vec<Source> {
             }
             if architecture.compute_capability() == HOPPER && input == DType::BF16 {
                 kernels.extend([Kernel::Cooperative, Kernel::PingPong]);
-                kernels.extend((layout == Layout::Tn).then_some(Kernel::Split(2)));
             }
             sources.extend(kernels.into_iter().map(|kernel| source(layout, input, output, fused, kernel)));
         }
@@ -226,11 +257,18 @@ fn launch_product(queue: &CudaQueue, product: &Product) -> Result<()> {
     let sides = [out.address, product.bias, product.side, product.residual];
     let rows_packed = [a, b, out].iter().all(|matrix| matrix.row_bytes().is_multiple_of(PACK_BYTES));
     let aligned = rows_packed && are_aligned(&[a.address, b.address]) && are_aligned(&sides);
-    let kernel = choose(queue.driver().properties(), layout, a.dtype, aligned, sizes);
+    let properties = queue.driver().properties();
+    // To an activation nothing is added there.
+    let is_added_to = product.residual != 0 || product.accumulate;
+    let hopper = properties.compute_capability == HOPPER
+        && a.dtype == DType::BF16
+        && aligned
+        && !(is_added_to && matches!(fused, Fused::Activation(_)));
+    let kernel = choose(properties, hopper, aligned, sizes);
     let operands = match kernel {
         Kernel::Sm80 { .. } => Arguments::new().address(a.address).address(b.address),
         _ => {
-            let tile_n = if kernel == Kernel::Cooperative { 2 * TILE } else { TILE };
+            let tile_n = if kernel == Kernel::Cooperative { WIDE_TILE } else { TILE };
             let a = tensor_map(queue, a, layout != Layout::Tn, TILE)?;
             let b = tensor_map(queue, b, layout == Layout::Nt, tile_n)?;
             Arguments::new().tensor_map(&a).tensor_map(&b)
@@ -243,7 +281,27 @@ fn launch_product(queue: &CudaQueue, product: &Product) -> Result<()> {
         .u32(size("terms", sizes.k)?)
         .u32(product.accumulate.into());
     let source = source(layout, a.dtype, out.dtype, fused, kernel);
-    queue.launch(&source, source.name, &launch(queue, kernel, sizes)?, &arguments)
+    let tiles = |tile_m: usize, tile_n: usize| sizes.m.div_ceil(tile_m) * sizes.n.div_ceil(tile_n);
+    let multiprocessors = properties.multiprocessors as usize;
+    let (blocks, whole) = match kernel {
+        Kernel::Sm80 { tile, .. } => {
+            let launch = Launch::linear(size("tiles", tiles(tile, tile))?, 2 * warps_n(tile) as u32 * 32);
+            return queue.launch(&source, source.name, &launch, &arguments);
+        }
+        Kernel::PingPong => (tiles(TILE, TILE).min(multiprocessors), tiles(TILE, TILE)),
+        Kernel::Cooperative => {
+            let Division { blocks, whole, .. } =
+                divide(multiprocessors, tiles(TILE, WIDE_TILE), sizes.k.div_ceil(TILE_K));
+            (blocks, whole)
+        }
+    };
+    // Sums of a tile for each block, and a flag for each of its two consumers.
+    let sums = multiprocessors * TILE * WIDE_TILE * size_of::<f32>();
+    let exchange = queue.exchange(sums + multiprocessors * 2 * size_of::<u32>())?;
+    let arguments = arguments.u32(size("tiles", whole)?).address(exchange).address(exchange + sums as u64);
+    // Stages, a strip for each consuming warp, barriers: as `matmul_sm90.cu` lays them out.
+    let launch = Launch { shared_bytes: (192 + 32) * 1024 + 256, ..Launch::linear(size("blocks", blocks)?, 384) };
+    queue.launch(&source, source.name, &launch, &arguments)
 }
 
 /// An operand for the tensor memory accelerator, in boxes of `TILE_K` of k by `extent` of m or n; along a contiguous m or n
@@ -258,19 +316,6 @@ fn tensor_map(queue: &CudaQueue, operand: Matrix, k_major: bool, extent: usize) 
         box_sizes: vec![TILE_K as u32, if k_major { extent } else { TILE_K } as u32],
         swizzle: Swizzle::B128,
         fill: Fill::Zero,
-    })
-}
-
-fn launch(queue: &CudaQueue, kernel: Kernel, Sizes { m, n, .. }: Sizes) -> Result<Launch> {
-    let tiles = |tile_m: usize, tile_n: usize| size("tiles", m.div_ceil(tile_m) * n.div_ceil(tile_n));
-    // Stages, a part of the epilogue for each consuming warp, barriers: as `matmul_sm90.cu` lays them out.
-    let hopper = |grid, cluster| Launch { grid, block: [384, 1, 1], cluster, shared_bytes: (192 + 16) * 1024 + 256 };
-    let persistent = |tiles: u32| hopper([tiles.min(queue.driver().properties().multiprocessors), 1, 1], [1; 3]);
-    Ok(match kernel {
-        Kernel::Sm80 { tile, .. } => Launch::linear(tiles(tile, tile)?, 2 * warps_n(tile) as u32 * 32),
-        Kernel::Cooperative => persistent(tiles(TILE, 2 * TILE)?),
-        Kernel::PingPong => persistent(tiles(TILE, TILE)?),
-        Kernel::Split(splits) => hopper([splits as u32, tiles(TILE, TILE)?, 1], [splits as u32, 1, 1]),
     })
 }
 

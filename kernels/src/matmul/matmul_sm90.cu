@@ -6,15 +6,15 @@
 // k is 64 elements, one 128-byte row of a swizzled tile. A stage is 16 KB of A and TILE_N * 128 bytes of B; the ring takes
 // 192 KB, six stages at 128 columns and four at 256.
 //
-// COOPERATIVE: both warpgroups work on one 128 x 256 tile, 64 rows each. Least traffic of shared memory, for large k.
-// PING_PONG: each warpgroup has a 128 x 128 tile of its own, so that one multiplies while the other is in its epilogue.
-// SPLIT: for products of few tiles and large k (gradients of weights). The blocks of a cluster share a 128 x TILE_N tile,
-// each with a part of k; their sums meet in shared memory and are added in the order of the blocks, each block for a part
-// of the tile. No atomics: the order of additions is fixed by the shape and the number of splits.
+// COOPERATIVE: both warpgroups work on one 128 x 256 tile, 64 rows each: least traffic of shared memory. What does not fill
+// all blocks with whole tiles is divided by steps of k: `Share` below.
+// PING_PONG: each warpgroup has a 128 x 128 tile of its own, so that one multiplies while the other is in its epilogue. For
+// small k.
 //
-// Blocks are persistent but in SPLIT: block i computes tiles i, i + gridDim.x, ...; the producer runs ahead of them.
+// Blocks are persistent; the producer runs ahead of the consumers. No atomic additions: the order of all sums is fixed by the
+// shape and the number of blocks.
 
-enum Schedule { COOPERATIVE = 0, PING_PONG = 1, SPLIT = 2 };
+enum Schedule { COOPERATIVE = 0, PING_PONG = 1 };
 
 constexpr u32 TILE_M = 128;
 constexpr u32 TILE_K = 64;
@@ -26,21 +26,21 @@ constexpr u32 A_BYTES = TILE_M * 128;
 constexpr u32 STAGE_BYTES = A_BYTES + TILE_N * 128;
 constexpr u32 STAGES = 192 * 1024 / STAGE_BYTES;
 constexpr u32 STAGING = STAGES * STAGE_BYTES;
-constexpr u32 BARRIERS = STAGING + CONSUMERS * 4 * STAGING_BYTES;
+constexpr u32 BARRIERS = STAGING + CONSUMERS * 4 * STRIP_BYTES;
 // Rows of a tile that one consumer multiplies, in blocks of 64, and consumers that read a stage.
 constexpr u32 BLOCKS_M = SCHEDULE == PING_PONG ? 2 : 1;
+constexpr u32 STRIPS_N = TILE_N / STRIP_COLUMNS;
 constexpr u32 READERS = SCHEDULE == PING_PONG ? 1 : 2;
-// 64K registers for 128 producing and 256 consuming threads.
+// Of a thread of each kind.
 constexpr int PRODUCER_REGISTERS = 40;
 constexpr int CONSUMER_REGISTERS = 232;
 static_assert(BLOCKS_M * TILE_N <= 256, "128 accumulators a thread");
 static_assert(ALIGNED, "tensor maps need rows and addresses that are multiples of 16 bytes");
-static_assert(GROUP_THREADS * (PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS) <= 65536, "registers");
-static_assert(SCHEDULE != SPLIT || TILE_M * TILE_N * 4 <= STAGING, "the sums lie over the stages");
+static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 3 * 168, "a block begins with 168 a thread");
 
-// Named barriers: consumers before they overwrite the stages; from TURN_BARRIER on, the turn of each consumer to multiply.
-constexpr u32 SUMS_BARRIER = 1;
-constexpr u32 TURN_BARRIER = 2;
+// Named barriers: of the threads of each consumer, or the turn of each consumer to multiply.
+constexpr u32 GROUP_BARRIER = 1;
+constexpr u32 TURN_BARRIER = 1;
 
 using Accumulators = float[BLOCKS_M][TILE_N / 2];
 
@@ -77,9 +77,11 @@ template <bool K_MAJOR, u32 EXTENT> DEVICE void fill(u32 to, const TensorMap* ma
 }
 
 // Multiplies `steps` stages into the accumulators. `first_block` is the first block of 64 rows of A that is this
-// warpgroup's; then it is the turn of consumer `next`, unless that is this many.
-DEVICE void multiply(
-    Accumulators& accumulators, u32 stages, Barriers barriers, Ring& ring, u32 steps, u32 first_block, u32 next) {
+// warpgroup's; then it is the turn of consumer `next`, unless that is this many. `meanwhile` is called once while the last
+// step multiplies.
+template <class Meanwhile>
+DEVICE void multiply(Accumulators& accumulators, u32 stages, Barriers barriers, Ring& ring, u32 steps, u32 first_block,
+                     u32 next, Meanwhile meanwhile) {
     const bool elected = threadIdx.x % GROUP_THREADS == 0;
     constexpr u32 A_STEP = A_K_MAJOR ? 32 : 16 * 128, B_STEP = B_K_MAJOR ? 32 : 16 * 128;  // bytes of 16 of k
     u32 previous = 0;
@@ -106,51 +108,100 @@ DEVICE void multiply(
         ring.advance();
     }
     if (next < CONSUMERS) bar_arrive<CONSUMERS * GROUP_THREADS>(TURN_BARRIER + next);
+    meanwhile();
     wgmma_wait_group<0>();
+    // The compiler knows only now that they have changed.
+#pragma unroll
+    for (u32 block = 0; block < BLOCKS_M; ++block) {
+#pragma unroll
+        for (u32 i = 0; i < TILE_N / 2; ++i) asm volatile("" : "+f"(accumulators[block][i])::"memory");
+    }
     if (elected && steps > 0) mbarrier_arrive(barriers.empty(previous));
 }
 
-// Byte offset of 4 floats of a row of the SPLIT tile, permuted so that the 4 rows that a half warp writes to differ in
-// their banks.
-DEVICE u32 sum_offset(u32 row, u32 unit) { return row * (TILE_N * 4) + ((unit ^ (row & 3) << 1) << 4); }
+// A tile, or some of its steps.
+struct Part {
+    u32 tile, begin, end;
+};
 
-// Adds the sums of all blocks of the cluster and writes this block's part of the tile. The consumers call it, and the
-// producer's threads meet them in its two barriers.
-DEVICE void finish_split(const Epilogue& e, const Accumulators& accumulators, u32 shared, u32 first_m, u32 first_n) {
-    const u32 thread = threadIdx.x - GROUP_THREADS, lane = threadIdx.x % WARP;
-    // The other warpgroup may still multiply from the stages that the sums will lie over.
-    bar_sync<CONSUMERS * GROUP_THREADS>(SUMS_BARRIER);
-#pragma unroll
-    for (u32 part = 0; part < TILE_N / 8; ++part) {
-#pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
-            const u32 row = thread / WARP * 16 + half * 8 + lane / 4, pair = lane % 4;
-            const float* sums = &accumulators[0][part * 4 + half * 2];
-            sts_64(shared + sum_offset(row, part * 2 + pair / 2) + pair % 2 * 8, sums[0], sums[1]);
-        }
+// What a block computes: of the first `whole` tiles one after the other, as all blocks do; then its share of the steps of the
+// rest, which are divided without regard to tiles. Who has the first step of a tile finishes it; the blocks after it, to whom
+// the other steps belong, give it their sums.
+struct Share {
+    u32 whole, steps;      // whole tiles of all blocks; steps of a tile
+    u32 of_block, longer;  // steps of the rest that a block has; one more has each of the first blocks, so many of them
+    u32 place, tile, step; // the block's place; its next whole tile; its next step of the rest
+
+    DEVICE Share(u32 tiles, u32 steps, u32 whole) : whole(whole), steps(steps) {
+        const u32 rest = (tiles - whole) * steps;
+        of_block = rest / gridDim.x, longer = rest % gridDim.x;
+        // Counted from the last block, so that blocks wait for those before them in the grid.
+        place = gridDim.x - 1 - blockIdx.x;
+        tile = place, step = first_step(place);
     }
-    barrier_cluster();
-    constexpr u32 UNITS = TILE_M * TILE_N / 4;
-    const u32 rank = blockIdx.x, splits = gridDim.x;
-    const u32 begin = UNITS * rank / splits, end = UNITS * (rank + 1) / splits;
-    for (u32 unit = begin + thread; unit < end; unit += CONSUMERS * GROUP_THREADS) {
-        const u32 row = unit / (TILE_N / 4), column = unit % (TILE_N / 4) * 4;
-        const u32 offset = shared + sum_offset(row, column / 4);
-        float4 total = ld_shared_cluster_128(mapa(offset, 0));
-        for (u32 other = 1; other < splits; ++other) {
-            const float4 part = ld_shared_cluster_128(mapa(offset, other));
-            total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
+
+    // Where the share of a block in the rest begins.
+    DEVICE u32 first_step(u32 place) const { return place * of_block + smaller(place, longer); }
+
+    DEVICE bool has_whole() const { return tile < whole; }
+
+    DEVICE bool take(Part& part) {
+        if (has_whole()) {
+            part = {tile, 0, steps};
+            tile += gridDim.x;
+            return true;
         }
-        float values[4] = {total.x, total.y, total.z, total.w};
-        if (first_m + row < e.m && first_n + column < e.n) finish_values(e, values, first_m + row, first_n + column);
+        if (SCHEDULE == PING_PONG) return false;
+        const u32 end = first_step(place + 1);
+        if (step == end) return false;
+        const u32 begin = step % steps, count = smaller(steps - begin, end - step);
+        part = {whole + step / steps, begin, begin + count};
+        step += count;
+        return true;
     }
-    // Nobody leaves while others read its sums.
-    barrier_cluster();
+};
+
+// Where blocks leave sums for each other: 128 of each consuming thread of each block, and a flag of each consumer, which is 0
+// between launches.
+struct Exchange {
+    float* sums;
+    u32* flags;
+
+    DEVICE float* sums_of(u32 place) const {
+        return sums + (u64)place * (TILE_M * TILE_N) + (threadIdx.x - GROUP_THREADS) * 4;
+    }
+};
+
+// Leaves a consumer's sums for the block that finishes the tile.
+DEVICE void give(const Exchange& exchange, u32 place, u32 consumer, const float* sums) {
+    float* to = exchange.sums_of(place);
+#pragma unroll
+    for (u32 i = 0; i < 128; i += 4, to += CONSUMERS * GROUP_THREADS * 4) {
+        stg_128(to, bits_of(sums[i]), bits_of(sums[i + 1]), bits_of(sums[i + 2]), bits_of(sums[i + 3]));
+    }
+    bar_sync<GROUP_THREADS>(GROUP_BARRIER + consumer);
+    if (threadIdx.x % GROUP_THREADS == 0) st_release(exchange.flags + place * CONSUMERS + consumer, 1);
+}
+
+// Adds what the block at `place` leaves.
+DEVICE void receive(const Exchange& exchange, u32 place, u32 consumer, float* sums) {
+    if (threadIdx.x % GROUP_THREADS == 0) {
+        u32* flag = exchange.flags + place * CONSUMERS + consumer;
+        while (ld_acquire(flag) == 0) {}
+        *flag = 0;
+    }
+    bar_sync<GROUP_THREADS>(GROUP_BARRIER + consumer);
+    const float* from = exchange.sums_of(place);
+#pragma unroll
+    for (u32 i = 0; i < 128; i += 4, from += CONSUMERS * GROUP_THREADS * 4) {
+        const float4 given = ldg_128(from);
+        sums[i] += given.x, sums[i + 1] += given.y, sums[i + 2] += given.z, sums[i + 3] += given.w;
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
     const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, Output* out, const float* bias, Output* side,
-    const Output* residual, u32 m, u32 n, u32 k, u32 accumulate) {
+    const Output* residual, u32 m, u32 n, u32 k, u32 accumulate, u32 whole, float* sums, u32* flags) {
     extern __shared__ __align__(1024) u8 dynamic[];
     const u32 shared = shared_address(dynamic);
     const Barriers barriers = {shared + BARRIERS};
@@ -165,52 +216,39 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
     }
     __syncthreads();
 
-    const u32 tiles_m = divide_up(m, TILE_M), tiles_n = divide_up(n, TILE_N), tiles = tiles_m * tiles_n;
-    // SPLIT has a grid of splits by tiles, and a block takes its share of the steps of k.
-    const u32 first_tile = SCHEDULE == SPLIT ? blockIdx.y : blockIdx.x;
-    const u32 workers = SCHEDULE == SPLIT ? gridDim.y : gridDim.x;
-    const u32 all_steps = divide_up(k, TILE_K);
-    const u32 begin = SCHEDULE == SPLIT ? all_steps * blockIdx.x / gridDim.x : 0;
-    const u32 end = SCHEDULE == SPLIT ? all_steps * (blockIdx.x + 1) / gridDim.x : all_steps;
-    const Epilogue epilogue = {out, bias, side, residual, m, n, accumulate != 0};
-
+    const u32 tiles_m = divide_up(m, TILE_M), tiles_n = divide_up(n, TILE_N);
+    Share share(tiles_m * tiles_n, divide_up(k, TILE_K), whole);
+    Part part;
+    Ring ring;
     if (threadIdx.x < GROUP_THREADS) {
         setmaxnreg_dec<PRODUCER_REGISTERS>();
-        if (threadIdx.x == 0) {
-            Ring ring;
-            for (u32 index = first_tile; index < tiles; index += workers) {
-                const TilePosition tile = tile_position(index, tiles_m, tiles_n);
-                for (u32 step = begin; step < end; ++step) {
-                    const u32 full = barriers.full(ring.stage), stage = shared + ring.stage * STAGE_BYTES;
-                    mbarrier_wait(barriers.empty(ring.stage), ring.parity ^ 1);
-                    mbarrier_arrive_expect_tx(full, STAGE_BYTES);
-                    fill<A_K_MAJOR, TILE_M>(stage, &a, full, tile.m * TILE_M, step * TILE_K);
-                    fill<B_K_MAJOR, TILE_N>(stage + A_BYTES, &b, full, tile.n * TILE_N, step * TILE_K);
-                    ring.advance();
-                }
+        if (threadIdx.x > 0) return;
+        while (share.take(part)) {
+            const TilePosition tile = tile_position(part.tile, tiles_m, tiles_n);
+            for (u32 step = part.begin; step < part.end; ++step) {
+                const u32 full = barriers.full(ring.stage), stage = shared + ring.stage * STAGE_BYTES;
+                mbarrier_wait(barriers.empty(ring.stage), ring.parity ^ 1);
+                mbarrier_arrive_expect_tx(full, STAGE_BYTES);
+                fill<A_K_MAJOR, TILE_M>(stage, &a, full, tile.m * TILE_M, step * TILE_K);
+                fill<B_K_MAJOR, TILE_N>(stage + A_BYTES, &b, full, tile.n * TILE_N, step * TILE_K);
+                ring.advance();
             }
-        }
-        if constexpr (SCHEDULE == SPLIT) {
-            __syncwarp();
-            barrier_cluster();
-            barrier_cluster();
         }
     } else {
         setmaxnreg_inc<CONSUMER_REGISTERS>();
         const u32 consumer = threadIdx.x / GROUP_THREADS - 1, warp = threadIdx.x % GROUP_THREADS / WARP;
         const u32 first_block = SCHEDULE == PING_PONG ? 0 : consumer;
-        const u32 staging = shared + STAGING + (consumer * 4 + warp) * STAGING_BYTES;
+        const u32 staging = shared + STAGING + (consumer * 4 + warp) * STRIP_BYTES;
+        const Epilogue epilogue = {out, bias, side, residual, m, n, accumulate != 0};
+        const Exchange exchange = {sums, flags};
         // In turns, and not only for the sake of the tensor cores: whoever waits for a phase of a barrier must know that the
         // one before is complete, for a parity does not tell a phase from the next but one.
-        if (SCHEDULE == PING_PONG && consumer == 1) bar_arrive<CONSUMERS * GROUP_THREADS>(TURN_BARRIER);
-        Ring ring;
-        u32 turn = 0;
-        for (u32 index = first_tile; index < tiles; index += workers, ++turn) {
-            if (SCHEDULE == PING_PONG && turn % CONSUMERS != consumer) {
-                ring.skip(end - begin);
-                continue;
-            }
-            const TilePosition tile = tile_position(index, tiles_m, tiles_n);
+        if (SCHEDULE == PING_PONG && consumer == 1) {
+            bar_arrive<CONSUMERS * GROUP_THREADS>(TURN_BARRIER);
+            if (share.take(part)) ring.skip(share.steps);
+        }
+        while (share.take(part)) {
+            const TilePosition tile = tile_position(part.tile, tiles_m, tiles_n);
             Accumulators accumulators;
 #pragma unroll
             for (u32 block = 0; block < BLOCKS_M; ++block) {
@@ -220,22 +258,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
             u32 next = CONSUMERS;
             if (SCHEDULE == PING_PONG) {
                 bar_sync<CONSUMERS * GROUP_THREADS>(TURN_BARRIER + consumer);
-                if (index + workers < tiles) next = 1 - consumer;
+                if (share.has_whole()) next = 1 - consumer;
             }
-            multiply(accumulators, shared, barriers, ring, end - begin, first_block, next);
-            if constexpr (SCHEDULE == SPLIT) {
-                finish_split(epilogue, accumulators, shared, tile.m * TILE_M, tile.n * TILE_N);
-            } else {
-#pragma unroll
-                for (u32 block = 0; block < BLOCKS_M; ++block) {
-#pragma unroll
-                    for (u32 part = 0; part < TILE_N / STAGING_COLUMNS; ++part) {
-                        finish_fragment(epilogue, staging, &accumulators[block][part * 16],
-                                        tile.m * TILE_M + (first_block + block) * 64 + warp * STAGING_ROWS,
-                                        tile.n * TILE_N + part * STAGING_COLUMNS);
-                    }
+            const auto strip_of = [&](u32 index) {
+                const u32 block = index / STRIPS_N, row = (first_block + block) * 64 + warp * 16;
+                return Strip{tile.m * TILE_M + row, tile.n * TILE_N + index % STRIPS_N * STRIP_COLUMNS};
+            };
+            const Output* first = first_read(epilogue);
+            Pieces pieces;
+            const auto fetch_first = [&] {
+                if (first) fetch(pieces, epilogue, first, strip_of(0), lane_of_epilogue());
+            };
+            const bool is_whole = SCHEDULE == PING_PONG || part.end - part.begin == share.steps;
+            multiply(accumulators, shared, barriers, ring, part.end - part.begin, first_block, next, [&] {
+                if (is_whole) fetch_first();
+            });
+            if (!is_whole) {
+                if (part.begin > 0) {
+                    give(exchange, share.place, consumer, accumulators[0]);
+                    continue;
                 }
+                for (u32 other = share.place + 1, known = part.end; known < share.steps; ++other) {
+                    receive(exchange, other, consumer, accumulators[0]);
+                    known += share.first_step(other + 1) - share.first_step(other);
+                }
+                fetch_first();
             }
+            finish_strips<BLOCKS_M * STRIPS_N>(epilogue, Staging(staging), accumulators[0], pieces, strip_of);
+            // The next tile is the other consumer's.
+            if (SCHEDULE == PING_PONG && share.take(part)) ring.skip(share.steps);
         }
     }
 }
