@@ -298,7 +298,7 @@ pub fn cases() -> Vec<Case> {
                 cases.push(Case { results: 0, ..case(Matmul::new(layout, DType::F32), (72, 136, 4104), dtype, None) });
             }
             let residual = Matmul { bias: true, residual: true, ..Matmul::new(Nt, DType::BF16) };
-            cases.push(Case { results: 0, ..case(residual, (264, 520, 3080), dtype, None) });
+            cases.push(Case { results: 0, ..case(residual, (264, 648, 3080), dtype, None) });
             cases.push(case(Matmul::new(Nt, DType::BF16), (520, 136, 40), dtype, None));
         }
         // A k of several blocks, so that partial sums wait outside C.
