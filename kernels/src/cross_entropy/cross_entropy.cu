@@ -12,7 +12,7 @@
 
 using Output = Select<OUTPUT_BF16, bf16, float>::Type;
 
-constexpr u32 MOST_THREADS = 512;
+constexpr u32 MOST_THREADS = 1024;
 
 struct Labels {
     const int* labels;
@@ -61,6 +61,7 @@ DEVICE void row(const Rows& rows, const Labels& labels, float* held, float (*scr
     const u32 label = labels.labels[blockIdx.x];
     const float not_a_number = __uint_as_float(0x7fc00000u);
     const float target = label < rows.n ? logits[label] : not_a_number;
+    const float share = label < rows.n && rows.gradient ? *rows.share : not_a_number;
     // Sums are of differences, so that large logits do not cancel: smoothing's from the first.
     const float origin = logits[0];
     LogSumExp own;
@@ -80,7 +81,6 @@ DEVICE void row(const Rows& rows, const Labels& labels, float* held, float (*scr
         rows.row_loss[blockIdx.x] = loss;
     }
     if (!rows.gradient) return;
-    const float share = label < rows.n ? *rows.share : not_a_number;
     const float factor = share / all.sum, smooth = share * rows.smoothing / (float)rows.n;
     const auto read_again = [&](float (&values)[N], u32 column) {
         if (rows.held) load(values, held + column);
@@ -98,7 +98,7 @@ DEVICE void row(const Rows& rows, const Labels& labels, float* held, float (*scr
 
 // Losses (if `row_loss` is not null) and gradients `share (softmax - target)` (if `gradient` is not null) of a row a block.
 // `aligned` says that rows are made of packs of 4; with `held` the dynamic shared memory holds a row.
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 2) cross_entropy_rows(
+extern "C" __global__ void __launch_bounds__(MOST_THREADS) cross_entropy_rows(
     const float* logits, const int* labels, const float* share, float* row_loss, Output* gradient, u32 n,
     int first_ignored, int last_ignored, float smoothing, u32 accumulate, u32 aligned, u32 held) {
     extern __shared__ __align__(16) float dynamic[];

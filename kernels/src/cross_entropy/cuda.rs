@@ -8,7 +8,7 @@ use engine::{DType, Out, Result, View};
 use std::ops::Range;
 
 const PARTS: &[Part] = &[PRELUDE, ROW_BLOCK, part!("cross_entropy", "cross_entropy.cu")];
-/// Threads of the kernels that have one block.
+/// Threads of the kernels that have one block, and of blocks of which a multiprocessor holds only one.
 const THREADS: u32 = 1024;
 /// Shared memory that a block needs besides a row.
 const SCRATCH_BYTES: usize = 1024;
@@ -82,7 +82,8 @@ pub(crate) fn launch_rows(
         .address(out)
         .u32(size("classes", n)?);
     let arguments = labels.range(arguments).f32(smoothing).u32(accumulate.into()).u32(aligned.into()).u32(held.into());
-    let launch = Launch::linear(size("rows", labels.rows)?, row_threads(n));
+    let threads = if held && 8 * n > most { THREADS } else { row_threads(n) };
+    let launch = Launch::linear(size("rows", labels.rows)?, threads);
     let launch = launch.with_shared(if held { 4 * n as u32 } else { 0 });
     queue.launch(&source(dtype), "cross_entropy_rows", &launch, &arguments)
 }

@@ -180,9 +180,11 @@ pub fn cases() -> Vec<Case> {
         case(33, &[3, -1, 32, 1, -1, 7], 0.2),
         case(17, &[-1, -1], 0.1),
         case(1, &[0, 0], 0.5),
-        // Rows that keep several warps busy, as packs and as single values; rows that a GPU cannot hold.
+        // Rows that keep several warps busy, as packs and as single values; a row that fills the shared memory of a GPU's
+        // multiprocessor, and one that it cannot hold.
         case(1544, &[1543, -1, 5], 0.1),
         case(1541, &[-1, 1540], 0.0),
+        case(36_000, &[7], 0.1),
         case(60_000, &[59_999], 0.1),
         Case { bench_only: true, ..case(1000, &many, 0.2) },
     ]

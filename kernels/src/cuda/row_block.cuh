@@ -56,17 +56,14 @@ DEVICE float block_max(float x, float* scratch) {
     x = warp_max(x);
     if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = x;
     __syncthreads();
-    for (u32 warp = 0; warp < blockDim.x / WARP; ++warp) x = fmaxf(x, scratch[warp]);
-    return x;
+    return warp_max(scratch[smaller(threadIdx.x % WARP, blockDim.x / WARP - 1)]);
 }
 
 DEVICE float block_total(float x, float* scratch) {
     x = warp_sum(x);
     if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = x;
     __syncthreads();
-    float total = 0.0f;
-    for (u32 warp = 0; warp < blockDim.x / WARP; ++warp) total += scratch[warp];
-    return total;
+    return warp_sum(threadIdx.x % WARP < blockDim.x / WARP ? scratch[threadIdx.x % WARP] : 0.0f);
 }
 
 // Those of all threads of a block as one, in every thread. `scratch` is as above, twice.

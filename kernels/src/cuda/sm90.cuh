@@ -170,6 +170,12 @@ DEVICE u32 mapa(u32 address, u32 rank) {
     return result;
 }
 
+DEVICE float ld_shared_cluster(u32 address) {
+    float value;
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+    return value;
+}
+
 DEVICE float4 ld_shared_cluster_128(u32 address) {
     float4 value;
     asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"

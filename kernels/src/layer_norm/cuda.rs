@@ -1,12 +1,14 @@
 //! CUDA arm of LayerNorm: a warp a row; gradients of weight and bias by partial sums and a second kernel.
 
 use super::{ROWS_AT_ONCE, parts};
-use crate::cuda::{PACK_BYTES, PRELUDE, Part, are_aligned, constants, is_bf16, part, size};
+use crate::cuda::{PRELUDE, Part, SM80, are_aligned, are_packed, constants, is_bf16, part, size};
 use engine::cuda::{Arguments, CudaQueue, Launch, Source};
 use engine::{DType, Out, Result, View};
 
-const PARTS: &[Part] = &[PRELUDE, part!("layer_norm", "layer_norm.cu")];
+const PARTS: &[Part] = &[PRELUDE, SM80, part!("layer_norm", "layer_norm.cu")];
 const THREADS: u32 = 256;
+/// Threads of the kernel that adds the sums of blocks.
+const REDUCE_THREADS: u32 = 1024;
 /// Elements of the longest row that a warp holds in registers, and the step of lengths that kernels are made for.
 const LONGEST: usize = 1024;
 const STEP: usize = 256;
@@ -18,8 +20,12 @@ fn source(dtype: DType, held: usize) -> Source {
 
 /// Elements that each lane holds of a row of `n`: a multiple of 8, or 0 where rows are too long or not made of packs.
 fn held(n: usize, dtype: DType, addresses: &[u64]) -> usize {
-    let packed = (n * dtype.size()).is_multiple_of(PACK_BYTES) && are_aligned(addresses);
-    if packed && n <= LONGEST { n.div_ceil(STEP) * (STEP / 32) } else { 0 }
+    if are_packed(n, dtype) && are_aligned(addresses) && n <= LONGEST { n.div_ceil(STEP) * (STEP / 32) } else { 0 }
+}
+
+/// Shared memory of a block of the backward kernel: two rows of x and dy for each warp.
+fn stages_bytes(held: usize, dtype: DType) -> usize {
+    ROWS_AT_ONCE * 2 * 2 * held * 32 * dtype.size()
 }
 
 /// Every variant.
@@ -57,7 +63,10 @@ pub(super) fn backward(queue: &CudaQueue, inputs: &[View<'_>], outputs: &mut [Ou
     let [dx, dweight, dbias, scratch] = outputs else { unreachable!("declared by infer") };
     let (rows, n, dtype) = (x.shape().rows(), x.shape().columns(), x.meta().dtype);
     let aligned = [x.address(), weight.address(), dy.address(), dx.address(), scratch.address()];
-    let source = source(dtype, held(n, dtype, &aligned));
+    // The longest rows of f32 take 128 KB, which not every GPU has.
+    let most = queue.driver().properties().shared_bytes_per_block as usize;
+    let held = Some(held(n, dtype, &aligned)).filter(|&held| stages_bytes(held, dtype) <= most).unwrap_or(0);
+    let source = source(dtype, held);
     let blocks = parts(rows).min(rows.div_ceil(ROWS_AT_ONCE));
     let columns = size("columns", n)?;
     if rows > 0 {
@@ -72,7 +81,7 @@ pub(super) fn backward(queue: &CudaQueue, inputs: &[View<'_>], outputs: &mut [Ou
             .u32(size("rows", rows)?)
             .u32(columns)
             .u32(dx.accumulates().into());
-        let launch = Launch::linear(size("blocks", blocks)?, THREADS);
+        let launch = Launch::linear(size("blocks", blocks)?, THREADS).with_shared(stages_bytes(held, dtype) as u32);
         queue.launch(&source, "layer_norm_backward", &launch, &arguments)?;
     }
     let arguments = Arguments::new()
@@ -83,6 +92,6 @@ pub(super) fn backward(queue: &CudaQueue, inputs: &[View<'_>], outputs: &mut [Ou
         .u32(columns)
         .u32(dweight.accumulates().into())
         .u32(dbias.accumulates().into());
-    let launch = Launch::linear(size("blocks", (2 * n).div_ceil(32))?, THREADS);
+    let launch = Launch::linear(size("blocks", (2 * n).div_ceil(32))?, REDUCE_THREADS);
     queue.launch(&source, "layer_norm_reduce", &launch, &arguments)
 }

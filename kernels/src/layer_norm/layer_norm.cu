@@ -7,7 +7,8 @@
 // With HELD a warp keeps a whole row in registers: x is read once, and both sums of the two-pass variance are taken from
 // registers. The gradients of weight and bias are summed in registers over the rows of a warp, over the warps of a block
 // in their order, and over blocks by `layer_norm_reduce`; the number of blocks depends on the number of rows alone, so
-// results do not depend on the schedule.
+// results do not depend on the schedule. These sums leave room for few warps, too few to keep the memory busy if each
+// waited for its row: the next row of a warp comes to shared memory while it works on one.
 
 using T = Select<BF16, bf16, float>::Type;
 
@@ -17,7 +18,7 @@ constexpr u32 WIDTH = 16 / sizeof(T);
 constexpr u32 PACKS = HELD / WIDTH;
 // The backward kernel keeps two sums for each element that a lane holds; two blocks share a multiprocessor where that
 // leaves enough registers.
-constexpr u32 BACKWARD_BLOCKS = HELD <= (BF16 ? 32 : 16) ? 2 : 1;
+constexpr u32 BACKWARD_BLOCKS = HELD <= (BF16 ? 32 : 24) ? 2 : 1;
 
 // A row held by a warp: lane l has packs l, l + 32, ...
 DEVICE u32 column_of(u32 pack) { return (pack * WARP + threadIdx.x % WARP) * WIDTH; }
@@ -129,94 +130,129 @@ struct Backward {
     bool accumulate;
 };
 
-// One row: writes dx, and adds to this lane's sums of dy x' and of dy.
-template <u32 P> DEVICE void backward_row(
-    const Backward& b, u32 row, float (&dweight)[P][WIDTH], float (&dbias)[P][WIDTH]) {
-    const u64 start = (u64)row * b.n;
-    const float share = 1.0f / (float)b.n;
-    // As stored, to save registers until they are used.
-    Pack<T, WIDTH> xs[P], dys[P];
+// In shared memory each warp has two stages: x and dy of the row that it works on, and of its next.
+constexpr u32 ROW = HELD * WARP;
+constexpr u32 STAGE = 2 * ROW;
+
+// Starts to copy a row. A lane copies what it will read itself, so that it needs no barrier.
+template <u32 P> DEVICE void fetch_row(const Backward& b, u32 row, T* stage) {
+    if (row < b.rows) {
 #pragma unroll
-    for (u32 p = 0; p < P; ++p) {
-        if (column_of(p) < b.n) {
-            xs[p] = load_pack<WIDTH>(b.x + start + column_of(p));
-            dys[p] = load_pack<WIDTH>(b.dy + start + column_of(p));
+        for (u32 p = 0; p < P; ++p) {
+            const u32 column = column_of(p);
+            const u64 index = (u64)row * b.n + column;
+            if (column < b.n) {
+                cp_async_16(shared_address(stage + column), b.x + index, true);
+                cp_async_16(shared_address(stage + ROW + column), b.dy + index, true);
+            }
         }
     }
-    const float mean = b.means[row], rstd = b.rstds[row];
+    cp_async_commit_group();
+}
+
+// Mean and rstd of a row, if it is one.
+DEVICE float2 statistics_of(const Backward& b, u32 row) {
+    return row < b.rows ? make_float2(b.means[row], b.rstds[row]) : make_float2(0.0f, 0.0f);
+}
+
+// One row: writes dx, and adds to this lane's sums of dy x' and of dy.
+template <u32 P> DEVICE void backward_row(
+    const Backward& b, u32 row, const T* stage, float2 statistics, float (&dweight)[P][WIDTH],
+    float (&dbias)[P][WIDTH]) {
+    T* dx = b.dx + (u64)row * b.n;
+    const float share = 1.0f / (float)b.n, rstd = statistics.y, shift = -statistics.x * rstd;
+    // Early, so that it is there when it is added to.
+    Pack<T, WIDTH> before[P] = {};
+    if (b.accumulate) {
+#pragma unroll
+        for (u32 p = 0; p < P; ++p) {
+            if (column_of(p) < b.n) before[p] = load_pack<WIDTH>(dx + column_of(p));
+        }
+    }
     float sum_g = 0.0f, sum_gx = 0.0f;
 #pragma unroll
     for (u32 p = 0; p < P; ++p) {
-        if (column_of(p) < b.n) {
-            float value[WIDTH], gradient[WIDTH], scale[WIDTH];
-            unpack(value, xs[p]);
-            unpack(gradient, dys[p]);
-            load(scale, b.weight + column_of(p));
+        const u32 column = column_of(p);
+        if (column < b.n) {
+            float x[WIDTH], dy[WIDTH], weight[WIDTH];
+            load(x, stage + column);
+            load(dy, stage + ROW + column);
+            load(weight, b.weight + column);
 #pragma unroll
             for (u32 i = 0; i < WIDTH; ++i) {
-                const float hat = (value[i] - mean) * rstd, g = gradient[i] * scale[i];
+                const float hat = fmaf(x[i], rstd, shift), g = dy[i] * weight[i];
                 sum_g += g;
                 sum_gx = fmaf(g, hat, sum_gx);
-                dweight[p][i] = fmaf(gradient[i], hat, dweight[p][i]);
-                dbias[p][i] += gradient[i];
+                dweight[p][i] = fmaf(dy[i], hat, dweight[p][i]);
+                dbias[p][i] += dy[i];
             }
         }
     }
     const float mean_g = warp_sum(sum_g) * share, mean_gx = warp_sum(sum_gx) * share;
+    // mean(g) + x' mean(g x') is linear in x.
+    const float slope = -rstd * mean_gx, origin = -fmaf(shift, mean_gx, mean_g);
 #pragma unroll
     for (u32 p = 0; p < P; ++p) {
-        if (column_of(p) < b.n) {
-            float value[WIDTH], gradient[WIDTH], scale[WIDTH], result[WIDTH];
-            unpack(value, xs[p]);
-            unpack(gradient, dys[p]);
-            load(scale, b.weight + column_of(p));
-            T* to = b.dx + start + column_of(p);
+        const u32 column = column_of(p);
+        if (column < b.n) {
+            float x[WIDTH], dy[WIDTH], weight[WIDTH], result[WIDTH];
+            load(x, stage + column);
+            load(dy, stage + ROW + column);
+            load(weight, b.weight + column);
+            unpack(result, before[p]);
 #pragma unroll
             for (u32 i = 0; i < WIDTH; ++i) {
-                const float hat = (value[i] - mean) * rstd;
-                result[i] = rstd * (fmaf(gradient[i], scale[i], -mean_g) - hat * mean_gx);
+                result[i] = fmaf(rstd, fmaf(dy[i], weight[i], fmaf(x[i], slope, origin)), result[i]);
             }
-            if (b.accumulate) {
-                load(value, to);
-#pragma unroll
-                for (u32 i = 0; i < WIDTH; ++i) result[i] += value[i];
-            }
-            store(to, result);
+            store(dx + column, result);
         }
     }
 }
 
 template <u32 P> DEVICE void backward_held(const Backward& b, float* parts) {
-    const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    extern __shared__ __align__(16) u8 dynamic[];
+    const u32 warp = threadIdx.x / WARP, step = gridDim.x * WARPS;
+    T* stages = reinterpret_cast<T*>(dynamic);
+    T *current = stages + warp * 2 * STAGE, *next = current + STAGE;
     float dweight[P][WIDTH] = {}, dbias[P][WIDTH] = {};
-    for (u32 row = blockIdx.x * WARPS + warp; row < b.rows; row += gridDim.x * WARPS) {
-        backward_row<P>(b, row, dweight, dbias);
+    u32 row = blockIdx.x * WARPS + warp;
+    fetch_row<P>(b, row, current);
+    float2 statistics = statistics_of(b, row);
+    for (; row < b.rows; row += step) {
+        fetch_row<P>(b, row + step, next);
+        const float2 statistics_of_next = statistics_of(b, row + step);
+        cp_async_wait_group<1>();
+        backward_row<P>(b, row, current, statistics, dweight, dbias);
+        T* used = current;
+        current = next, next = used;
+        statistics = statistics_of_next;
     }
-    // Warps add to the block's sums one after the other. Quads of floats lie as [sum][pack][quad][lane]: neighbouring
-    // lanes touch neighbouring 16 bytes, without bank conflicts.
-    constexpr u32 QUADS = WIDTH / 4;
-    __shared__ float4 sums[2][P][QUADS][WARP];
-    const auto add = [&](float4& place, const float* own, bool first) {
-        const float4 before = first ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : place;
-        place = make_float4(before.x + own[0], before.y + own[1], before.z + own[2], before.w + own[3]);
-    };
-    for (u32 turn = 0; turn < WARPS; ++turn) {
-        if (warp == turn) {
+    // The sums of each warp, `[2][ROW]`, lie over its stages, which other lanes may still read.
+    float* sums = reinterpret_cast<float*>(dynamic);
+    constexpr u32 PITCH = 2 * STAGE * sizeof(T) / sizeof(float);
+    static_assert(2 * ROW <= PITCH, "two sums of a row fit into two stages");
+    __syncwarp();
 #pragma unroll
-            for (u32 p = 0; p < P; ++p) {
+    for (u32 p = 0; p < P; ++p) {
 #pragma unroll
-                for (u32 q = 0; q < QUADS; ++q) {
-                    add(sums[0][p][q][lane], &dweight[p][q * 4], turn == 0);
-                    add(sums[1][p][q][lane], &dbias[p][q * 4], turn == 0);
-                }
-            }
+        for (u32 i = 0; i < WIDTH; i += 4) {
+            float4* own = reinterpret_cast<float4*>(sums + warp * PITCH + column_of(p) + i);
+            own[0] = make_float4(dweight[p][i], dweight[p][i + 1], dweight[p][i + 2], dweight[p][i + 3]);
+            own[ROW / 4] = make_float4(dbias[p][i], dbias[p][i + 1], dbias[p][i + 2], dbias[p][i + 3]);
         }
-        __syncthreads();
     }
+    __syncthreads();
     for (u32 quad = threadIdx.x; quad < b.n / 2; quad += THREADS) {
         const u32 which = quad >= b.n / 4, column = (quad - which * (b.n / 4)) * 4;
-        const u32 p = column / (WARP * WIDTH), owner = column / WIDTH % WARP, q = column % WIDTH / 4;
-        *reinterpret_cast<float4*>(parts + which * b.n + column) = sums[which][p][q][owner];
+        float total[4] = {};
+#pragma unroll
+        for (u32 other = 0; other < WARPS; ++other) {
+            float own[4];
+            load(own, sums + other * PITCH + which * ROW + column);
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) total[i] += own[i];
+        }
+        stg_128(parts + which * b.n + column, bits_of(total[0]), bits_of(total[1]), bits_of(total[2]), bits_of(total[3]));
     }
 }
 
@@ -262,22 +298,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) layer_nor
     }
 }
 
-// dweight (+)= and dbias (+)= the sums of `parts` `[count, 2, n]` over its blocks. A warp adds every WARPS-th part of 32
-// neighbouring columns; the warps' sums are added in their order.
-extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_reduce(
+// dweight (+)= and dbias (+)= the sums of `parts` `[count, 2, n]` over its blocks. A warp adds every REDUCE_WARPS-th part of
+// 32 neighbouring columns, all read at once; the warps' sums are added in their order.
+constexpr u32 REDUCE_WARPS = 32;
+
+extern "C" __global__ void __launch_bounds__(REDUCE_WARPS * WARP) layer_norm_reduce(
     const float* parts, float* dweight, float* dbias, u32 count, u32 n, u32 accumulate_weight, u32 accumulate_bias) {
     const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const u32 column = blockIdx.x * WARP + lane;
-    __shared__ float sums[WARPS][WARP];
+    __shared__ float sums[REDUCE_WARPS][WARP];
     float total = 0.0f;
     if (column < 2 * n) {
-        for (u32 part = warp; part < count; part += WARPS) total += parts[(u64)part * 2 * n + column];
+#pragma unroll 8
+        for (u32 part = warp; part < count; part += REDUCE_WARPS) total += parts[(u64)part * 2 * n + column];
     }
     sums[warp][lane] = total;
     __syncthreads();
     if (warp == 0 && column < 2 * n) {
 #pragma unroll
-        for (u32 other = 1; other < WARPS; ++other) total += sums[other][lane];
+        for (u32 other = 1; other < REDUCE_WARPS; ++other) total += sums[other][lane];
         const bool is_weight = column < n;
         float* to = is_weight ? dweight + column : dbias + (column - n);
         *to = (is_weight ? accumulate_weight : accumulate_bias) ? *to + total : total;

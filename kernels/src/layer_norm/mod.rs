@@ -245,6 +245,10 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case { bench_only: true, ..case(1600, 768, dtype, false) });
     }
     cases.push(case(2, 1, DType::F32, false));
+    // Several rows for each warp of a GPU, and rows of several packs a lane, the last of few lanes.
+    cases.push(case(4200, 72, DType::BF16, true));
+    cases.push(case(20, 264, DType::F32, false));
+    cases.push(case(20, 776, DType::BF16, false));
     cases
 }
 

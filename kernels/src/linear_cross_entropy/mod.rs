@@ -26,7 +26,7 @@ impl Chunks {
     ///
     /// On a GPU a chunk of gradients is what the products for the gradients of hidden and weight get at once, each of which
     /// reads or writes a matrix of the size of the weight: 4,096 rows of CoCa's 49,408 bf16 values in 400 MB. The logits of a
-    /// chunk are made, and turned into gradients, a few rows at a time in 64 MB.
+    /// chunk are made, and turned into gradients, fewer rows at a time in 256 MB: each time the weight is read again.
     pub fn new(device: &Device, dtype: DType, vocabulary: usize) -> Chunks {
         const ON_CPU: usize = 320;
         const LEAST: usize = 256;
@@ -35,7 +35,7 @@ impl Chunks {
             Device::Cpu => Chunks { logits: ON_CPU, gradients: ON_CPU },
             Device::Cuda(_) => {
                 let gradients = rows(400 << 20, dtype).max(LEAST);
-                Chunks { logits: rows(64 << 20, DType::F32).clamp(LEAST, gradients), gradients }
+                Chunks { logits: rows(256 << 20, DType::F32).clamp(LEAST, gradients), gradients }
             }
         }
     }

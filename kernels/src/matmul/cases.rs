@@ -326,6 +326,9 @@ pub fn cases() -> Vec<Case> {
         }
         cases.push(case(Matmul::new(Tn, DType::F32), (24, 32, 16), dtype, Some(0)));
         cases.push(column_sum(41, 131, dtype));
+        // Rows enough for several blocks of a GPU to share them, packed and single.
+        cases.push(column_sum(2100, 40, dtype));
+        cases.push(column_sum(1100, 67, dtype));
     }
     cases
 }

@@ -1,48 +1,71 @@
 // Sums over rows, the gradient of a bias: x `[rows, n]` to f32 `[n]`.
 //
-// Constants: INPUT_BF16, PAIRS (n is even and x aligned to 4 bytes: a thread reads two bf16 at once). A block sums a strip
-// of 8 threads' columns, 32 bytes or one sector of each row, over all rows, 128 rows at a time. Each thread adds its rows
-// in their order, then the rows of a warp, then the warps: the order depends on the shape alone.
+// Constants: INPUT_BF16, PACKED (rows of x are made of packs of 16 bytes, which a thread reads at once; else single values).
+// A strip of columns takes 64 bytes, what the memory moves at once, of each row. There are too few strips to keep the
+// memory busy, so the blocks of a cluster share the rows of a strip, 8 rows a thread under way at once. Each thread adds
+// its rows in their order, then the rows of a warp, the warps, and the blocks are added: the order depends on the shape
+// and the number of blocks alone.
 
 using Input = Select<INPUT_BF16, bf16, float>::Type;
 
-constexpr u32 THREADS = 1024;
+constexpr u32 THREADS = 512;
 constexpr u32 WARPS = THREADS / WARP;
-constexpr u32 STRIP = 8;  // threads of a row
-constexpr u32 WIDTH = PAIRS ? 2 : 1;
+constexpr u32 STRIP = 64 / sizeof(Input);
+constexpr u32 WIDTH = PACKED ? 16 / sizeof(Input) : 1;
+constexpr u32 LANES = STRIP / WIDTH;  // of a row
+constexpr u32 READS = 8;
+constexpr bool CLUSTERS = __CUDA_ARCH__ >= 900;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+// Block (x, y) has strip x and the y-th share of the rows; those of a strip are a cluster.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 column_sum(const Input* x, float* out, u32 rows, u32 n, u32 accumulate) {
-    __shared__ float sums[WARPS][STRIP * WIDTH];
-    const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, place = threadIdx.x % STRIP * WIDTH;
-    const u32 column = blockIdx.x * (STRIP * WIDTH) + place;
+    __shared__ float sums[WARPS][STRIP];
+    const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, place = threadIdx.x % LANES * WIDTH;
+    const u32 column = blockIdx.x * STRIP + place;
     float totals[WIDTH] = {};
     if (column < n) {
-        // Loads of several rows are under way at once.
-#pragma unroll 8
-        for (u32 row = threadIdx.x / STRIP; row < rows; row += THREADS / STRIP) {
-            const u64 index = (u64)row * n + column;
-            if constexpr (PAIRS) {
-                const u32 pair = *reinterpret_cast<const u32*>(x + index);
-                totals[0] += __uint_as_float(pair << 16);
-                totals[1] += __uint_as_float(pair & 0xffff0000u);
-            } else {
-                totals[0] += widen(x[index]);
+        const u32 step = gridDim.y * (THREADS / LANES);
+        for (u32 first = (blockIdx.y * THREADS + threadIdx.x) / LANES; first < rows; first += READS * step) {
+            Pack<Input, WIDTH> packs[READS] = {};  // zeros behind the last row
+#pragma unroll
+            for (u32 i = 0; i < READS; ++i) {
+                if (first + i * step < rows) packs[i] = load_pack<WIDTH>(x + (u64)(first + i * step) * n + column);
+            }
+#pragma unroll
+            for (u32 i = 0; i < READS; ++i) {
+                float values[WIDTH];
+                unpack(values, packs[i]);
+#pragma unroll
+                for (u32 j = 0; j < WIDTH; ++j) totals[j] += values[j];
             }
         }
     }
 #pragma unroll
-    for (u32 i = 0; i < WIDTH; ++i) {
-        totals[i] += __shfl_xor_sync(0xffffffffu, totals[i], STRIP);
-        totals[i] += __shfl_xor_sync(0xffffffffu, totals[i], STRIP * 2);
-        if (lane < STRIP) sums[warp][place + i] = totals[i];
+    for (u32 j = 0; j < WIDTH; ++j) {
+#pragma unroll
+        for (u32 distance = LANES; distance < WARP; distance *= 2) {
+            totals[j] += __shfl_xor_sync(0xffffffffu, totals[j], distance);
+        }
+        if (lane < LANES) sums[warp][place + j] = totals[j];
     }
     __syncthreads();
-    if (threadIdx.x < STRIP * WIDTH) {
-        const u32 own = blockIdx.x * (STRIP * WIDTH) + threadIdx.x;
-        float total = 0.0f;
+    float total = 0.0f;
+    if (threadIdx.x < STRIP) {
 #pragma unroll
         for (u32 other = 0; other < WARPS; ++other) total += sums[other][threadIdx.x];
-        if (own < n) out[own] = accumulate ? out[own] + total : total;
     }
+    if constexpr (CLUSTERS) {
+        float* own = &sums[0][threadIdx.x % STRIP];
+        if (threadIdx.x < STRIP) *own = total;
+        barrier_cluster();
+        if (blockIdx.y == 0 && threadIdx.x < STRIP) {
+            for (u32 block = 1; block < gridDim.y; ++block) {
+                total += ld_shared_cluster(mapa(shared_address(own), block));
+            }
+        }
+        // Nobody leaves while the first block reads its sums.
+        barrier_cluster();
+    }
+    const u32 end = blockIdx.x * STRIP + threadIdx.x;
+    if (blockIdx.y == 0 && threadIdx.x < STRIP && end < n) out[end] = accumulate ? out[end] + total : total;
 }

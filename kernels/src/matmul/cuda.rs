@@ -6,7 +6,7 @@
 
 use super::{Activation, Layout, Matmul, Roles, Sizes};
 use crate::cuda::{ACTIVATION, EPILOGUE, PACK_BYTES, PRELUDE, Part, SM80, SM90};
-use crate::cuda::{are_aligned, constants, is_bf16, part, size};
+use crate::cuda::{are_aligned, are_packed, constants, is_bf16, part, size};
 use engine::cuda::{Architecture, Arguments, CudaQueue, Fill, Launch, Properties, Source, Swizzle, TensorMap, TensorMapSpec};
 use engine::{DType, Error, Meta, Out, Result, View};
 use std::ops::Range;
@@ -15,7 +15,7 @@ const SM80_PARTS: &[Part] = &[PRELUDE, SM80, ACTIVATION, EPILOGUE, part!("matmul
 const EPILOGUE_SM90: Part = part!("matmul", "epilogue_sm90.cuh");
 const SM90_PARTS: &[Part] =
     &[PRELUDE, SM80, SM90, ACTIVATION, EPILOGUE, EPILOGUE_SM90, part!("matmul", "matmul_sm90.cu")];
-const COLUMN_SUM_PARTS: &[Part] = &[PRELUDE, part!("matmul", "column_sum.cu")];
+const COLUMN_SUM_PARTS: &[Part] = &[PRELUDE, SM90, part!("matmul", "column_sum.cu")];
 
 /// The capability whose instructions `matmul_sm90` is made of.
 const HOPPER: (u32, u32) = (9, 0);
@@ -135,8 +135,8 @@ fn warps_n(tile: usize) -> usize {
     tile / 32
 }
 
-fn column_sum_source(dtype: DType, pairs: bool) -> Source {
-    let constants = constants([("INPUT_BF16", is_bf16(dtype)), ("PAIRS", pairs.into())]);
+fn column_sum_source(dtype: DType, packed: bool) -> Source {
+    let constants = constants([("INPUT_BF16", is_bf16(dtype)), ("PACKED", packed.into())]);
     Source { name: "column_sum", parts: COLUMN_SUM_PARTS, constants }
 }
 
@@ -149,8 +149,10 @@ pub(crate) fn variants(architecture: Architecture) -> Vec<Source> {
     for kind in [Gelu, QuickGelu] {
         fused.extend([(Layout::Nt, Fused::Activation(kind)), (Layout::Nn, Fused::ActivationBackward(kind))]);
     }
-    let mut sources = vec![column_sum_source(DType::F32, false)];
-    sources.extend([false, true].map(|pairs| column_sum_source(DType::BF16, pairs)));
+    let mut sources = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        sources.extend([false, true].map(|packed| column_sum_source(dtype, packed)));
+    }
     let types = [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::BF16, DType::F32)];
     for (input, output) in types {
         for &(layout, fused) in fused.iter().filter(|(_, fused)| input == output || *fused == Fused::Nothing) {
@@ -319,17 +321,34 @@ fn tensor_map(queue: &CudaQueue, operand: Matrix, k_major: bool, extent: usize) 
     })
 }
 
+/// Blocks that share the rows of a strip of columns: as many as two for each multiprocessor, none with fewer rows than
+/// keep all its threads at reading.
+fn column_sum_blocks(properties: &Properties, rows: usize, strips: usize) -> usize {
+    const LEAST_ROWS: usize = 512;
+    const MOST: usize = 8; // blocks of a cluster
+    if properties.compute_capability < HOPPER {
+        return 1;
+    }
+    let most = 2 * properties.multiprocessors as usize / strips.max(1);
+    most.min(rows / LEAST_ROWS).clamp(1, MOST)
+}
+
 /// Column sums of x.
 pub(super) fn column_sum(queue: &CudaQueue, x: &View<'_>, out: &mut Out<'_>) -> Result<()> {
     let (rows, n, dtype) = (x.shape().rows(), x.shape().columns(), x.meta().dtype);
-    let pairs = dtype == DType::BF16 && n.is_multiple_of(2) && x.address().is_multiple_of(4);
+    let packed = are_packed(n, dtype) && are_aligned(&[x.address()]);
     let arguments = Arguments::new()
         .address(x.address())
         .address(out.address())
         .u32(size("rows", rows)?)
         .u32(size("columns", n)?)
         .u32(out.accumulates().into());
-    let strip = if pairs { 16 } else { 8 };
-    let launch = Launch::linear(size("blocks", n.div_ceil(strip))?, 1024);
-    queue.launch(&column_sum_source(dtype, pairs), "column_sum", &launch, &arguments)
+    let strips = n.div_ceil(64 / dtype.size());
+    let blocks = column_sum_blocks(queue.driver().properties(), rows, strips) as u32;
+    let launch = Launch {
+        grid: [size("strips", strips)?, blocks, 1],
+        cluster: [1, blocks, 1],
+        ..Launch::linear(1, 512)
+    };
+    queue.launch(&column_sum_source(dtype, packed), "column_sum", &launch, &arguments)
 }

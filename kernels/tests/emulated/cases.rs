@@ -44,6 +44,13 @@ fn f32_products() {
     check_all("f32_products", &[AMPERE], kernels::matmul::cases().into_iter().filter(f32).collect());
 }
 
+/// Where there are clusters, whose blocks share rows; without them they are checked beside the products.
+#[test]
+fn column_sums_in_clusters() {
+    let sums = |case: &Case| case.op.name() == "column_sum";
+    check_all("column_sums_in_clusters", &[HOPPER], kernels::matmul::cases().into_iter().filter(sums).collect());
+}
+
 #[test]
 fn bf16_products() {
     let bf16 = |case: &Case| case.inputs[0].meta.dtype == DType::BF16;
