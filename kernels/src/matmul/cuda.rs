@@ -25,10 +25,10 @@ const HOPPER: (u32, u32) = (9, 0);
 pub(crate) enum Kernel {
     /// `matmul_sm80` with square tiles of this many elements; packed accesses or single ones.
     Sm80 { tile: usize, aligned: bool },
-    /// `matmul_sm90`: both warpgroups on one tile of 128 x 256, steps of k divided among blocks where tiles do not fill them.
-    Cooperative,
-    /// `matmul_sm90`: a tile of 128 x 128 for each warpgroup in turn.
+    /// `matmul_sm90`: a tile for each warpgroup in turn.
     PingPong,
+    /// `matmul_sm90`: tiles in so many parts of k, each the work of both warpgroups.
+    Split(usize),
 }
 
 /// What is fused at compile time; bias, residual and accumulation are arguments.
@@ -39,50 +39,18 @@ enum Fused {
     ActivationBackward(Activation),
 }
 
-/// Tiles of the kernels for compute capability 9.0, and the steps in which they take k.
+/// Tile of `matmul_sm90`, and the steps in which it takes k.
 const TILE: usize = 128;
-const WIDE_TILE: usize = 256;
 const TILE_K: usize = 64;
-/// Least steps of a block that shares a tile, and most blocks of one.
-const LEAST_STEPS: usize = 4;
-const MOST_SHARES: usize = 8;
 
-/// Microseconds on an H100: a step of a wide tile and of a small one, an epilogue that nothing hides, and what blocks that
-/// share tiles wait for each other's sums.
-const WIDE_STEP: f64 = 0.62;
-const SMALL_STEP: f64 = 0.36;
-const WIDE_EPILOGUE: f64 = 2.0;
-const SMALL_EPILOGUE: f64 = 2.0;
-const EXCHANGE: f64 = 5.0;
-
-/// The blocks of `Cooperative`, the tiles that they compute whole, and the microseconds that it takes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Division {
-    blocks: usize,
-    whole: usize,
-    microseconds: f64,
-}
-
-/// Divides `tiles` tiles of `steps` steps among multiprocessors: whole, or with the steps of what is left over from whole waves
-/// divided evenly.
-fn divide(multiprocessors: usize, tiles: usize, steps: usize) -> Division {
-    let waves = tiles.div_ceil(multiprocessors);
-    let of_tiles = |count: f64| count * (steps as f64 * WIDE_STEP + WIDE_EPILOGUE);
-    let all = Division { blocks: tiles.min(multiprocessors), whole: tiles, microseconds: of_tiles(waves as f64) };
-    // The last whole wave is divided with what is left over: shares of less than a tile would all wait for each other.
-    let whole_waves = (tiles / multiprocessors).saturating_sub(1);
-    let rest = tiles - whole_waves * multiprocessors;
-    let units = rest * steps;
-    let most = if whole_waves > 0 { multiprocessors } else { (units / LEAST_STEPS).min(rest * MOST_SHARES) };
-    let blocks = multiprocessors.min(most);
-    if blocks == 0 || rest.is_multiple_of(blocks) {
-        return all;
-    }
-    let share = units as f64 / blocks as f64 * WIDE_STEP + WIDE_EPILOGUE + EXCHANGE;
-    let divided =
-        Division { blocks, whole: whole_waves * multiprocessors, microseconds: of_tiles(whole_waves as f64) + share };
-    if divided.microseconds < all.microseconds { divided } else { all }
-}
+/// Microseconds on an H100 or H200, measured: a step, and beside its steps a part that is left for another block, a tile, and
+/// each part that its last one waits for.
+const STEP: f64 = 0.35;
+const LEFT_PART: f64 = 1.5;
+const LAST_PART: f64 = 3.0;
+const OTHER_PART: f64 = 0.5;
+/// Parts that are left for each multiprocessor at most: their sums take 64 KB.
+const MOST_LEFT: usize = 4;
 
 /// Chooses the kernel for a product. `hopper` says that `matmul_sm90` can compute it.
 fn choose(properties: &Properties, hopper: bool, aligned: bool, sizes: Sizes) -> Kernel {
@@ -90,9 +58,17 @@ fn choose(properties: &Properties, hopper: bool, aligned: bool, sizes: Sizes) ->
     let (tiles, multiprocessors) = (m.div_ceil(TILE) * n.div_ceil(TILE), properties.multiprocessors as usize);
     if hopper {
         let steps = k.div_ceil(TILE_K);
-        let small = (tiles.div_ceil(multiprocessors) * steps) as f64 * SMALL_STEP + SMALL_EPILOGUE;
-        let wide = divide(multiprocessors, m.div_ceil(TILE) * n.div_ceil(WIDE_TILE), steps).microseconds;
-        return if n <= TILE || small <= wide { Kernel::PingPong } else { Kernel::Cooperative };
+        let microseconds = |splits: usize| {
+            let rounds = (tiles * splits).div_ceil(multiprocessors) as f64;
+            let of_parts = rounds * (steps.div_ceil(splits) as f64 * STEP) + LAST_PART;
+            if splits == 1 { of_parts } else { of_parts + (rounds - 1.0) * LEFT_PART + splits as f64 * OTHER_PART }
+        };
+        let most = (1 + MOST_LEFT * multiprocessors / tiles).min(steps);
+        let best = (1..=most.max(1)).min_by(|&one, &other| microseconds(one).total_cmp(&microseconds(other)));
+        return match best {
+            Some(splits) if splits > 1 => Kernel::Split(splits),
+            _ => Kernel::PingPong,
+        };
     }
     // Small tiles where large ones would leave multiprocessors idle, and for sizes that cannot be packed.
     Kernel::Sm80 { tile: if aligned && tiles >= multiprocessors { 128 } else { 64 }, aligned }
@@ -111,7 +87,7 @@ fn source(layout: Layout, input: DType, output: DType, fused: Fused, kernel: Ker
         ("EPILOGUE", epilogue),
         ("ACTIVATION", activation as i64),
     ]);
-    let hopper = |schedule, tile_n| constants([("SCHEDULE", schedule), ("TILE_N", tile_n), ("ALIGNED", 1)]);
+    let hopper = |schedule| constants([("SCHEDULE", schedule), ("ALIGNED", 1)]);
     all.extend(match kernel {
         Kernel::Sm80 { tile, aligned } => constants([
             ("INPUT_BF16", is_bf16(input)),
@@ -121,8 +97,8 @@ fn source(layout: Layout, input: DType, output: DType, fused: Fused, kernel: Ker
             ("WARPS_N", warps_n(tile) as i64),
             ("ALIGNED", aligned.into()),
         ]),
-        Kernel::Cooperative => hopper(0, 256),
-        Kernel::PingPong => hopper(1, 128),
+        Kernel::PingPong => hopper(0),
+        Kernel::Split(_) => hopper(1),
     });
     match kernel {
         Kernel::Sm80 { .. } => Source { name: "matmul_sm80", parts: SM80_PARTS, constants: all },
@@ -161,7 +137,7 @@ pub(crate) fn variants(architecture: Architecture) -> Vec<Source> {
                 kernels.extend([true, false].map(|aligned| Kernel::Sm80 { tile: 64, aligned }));
             }
             if architecture.compute_capability() == HOPPER && input == DType::BF16 {
-                kernels.extend([Kernel::Cooperative, Kernel::PingPong]);
+                kernels.extend([Kernel::PingPong, Kernel::Split(2)]);
             }
             sources.extend(kernels.into_iter().map(|kernel| source(layout, input, output, fused, kernel)));
         }
@@ -270,9 +246,8 @@ fn launch_product(queue: &CudaQueue, product: &Product) -> Result<()> {
     let operands = match kernel {
         Kernel::Sm80 { .. } => Arguments::new().address(a.address).address(b.address),
         _ => {
-            let tile_n = if kernel == Kernel::Cooperative { WIDE_TILE } else { TILE };
-            let a = tensor_map(queue, a, layout != Layout::Tn, TILE)?;
-            let b = tensor_map(queue, b, layout == Layout::Nt, tile_n)?;
+            let a = tensor_map(queue, a, layout != Layout::Tn)?;
+            let b = tensor_map(queue, b, layout == Layout::Nt)?;
             Arguments::new().tensor_map(&a).tensor_map(&b)
         }
     };
@@ -283,39 +258,36 @@ fn launch_product(queue: &CudaQueue, product: &Product) -> Result<()> {
         .u32(size("terms", sizes.k)?)
         .u32(product.accumulate.into());
     let source = source(layout, a.dtype, out.dtype, fused, kernel);
-    let tiles = |tile_m: usize, tile_n: usize| sizes.m.div_ceil(tile_m) * sizes.n.div_ceil(tile_n);
-    let multiprocessors = properties.multiprocessors as usize;
-    let (blocks, whole) = match kernel {
+    let tiles = |tile: usize| sizes.m.div_ceil(tile) * sizes.n.div_ceil(tile);
+    let splits = match kernel {
         Kernel::Sm80 { tile, .. } => {
-            let launch = Launch::linear(size("tiles", tiles(tile, tile))?, 2 * warps_n(tile) as u32 * 32);
+            let launch = Launch::linear(size("tiles", tiles(tile))?, 2 * warps_n(tile) as u32 * 32);
             return queue.launch(&source, source.name, &launch, &arguments);
         }
-        Kernel::PingPong => (tiles(TILE, TILE).min(multiprocessors), tiles(TILE, TILE)),
-        Kernel::Cooperative => {
-            let Division { blocks, whole, .. } =
-                divide(multiprocessors, tiles(TILE, WIDE_TILE), sizes.k.div_ceil(TILE_K));
-            (blocks, whole)
-        }
+        Kernel::PingPong => 1,
+        Kernel::Split(splits) => splits,
     };
-    // Sums of a tile for each block, and a flag for each of its two consumers.
-    let sums = multiprocessors * TILE * WIDE_TILE * size_of::<f32>();
-    let exchange = queue.exchange(sums + multiprocessors * 2 * size_of::<u32>())?;
-    let arguments = arguments.u32(size("tiles", whole)?).address(exchange).address(exchange + sums as u64);
+    // Sums of every part that may be left, and a flag for each of two consumers.
+    let left = MOST_LEFT * properties.multiprocessors as usize;
+    let sums = left * TILE * TILE * size_of::<f32>();
+    let exchange = queue.exchange(sums + left * 2 * size_of::<u32>())?;
+    let arguments = arguments.u32(size("parts", splits)?).address(exchange).address(exchange + sums as u64);
+    let blocks = (tiles(TILE) * splits).min(properties.multiprocessors as usize);
     // Stages, a strip for each consuming warp, barriers: as `matmul_sm90.cu` lays them out.
     let launch = Launch { shared_bytes: (192 + 32) * 1024 + 256, ..Launch::linear(size("blocks", blocks)?, 384) };
     queue.launch(&source, source.name, &launch, &arguments)
 }
 
-/// An operand for the tensor memory accelerator, in boxes of `TILE_K` of k by `extent` of m or n; along a contiguous m or n
+/// An operand for the tensor memory accelerator, in boxes of `TILE_K` of k by a tile of m or n; along a contiguous m or n
 /// a box has 64 elements, the width of a swizzled row.
-fn tensor_map(queue: &CudaQueue, operand: Matrix, k_major: bool, extent: usize) -> Result<TensorMap> {
+fn tensor_map(queue: &CudaQueue, operand: Matrix, k_major: bool) -> Result<TensorMap> {
     queue.tensor_map(&TensorMapSpec {
         address: operand.address,
         element: operand.dtype,
         // With no rows in use none are copied, but a description has one.
         sizes: vec![operand.columns as u64, operand.rows.max(1) as u64],
         strides_bytes: vec![operand.row_bytes() as u64],
-        box_sizes: vec![TILE_K as u32, if k_major { extent } else { TILE_K } as u32],
+        box_sizes: vec![TILE_K as u32, if k_major { TILE } else { TILE_K } as u32],
         swizzle: Swizzle::B128,
         fill: Fill::Zero,
     })

@@ -79,39 +79,49 @@ DEVICE void fetch(Pieces& pieces, const Epilogue& e, const Output* matrix, Strip
     }
 }
 
-// A lane's sums of one step: of two blocks of bf16, or of one of f32.
-constexpr u32 STEP = OUTPUT_BF16 ? 2 : 1;
+// A lane's sums of one step: so many blocks that there is work while results of some are waited for.
+constexpr u32 STEP = 4;
 using Sums = float[STEP * 4];
 
-// Takes those of the step at `block` out of the staging, and puts them there, rounded.
-DEVICE void take(Sums& sums, const Staging& staging, u32 block) {
-    if constexpr (OUTPUT_BF16) {
-        u32 words[4];
-        ldmatrix_x4(words, staging.matrices_at(block));
+// Takes those of the step at `first` out of the staging, and puts them there, rounded.
+DEVICE void take(Sums& sums, const Staging& staging, u32 first) {
 #pragma unroll
-        for (u32 word = 0; word < 4; ++word) {
-            sums[word * 2] = __uint_as_float(words[word] << 16);
-            sums[word * 2 + 1] = __uint_as_float(words[word] & 0xffff0000u);
-        }
-    } else {
+    for (u32 block = 0; block < STEP; block += 2) {
+        float* of_blocks = sums + block * 4;
+        if constexpr (OUTPUT_BF16) {
+            u32 words[4];
+            ldmatrix_x4(words, staging.matrices_at(first + block));
 #pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
-            const float2 pair = lds_64(staging.pair_at(block, half));
-            sums[half * 2] = pair.x, sums[half * 2 + 1] = pair.y;
+            for (u32 word = 0; word < 4; ++word) {
+                of_blocks[word * 2] = __uint_as_float(words[word] << 16);
+                of_blocks[word * 2 + 1] = __uint_as_float(words[word] & 0xffff0000u);
+            }
+        } else {
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                const float2 pair = lds_64(staging.pair_at(first + block + i / 2, i % 2));
+                of_blocks[i * 2] = pair.x, of_blocks[i * 2 + 1] = pair.y;
+            }
         }
     }
 }
 
-DEVICE void put(const float* sums, const Staging& staging, u32 block) {
-    if constexpr (OUTPUT_BF16) {
-        u32 words[4];
+DEVICE void put(const float* sums, const Staging& staging, u32 first) {
 #pragma unroll
-        for (u32 word = 0; word < 4; ++word) words[word] = narrow_pair(sums[word * 2], sums[word * 2 + 1]);
-        stmatrix_x4(staging.matrices_at(block), words);
-    } else {
+    for (u32 block = 0; block < STEP; block += 2) {
+        const float* of_blocks = sums + block * 4;
+        if constexpr (OUTPUT_BF16) {
+            u32 words[4];
 #pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
-            sts_64(staging.pair_at(block, half), sums[half * 2], sums[half * 2 + 1]);
+            for (u32 word = 0; word < 4; ++word) {
+                words[word] = narrow_pair(of_blocks[word * 2], of_blocks[word * 2 + 1]);
+            }
+            stmatrix_x4(staging.matrices_at(first + block), words);
+        } else {
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                sts_64(staging.pair_at(first + block + i / 2, i % 2), of_blocks[i * 2], of_blocks[i * 2 + 1]);
+            }
         }
     }
 }

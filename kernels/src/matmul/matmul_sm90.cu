@@ -1,40 +1,39 @@
 // C = A B of bf16 operands on compute capability 9.0a, in all storage orders without transposed copies.
 //
-// Constants: A_K_MAJOR, B_K_MAJOR (k is the contiguous dimension), SCHEDULE, TILE_N, and those of the epilogue, with ALIGNED.
+// Constants: A_K_MAJOR, B_K_MAJOR (k is the contiguous dimension), SCHEDULE, and those of the epilogue, with ALIGNED.
 //
-// One warp fills a ring of stages through the tensor memory accelerator; two warpgroups consume them with wgmma. A step of
-// k is 64 elements, one 128-byte row of a swizzled tile. A stage is 16 KB of A and TILE_N * 128 bytes of B; the ring takes
-// 192 KB, six stages at 128 columns and four at 256.
+// One warp fills a ring of stages through the tensor memory accelerator; two warpgroups consume them with wgmma. A tile is
+// 128 x 128; a step of k is 64 elements, one 128-byte row of a swizzled tile. A stage is 16 KB of A and as much of B; six
+// make the ring.
 //
-// COOPERATIVE: both warpgroups work on one 128 x 256 tile, 64 rows each: least traffic of shared memory. What does not fill
-// all blocks with whole tiles is divided by steps of k: `Share` below.
-// PING_PONG: each warpgroup has a 128 x 128 tile of its own, so that one multiplies while the other is in its epilogue. For
-// small k.
+// PING_PONG: each warpgroup has a tile of its own, so that one multiplies while the other is in its epilogue.
+// SPLIT: for few tiles of large k (gradients of weights). Both warpgroups work on one tile, 64 rows each, and tiles are divided
+// by steps of k into parts. Neighbouring blocks have the same part of neighbouring tiles: they read the same at the same time.
+// Who has the last part of a tile adds the sums of the others, which they leave in global memory, and finishes it.
 //
 // Blocks are persistent; the producer runs ahead of the consumers. No atomic additions: the order of all sums is fixed by the
-// shape and the number of blocks.
+// shape and the number of parts.
 
-enum Schedule { COOPERATIVE = 0, PING_PONG = 1 };
+enum Schedule { PING_PONG = 0, SPLIT = 1 };
 
-constexpr u32 TILE_M = 128;
+constexpr u32 TILE = 128;
 constexpr u32 TILE_K = 64;
 constexpr u32 CONSUMERS = 2;
 constexpr u32 GROUP_THREADS = 128;
 constexpr u32 THREADS = (1 + CONSUMERS) * GROUP_THREADS;
 constexpr u32 BLOCK_BYTES = 64 * 128;  // 64 rows of 128 bytes: what m64 takes of A in a step
-constexpr u32 A_BYTES = TILE_M * 128;
-constexpr u32 STAGE_BYTES = A_BYTES + TILE_N * 128;
+constexpr u32 OPERAND_BYTES = TILE * 128;
+constexpr u32 STAGE_BYTES = 2 * OPERAND_BYTES;
 constexpr u32 STAGES = 192 * 1024 / STAGE_BYTES;
 constexpr u32 STAGING = STAGES * STAGE_BYTES;
 constexpr u32 BARRIERS = STAGING + CONSUMERS * 4 * STRIP_BYTES;
 // Rows of a tile that one consumer multiplies, in blocks of 64, and consumers that read a stage.
 constexpr u32 BLOCKS_M = SCHEDULE == PING_PONG ? 2 : 1;
-constexpr u32 STRIPS_N = TILE_N / STRIP_COLUMNS;
+constexpr u32 STRIPS_N = TILE / STRIP_COLUMNS;
 constexpr u32 READERS = SCHEDULE == PING_PONG ? 1 : 2;
 // Of a thread of each kind.
 constexpr int PRODUCER_REGISTERS = 40;
 constexpr int CONSUMER_REGISTERS = 232;
-static_assert(BLOCKS_M * TILE_N <= 256, "128 accumulators a thread");
 static_assert(ALIGNED, "tensor maps need rows and addresses that are multiples of 16 bytes");
 static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 3 * 168, "a block begins with 168 a thread");
 
@@ -42,7 +41,7 @@ static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 3 * 168, "a
 constexpr u32 GROUP_BARRIER = 1;
 constexpr u32 TURN_BARRIER = 1;
 
-using Accumulators = float[BLOCKS_M][TILE_N / 2];
+using Accumulators = float[BLOCKS_M][TILE / 2];
 
 // Where a block stands in the ring of stages.
 struct Ring {
@@ -88,7 +87,7 @@ DEVICE void multiply(Accumulators& accumulators, u32 stages, Barriers barriers, 
     for (u32 step = 0; step < steps; ++step) {
         mbarrier_wait(barriers.full(ring.stage), ring.parity);
         const u32 a = stages + ring.stage * STAGE_BYTES + first_block * BLOCK_BYTES;
-        const u32 b = stages + ring.stage * STAGE_BYTES + A_BYTES;
+        const u32 b = stages + ring.stage * STAGE_BYTES + OPERAND_BYTES;
         wgmma_fence();
 #pragma unroll
         for (u32 k = 0; k < TILE_K / 16; ++k) {
@@ -114,61 +113,30 @@ DEVICE void multiply(Accumulators& accumulators, u32 stages, Barriers barriers, 
 #pragma unroll
     for (u32 block = 0; block < BLOCKS_M; ++block) {
 #pragma unroll
-        for (u32 i = 0; i < TILE_N / 2; ++i) asm volatile("" : "+f"(accumulators[block][i])::"memory");
+        for (u32 i = 0; i < TILE / 2; ++i) asm volatile("" : "+f"(accumulators[block][i])::"memory");
     }
     if (elected && steps > 0) mbarrier_arrive(barriers.empty(previous));
 }
 
 // A tile, or some of its steps.
 struct Part {
-    u32 tile, begin, end;
+    u32 tile, split, begin, end;
 };
 
-// What a block computes: of the first `whole` tiles one after the other, as all blocks do; then its share of the steps of the
-// rest, which are divided without regard to tiles. Who has the first step of a tile finishes it; the blocks after it, to whom
-// the other steps belong, give it their sums.
-struct Share {
-    u32 whole, steps;      // whole tiles of all blocks; steps of a tile
-    u32 of_block, longer;  // steps of the rest that a block has; one more has each of the first blocks, so many of them
-    u32 place, tile, step; // the block's place; its next whole tile; its next step of the rest
+DEVICE Part part_at(u32 index, u32 tiles, u32 steps, u32 splits) {
+    if (SCHEDULE == PING_PONG) return {index, 0, 0, steps};
+    const u32 split = index / tiles;
+    return {index % tiles, split, steps * split / splits, steps * (split + 1) / splits};
+}
 
-    DEVICE Share(u32 tiles, u32 steps, u32 whole) : whole(whole), steps(steps) {
-        const u32 rest = (tiles - whole) * steps;
-        of_block = rest / gridDim.x, longer = rest % gridDim.x;
-        // Counted from the last block, so that blocks wait for those before them in the grid.
-        place = gridDim.x - 1 - blockIdx.x;
-        tile = place, step = first_step(place);
-    }
-
-    // Where the share of a block in the rest begins.
-    DEVICE u32 first_step(u32 place) const { return place * of_block + smaller(place, longer); }
-
-    DEVICE bool has_whole() const { return tile < whole; }
-
-    DEVICE bool take(Part& part) {
-        if (has_whole()) {
-            part = {tile, 0, steps};
-            tile += gridDim.x;
-            return true;
-        }
-        if (SCHEDULE == PING_PONG) return false;
-        const u32 end = first_step(place + 1);
-        if (step == end) return false;
-        const u32 begin = step % steps, count = smaller(steps - begin, end - step);
-        part = {whole + step / steps, begin, begin + count};
-        step += count;
-        return true;
-    }
-};
-
-// Where blocks leave sums for each other: 128 of each consuming thread of each block, and a flag of each consumer, which is 0
-// between launches.
+// Where blocks leave sums for each other: of each part but the last of a tile 64 of each consuming thread, and a flag of each
+// consumer, which is 0 between launches.
 struct Exchange {
     float* sums;
     u32* flags;
 
     DEVICE float* sums_of(u32 place) const {
-        return sums + (u64)place * (TILE_M * TILE_N) + (threadIdx.x - GROUP_THREADS) * 4;
+        return sums + (u64)place * (TILE * TILE) + (threadIdx.x - GROUP_THREADS) * 4;
     }
 };
 
@@ -176,14 +144,14 @@ struct Exchange {
 DEVICE void give(const Exchange& exchange, u32 place, u32 consumer, const float* sums) {
     float* to = exchange.sums_of(place);
 #pragma unroll
-    for (u32 i = 0; i < 128; i += 4, to += CONSUMERS * GROUP_THREADS * 4) {
+    for (u32 i = 0; i < TILE / 2; i += 4, to += CONSUMERS * GROUP_THREADS * 4) {
         stg_128(to, bits_of(sums[i]), bits_of(sums[i + 1]), bits_of(sums[i + 2]), bits_of(sums[i + 3]));
     }
     bar_sync<GROUP_THREADS>(GROUP_BARRIER + consumer);
     if (threadIdx.x % GROUP_THREADS == 0) st_release(exchange.flags + place * CONSUMERS + consumer, 1);
 }
 
-// Adds what the block at `place` leaves.
+// Adds what another block leaves.
 DEVICE void receive(const Exchange& exchange, u32 place, u32 consumer, float* sums) {
     if (threadIdx.x % GROUP_THREADS == 0) {
         u32* flag = exchange.flags + place * CONSUMERS + consumer;
@@ -193,7 +161,7 @@ DEVICE void receive(const Exchange& exchange, u32 place, u32 consumer, float* su
     bar_sync<GROUP_THREADS>(GROUP_BARRIER + consumer);
     const float* from = exchange.sums_of(place);
 #pragma unroll
-    for (u32 i = 0; i < 128; i += 4, from += CONSUMERS * GROUP_THREADS * 4) {
+    for (u32 i = 0; i < TILE / 2; i += 4, from += CONSUMERS * GROUP_THREADS * 4) {
         const float4 given = ldg_128(from);
         sums[i] += given.x, sums[i + 1] += given.y, sums[i + 2] += given.z, sums[i + 3] += given.w;
     }
@@ -201,7 +169,7 @@ DEVICE void receive(const Exchange& exchange, u32 place, u32 consumer, float* su
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
     const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, Output* out, const float* bias, Output* side,
-    const Output* residual, u32 m, u32 n, u32 k, u32 accumulate, u32 whole, float* sums, u32* flags) {
+    const Output* residual, u32 m, u32 n, u32 k, u32 accumulate, u32 splits, float* sums, u32* flags) {
     extern __shared__ __align__(1024) u8 dynamic[];
     const u32 shared = shared_address(dynamic);
     const Barriers barriers = {shared + BARRIERS};
@@ -216,21 +184,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
     }
     __syncthreads();
 
-    const u32 tiles_m = divide_up(m, TILE_M), tiles_n = divide_up(n, TILE_N);
-    Share share(tiles_m * tiles_n, divide_up(k, TILE_K), whole);
-    Part part;
+    const u32 tiles_m = divide_up(m, TILE), tiles_n = divide_up(n, TILE), tiles = tiles_m * tiles_n;
+    const u32 steps = divide_up(k, TILE_K), parts = SCHEDULE == SPLIT ? tiles * splits : tiles;
     Ring ring;
     if (threadIdx.x < GROUP_THREADS) {
         setmaxnreg_dec<PRODUCER_REGISTERS>();
         if (threadIdx.x > 0) return;
-        while (share.take(part)) {
+        for (u32 index = blockIdx.x; index < parts; index += gridDim.x) {
+            const Part part = part_at(index, tiles, steps, splits);
             const TilePosition tile = tile_position(part.tile, tiles_m, tiles_n);
             for (u32 step = part.begin; step < part.end; ++step) {
                 const u32 full = barriers.full(ring.stage), stage = shared + ring.stage * STAGE_BYTES;
                 mbarrier_wait(barriers.empty(ring.stage), ring.parity ^ 1);
                 mbarrier_arrive_expect_tx(full, STAGE_BYTES);
-                fill<A_K_MAJOR, TILE_M>(stage, &a, full, tile.m * TILE_M, step * TILE_K);
-                fill<B_K_MAJOR, TILE_N>(stage + A_BYTES, &b, full, tile.n * TILE_N, step * TILE_K);
+                fill<A_K_MAJOR, TILE>(stage, &a, full, tile.m * TILE, step * TILE_K);
+                fill<B_K_MAJOR, TILE>(stage + OPERAND_BYTES, &b, full, tile.n * TILE, step * TILE_K);
                 ring.advance();
             }
         }
@@ -243,50 +211,50 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
         const Exchange exchange = {sums, flags};
         // In turns, and not only for the sake of the tensor cores: whoever waits for a phase of a barrier must know that the
         // one before is complete, for a parity does not tell a phase from the next but one.
-        if (SCHEDULE == PING_PONG && consumer == 1) {
-            bar_arrive<CONSUMERS * GROUP_THREADS>(TURN_BARRIER);
-            if (share.take(part)) ring.skip(share.steps);
-        }
-        while (share.take(part)) {
+        if (SCHEDULE == PING_PONG && consumer == 1) bar_arrive<CONSUMERS * GROUP_THREADS>(TURN_BARRIER);
+        // Consumers have every other tile there, and skip the steps of those between.
+        const u32 stride = SCHEDULE == PING_PONG ? CONSUMERS * gridDim.x : gridDim.x;
+        const u32 skipped = SCHEDULE == PING_PONG ? consumer : 0;
+        ring.skip(skipped * steps);
+        for (u32 index = blockIdx.x + skipped * gridDim.x; index < parts; index += stride) {
+            const Part part = part_at(index, tiles, steps, splits);
             const TilePosition tile = tile_position(part.tile, tiles_m, tiles_n);
             Accumulators accumulators;
 #pragma unroll
             for (u32 block = 0; block < BLOCKS_M; ++block) {
 #pragma unroll
-                for (u32 i = 0; i < TILE_N / 2; ++i) accumulators[block][i] = 0.0f;
+                for (u32 i = 0; i < TILE / 2; ++i) accumulators[block][i] = 0.0f;
             }
             u32 next = CONSUMERS;
             if (SCHEDULE == PING_PONG) {
                 bar_sync<CONSUMERS * GROUP_THREADS>(TURN_BARRIER + consumer);
-                if (share.has_whole()) next = 1 - consumer;
+                if (index + gridDim.x < parts) next = 1 - consumer;
             }
             const auto strip_of = [&](u32 index) {
                 const u32 block = index / STRIPS_N, row = (first_block + block) * 64 + warp * 16;
-                return Strip{tile.m * TILE_M + row, tile.n * TILE_N + index % STRIPS_N * STRIP_COLUMNS};
+                return Strip{tile.m * TILE + row, tile.n * TILE + index % STRIPS_N * STRIP_COLUMNS};
             };
             const Output* first = first_read(epilogue);
             Pieces pieces;
             const auto fetch_first = [&] {
                 if (first) fetch(pieces, epilogue, first, strip_of(0), lane_of_epilogue());
             };
-            const bool is_whole = SCHEDULE == PING_PONG || part.end - part.begin == share.steps;
+            const bool is_whole = SCHEDULE == PING_PONG || splits == 1;
             multiply(accumulators, shared, barriers, ring, part.end - part.begin, first_block, next, [&] {
                 if (is_whole) fetch_first();
             });
             if (!is_whole) {
-                if (part.begin > 0) {
-                    give(exchange, share.place, consumer, accumulators[0]);
+                if (part.split + 1 < splits) {
+                    give(exchange, index, consumer, accumulators[0]);
                     continue;
                 }
-                for (u32 other = share.place + 1, known = part.end; known < share.steps; ++other) {
-                    receive(exchange, other, consumer, accumulators[0]);
-                    known += share.first_step(other + 1) - share.first_step(other);
+                for (u32 split = 0; split + 1 < splits; ++split) {
+                    receive(exchange, split * tiles + part.tile, consumer, accumulators[0]);
                 }
                 fetch_first();
             }
             finish_strips<BLOCKS_M * STRIPS_N>(epilogue, Staging(staging), accumulators[0], pieces, strip_of);
-            // The next tile is the other consumer's.
-            if (SCHEDULE == PING_PONG && share.take(part)) ring.skip(share.steps);
+            if (SCHEDULE == PING_PONG) ring.skip(steps);
         }
     }
 }
