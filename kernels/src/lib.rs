@@ -27,3 +27,10 @@ macro_rules! ops {
 pub mod optimizer;
 pub mod reduce;
 ops! { activation, attention, columns, contrastive, cross_entropy, elementwise, embed, layer_norm, linear_cross_entropy, log_sum_exp, matmul, normalize, patchify, rows, top_k }
+
+/// Cases that fill a GPU: ops of a training step of coca_ViT-B-32 with 256 pairs, in bf16.
+pub fn gpu_cases() -> Vec<case::Case> {
+    let norms = [(12800, 768), (19200, 512), (65280, 512)].map(|(rows, columns)| layer_norm::gpu_case(rows, columns));
+    let loss = linear_cross_entropy::gpu_case(19200, 512, 49408);
+    [matmul::gpu_cases(), attention::gpu_cases(), norms.into(), vec![loss]].concat()
+}

@@ -87,6 +87,14 @@ fn the_emulator_does_what_the_manual_says() {
     assert!(failures.is_empty(), "{} cases:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// The part of the cases that is this process's, for a device that one of them would make unusable for the others: `(I, N)` of
+/// `COCA_SHARD=I/N`, every Nth case from I on, else all of them.
+fn shard() -> (usize, usize) {
+    let Ok(text) = std::env::var("COCA_SHARD") else { return (0, 1) };
+    let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+    parts.filter(|(part, of)| part < of).unwrap_or_else(|| panic!("COCA_SHARD={text}: I/N with I below N is wanted"))
+}
+
 /// Compiles the cases that a device can run, runs all of them, and returns what each left. Nothing without NVRTC.
 fn run_compiled(test: &str, driver: &dyn Driver) -> Option<Vec<(Case, Vec<u8>)>> {
     let properties = driver.properties();
@@ -97,7 +105,8 @@ fn run_compiled(test: &str, driver: &dyn Driver) -> Option<Vec<(Case, Vec<u8>)>>
     let compiled = compiler_or_skip(test)?.compile(architecture, &source).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(compiled.functions.len(), cases.len());
     let module = driver.load(&compiled.image(properties.image)).unwrap_or_else(|error| panic!("{error}"));
-    let results = cases.into_iter().enumerate().map(|(index, case)| {
+    let (part, of) = shard();
+    let results = cases.into_iter().enumerate().skip(part).step_by(of).map(|(index, case)| {
         let function = Function { module: module.clone(), name: format!("case_{index}") };
         let found = run(driver, &function, &case, true).unwrap_or_else(|error| panic!("{}: {error}", case.name));
         (case, found)

@@ -169,6 +169,21 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// Shapes of coca_ViT-B-32 with 256 pairs, and of the image tower of L-14.
+pub(crate) fn gpu_cases() -> Vec<Case> {
+    let case = |name: &str, kind: Kind, heads: usize| {
+        let case = case(name, kind, heads, 64, DType::BF16, Vec::new());
+        Case { name: format!("attention {name} bf16"), bench_only: true, ..case }
+    };
+    vec![
+        case("B-32 image x256", Kind::Packed((256, 50).into(), Visibility::All), 12),
+        case("B-32 text x256", Kind::Packed((256, 77).into(), Visibility::Causal), 8),
+        case("B-32 cross x256", Kind::Separate((256, 75).into(), (256, 255).into()), 8),
+        case("B-32 pooler x256", Kind::SharedQuery(256, (256, 50).into()), 8),
+        case("L-14 image x64", Kind::Packed((64, 257).into(), Visibility::All), 16),
+    ]
+}
+
 /// Shapes of real towers: image, text, decoder, cross-attention and poolers, batch 8.
 fn bench_cases() -> Vec<Case> {
     let text = [12usize, 17, 9, 14, 20, 8, 11, 15];

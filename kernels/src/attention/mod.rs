@@ -18,6 +18,7 @@ mod scratch;
 mod softmax;
 mod tile;
 
+pub(crate) use cases::gpu_cases;
 pub use cases::{cases, draw};
 pub use decode::{AttentionDecode, attention_decode};
 pub use reference::AttentionReference;

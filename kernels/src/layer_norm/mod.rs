@@ -235,6 +235,11 @@ fn case(rows: usize, columns: usize, dtype: DType, residual: bool) -> Case {
     }
 }
 
+/// For benches of a GPU.
+pub(crate) fn gpu_case(rows: usize, columns: usize) -> Case {
+    Case { bench_only: true, ..case(rows, columns, DType::BF16, false) }
+}
+
 /// Fixed cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();

@@ -29,15 +29,17 @@ impl Chunks {
     /// chunk are made, and turned into gradients, fewer rows at a time in 256 MB: each time the weight is read again.
     pub fn new(device: &Device, dtype: DType, vocabulary: usize) -> Chunks {
         const ON_CPU: usize = 320;
-        const LEAST: usize = 256;
-        let rows = |bytes: usize, dtype: DType| bytes / (vocabulary.max(1) * dtype.size()) / LEAST * LEAST;
         match device {
             Device::Cpu => Chunks { logits: ON_CPU, gradients: ON_CPU },
-            Device::Cuda(_) => {
-                let gradients = rows(400 << 20, dtype).max(LEAST);
-                Chunks { logits: rows(256 << 20, DType::F32).clamp(LEAST, gradients), gradients }
-            }
+            Device::Cuda(_) => Chunks::on_gpu(dtype, vocabulary),
         }
+    }
+
+    fn on_gpu(dtype: DType, vocabulary: usize) -> Chunks {
+        const LEAST: usize = 256;
+        let rows = |bytes: usize, dtype: DType| bytes / (vocabulary.max(1) * dtype.size()) / LEAST * LEAST;
+        let gradients = rows(400 << 20, dtype).max(LEAST);
+        Chunks { logits: rows(256 << 20, DType::F32).clamp(LEAST, gradients), gradients }
     }
 
     fn check(self) -> Result<()> {
@@ -337,6 +339,14 @@ impl Reference for WithOffsets {
     fn gradients(&self, inputs: &[Array], outputs: &[Array]) -> Vec<Option<Array>> {
         self.0.gradients(&inputs[..3], outputs)
     }
+}
+
+/// For benches of a GPU.
+pub(crate) fn gpu_case(rows: usize, width: usize, vocabulary: usize) -> Case {
+    let labels: Vec<i32> = (0..rows as i32).map(|row| row * 7 % vocabulary as i32).collect();
+    let chunks = Chunks::on_gpu(DType::BF16, vocabulary);
+    let case = case_in_chunks(rows, width, vocabulary, &labels, DType::BF16, None, chunks);
+    Case { bench_only: true, ..case }
 }
 
 /// Fixed cases.

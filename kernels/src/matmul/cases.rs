@@ -263,6 +263,31 @@ pub fn bench_case(layout: Layout, (m, n, k): (usize, usize, usize), dtype: DType
     Case { name: format!("{} {m}x{n}x{k} {dtype}", case.op.name()), bench_only: true, ..case }
 }
 
+/// Products of a training step of coca_ViT-B-32 with 256 pairs, and square ones: forward, gradients of inputs and of weights,
+/// and the two that are fused with GELU.
+pub(crate) fn gpu_cases() -> Vec<Case> {
+    use Layout::{Nn, Nt, Tn};
+    let mut cases = Vec::new();
+    let products = [
+        (Nt, [(12800, 2304, 768), (12800, 768, 3072), (19200, 1536, 512), (19200, 512, 512), (8192, 8192, 8192)]),
+        (Nn, [(12800, 768, 2304), (12800, 768, 3072), (19200, 512, 2048), (19200, 512, 512), (4096, 4096, 4096)]),
+        (Tn, [(2304, 768, 12800), (768, 3072, 12800), (512, 2048, 19200), (512, 512, 19200), (1024, 512, 65280)]),
+    ];
+    for (layout, sizes) in products {
+        // Their backward are the others.
+        cases.extend(sizes.map(|sizes| Case { results: 0, ..bench_case(layout, sizes, DType::BF16) }));
+    }
+    let gelu = Some(Activation::Gelu);
+    let forward = Matmul { bias: true, activation: gelu, ..Matmul::new(Nt, DType::BF16) };
+    let backward = Matmul { activation_backward: gelu, ..Matmul::new(Nn, DType::BF16) };
+    for (op, (m, n, k)) in [(forward, (12800, 3072, 768)), (backward, (12800, 3072, 768))] {
+        let name = format!("{} {m}x{n}x{k} bf16", op.name());
+        cases.push(Case { name, bench_only: true, results: 0, ..case(op, (m, n, k), DType::BF16, None) });
+    }
+    cases.push(Case { bench_only: true, ..column_sum(19200, 512, DType::BF16) });
+    cases
+}
+
 /// Fixed cases.
 pub fn cases() -> Vec<Case> {
     use Activation::{Gelu, QuickGelu};

@@ -14,6 +14,7 @@ mod micro;
 mod pack;
 mod skinny;
 
+pub(crate) use cases::gpu_cases;
 pub use cases::{bench_case, cases, draw};
 pub use column_sum::ColumnSum;
 pub(crate) use cpu::{Operand, multiply, multiply_here};

@@ -110,7 +110,15 @@ impl Subject {
 
 /// The ops' own cases in shapes of real models, forward and with their backward.
 pub fn of_kernels() -> Vec<Subject> {
-    let cases = kernels::cases();
+    in_both_passes(&kernels::cases())
+}
+
+/// Those in sizes that fill a GPU.
+pub fn of_gpu() -> Vec<Subject> {
+    in_both_passes(&kernels::gpu_cases())
+}
+
+fn in_both_passes(cases: &[Case]) -> Vec<Subject> {
     let passes = |case: &Case| [Pass::Forward, Pass::Both].map(|pass| Subject::of_case(case, pass));
     cases.iter().filter(|case| case.bench_only).flat_map(passes).flatten().collect()
 }

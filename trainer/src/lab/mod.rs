@@ -244,7 +244,10 @@ impl Lab {
             step = Some(self.step(None, args)?);
         }
         if args.shapes.is_empty() && !is_model {
-            subjects = cases::of_kernels();
+            subjects = match &self.queue {
+                Queue::Cpu(_) => cases::of_kernels(),
+                Queue::Cuda(_) => cases::of_gpu(),
+            };
         }
         // A configuration's step is recorded in the type that is asked for.
         subjects.retain(|subject| args.dtype.is_none_or(|dtype| subject.dtype() == dtype));
