@@ -122,11 +122,12 @@ struct Matrix {
     u32 stride;
 };
 
-// Copies `count` rows of a head of two matrices to two tiles, and zeros behind them up to a multiple of 16 rows, at most
-// `capacity`. The block calls this together.
+// Copies `count` rows of a head of two matrices, at most `capacity`, to two tiles, and zeros behind them up to a multiple of
+// 16 rows, or, of rows that warps own, up to the capacity. The block calls this together.
+template <bool OWNED = false>
 DEVICE void fill(
     const Call& call, u32 tile, const Matrix& matrix, u32 other_tile, const Matrix& other, u32 count, u32 capacity) {
-    const u32 chunks = smaller(capacity, divide_up(count, GROUP) * GROUP) * CHUNKS;
+    const u32 chunks = (OWNED ? capacity : smaller(capacity, divide_up(count, GROUP) * GROUP)) * CHUNKS;
 #pragma unroll 1
     for (u32 index = threadIdx.x; index < chunks; index += blockDim.x) {
         const u32 row = index / CHUNKS, chunk = index % CHUNKS, place = offset(row, chunk);
@@ -150,10 +151,11 @@ template <bool HELD> struct Operand {
         }
     }
 
-    // In the order of the registers of mma.sync: rows 0-7 and 8-15 at columns 0-7, then at columns 8-15.
-    DEVICE void read(u32 (&fragment)[4], u32 step) const {
-        const u32 lane = threadIdx.x % WARP, matrix = lane / 8;
-        ldmatrix_x4(fragment, tile + offset(first + matrix % 2 * 8 + lane % 8, step * 2 + matrix / 2));
+    // In the order of the registers of mma.sync: rows 0-7 and 8-15 at columns 0-7, then at columns 8-15. Of `group` 1 are
+    // the 16 rows behind.
+    DEVICE void read(u32 (&fragment)[4], u32 step, u32 group = 0) const {
+        const u32 lane = threadIdx.x % WARP, matrix = lane / 8, row = first + group * GROUP + matrix % 2 * 8 + lane % 8;
+        ldmatrix_x4(fragment, tile + offset(row, step * 2 + matrix / 2));
     }
 };
 
@@ -260,30 +262,37 @@ DEVICE u32 staging_offset(u32 row, u32 chunk) {
 }
 
 // Writes the first `count` of a warp's 16 rows of sums, times a factor for the upper and for the lower 8. Four lanes have
-// only 8 columns of a row: rows are brought together in `staging`, shared memory for 16 rows that is the warp's own.
-DEVICE void store_rows(const Call& call, const float (&sums)[DIM / 8][4], float factor_of_upper, float factor_of_lower,
-                       T* to, u32 stride, u32 count, bool accumulate, u32 staging) {
-    const u32 lane = threadIdx.x % WARP;
+// only 8 columns of a row: rows are brought together in `staging`, shared memory for 16 rows, of which these columns are
+// the warp's own.
+template <u32 N>
+DEVICE void store_rows(const Call& call, const float (&sums)[N][4], float factor_of_upper, float factor_of_lower,
+                       T* to, u32 stride, u32 count, bool accumulate, u32 staging, u32 first_column = 0) {
+    constexpr u32 WIDTH = N * 8 / CHUNK;  // chunks of a row of sums
+    // Rows that are read together with one where a row has fewer chunks than in a tile, and their distance, at which they
+    // lie in other banks.
+    constexpr u32 TOGETHER = CHUNKS / WIDTH, APART = 8 / TOGETHER;
+    const u32 lane = threadIdx.x % WARP, first_chunk = first_column / CHUNK;
     __syncwarp();
 #pragma unroll
-    for (u32 j = 0; j < DIM / 8; ++j) {
+    for (u32 j = 0; j < N; ++j) {
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             const u32 row = half * 8 + lane / 4;
             const float factor = half ? factor_of_lower : factor_of_upper;
             const float first = sums[j][half * 2] * factor, second = sums[j][half * 2 + 1] * factor;
             if constexpr (BF16) {
-                sts(staging + staging_offset(row, j) + lane % 4 * 4, narrow_pair(first, second));
+                sts(staging + staging_offset(row, first_chunk + j) + lane % 4 * 4, narrow_pair(first, second));
             } else {
-                sts_64(staging + staging_offset(row, j * 2 + lane % 4 / 2) + lane % 2 * 8, first, second);
+                sts_64(staging + staging_offset(row, first_chunk + j * 2 + lane % 4 / 2) + lane % 2 * 8, first, second);
             }
         }
     }
     __syncwarp();
 #pragma unroll 1
-    for (u32 index = lane; index < smaller(count, GROUP) * CHUNKS; index += WARP) {
-        const u32 row = index / CHUNKS, chunk = index % CHUNKS, column = chunk * CHUNK;
-        if (column >= call.dim) continue;
+    for (u32 index = lane; index < GROUP * WIDTH; index += WARP) {
+        const u32 turn = index / WIDTH, row = turn / 8 * 8 + turn % TOGETHER * APART + turn % 8 / TOGETHER;
+        const u32 chunk = first_chunk + index % WIDTH, column = chunk * CHUNK;
+        if (row >= count || column >= call.dim) continue;
         const float4 words = lds_128(staging + staging_offset(row, chunk));
         const Pack<T, CHUNK> pack = {bits_of(words.x), bits_of(words.y), bits_of(words.z), bits_of(words.w)};
         T* place = to + (u64)row * stride + column;

@@ -101,15 +101,14 @@ extern "C" __global__ void __launch_bounds__(MOST_WARPS * WARP, BLOCKS) attentio
         // Everybody has left the shared memory.
         __syncthreads();
         const u64 start = (u64)(sequence.queries.first + first) * query_stride + column;
-        fill(call, own, {query + start, query_stride}, 0, {}, sequence.queries.count - first, rows);
+        fill<true>(call, own, {query + start, query_stride}, 0, {}, sequence.queries.count - first, rows);
         if (visible > 0) fill_stage(0);
         cp_async_commit_group();
         cp_async_wait_group<0>();
         __syncthreads();
-        // A warp without queries reads the first, and does nothing with them.
         const u32 seen_by_all = sequence.seen_by_all(call, first_own);
         const bool idle = first_own >= sequence.queries.count;
-        const Operand<true> queries(call, own, idle ? 0 : warp * GROUP);
+        const Operand<true> queries(call, own, warp * GROUP);
         Running running;
         for (u32 first_key = 0; first_key < visible; first_key += TILE) {
             if (first_key + TILE < visible) fill_stage(first_key + TILE);

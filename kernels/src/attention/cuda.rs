@@ -8,7 +8,9 @@ use engine::{DType, Error, Out, Result, View};
 
 const COMMON: Part = part!("attention", "attention.cuh");
 const FORWARD: &[Part] = &[PRELUDE, SM80, COMMON, part!("attention", "attention_forward.cu")];
-const BACKWARD: &[Part] = &[PRELUDE, SM80, COMMON, part!("attention", "attention_backward.cu")];
+const GRADIENTS: Part = part!("attention", "attention_backward.cuh");
+const BACKWARD: &[Part] = &[PRELUDE, SM80, COMMON, GRADIENTS, part!("attention", "attention_backward.cu")];
+const WHOLE: &[Part] = &[PRELUDE, SM80, COMMON, GRADIENTS, part!("attention", "attention_backward_whole.cu")];
 const SUM: &[Part] = &[PRELUDE, part!("attention", "attention_sum.cu")];
 const DECODE: &[Part] = &[PRELUDE, part!("attention", "attention_decode.cu")];
 
@@ -28,6 +30,12 @@ fn source(parts: &'static [Part], dtype: DType, dim: usize) -> Source {
     Source { name: "attention", parts, constants }
 }
 
+/// Of the kernel that has all keys of a sequence, which is there for heads of up to 64 columns in bf16.
+fn whole_source(dim: usize, groups: usize) -> Source {
+    let constants = constants([("BF16", 1), ("DIM", dim as i64), ("GROUPS", groups as i64)]);
+    Source { name: "attention", parts: WHOLE, constants }
+}
+
 /// Every variant.
 pub(crate) fn variants() -> Vec<Source> {
     let mut sources = Vec::new();
@@ -35,6 +43,7 @@ pub(crate) fn variants() -> Vec<Source> {
         sources.extend(DIMS.iter().flat_map(|&dim| [FORWARD, BACKWARD].map(|parts| source(parts, dtype, dim))));
         sources.extend([SUM, DECODE].map(|parts| source_of("attention", parts, dtype)));
     }
+    sources.extend([32, 64].iter().flat_map(|&dim| [1, 2].map(|groups| whole_source(dim, groups))));
     sources
 }
 
@@ -70,6 +79,21 @@ fn divide(rows: usize, most_warps: usize) -> Division {
     let groups = rows.div_ceil(GROUP).max(1);
     let blocks = groups.div_ceil(most_warps);
     Division { warps: groups.div_ceil(blocks), blocks }
+}
+
+/// Groups of 16 keys of each warp, and warps of a block, of the kernel that has all keys of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Whole {
+    groups: usize,
+    warps: usize,
+}
+
+/// The division for sequences of `keys` keys, if a block can have so many.
+fn whole(keys: usize) -> Option<Whole> {
+    // As in the kernel: up to 6 warps of 16 keys, and more keys are for up to 8 warps of 32.
+    let groups = if keys <= 6 * GROUP { 1 } else { 2 };
+    let warps = keys.div_ceil(groups * GROUP).max(1);
+    (warps <= 8).then_some(Whole { groups, warps })
 }
 
 impl<'a> Call<'a> {
@@ -122,6 +146,18 @@ impl<'a> Call<'a> {
         divide(rows, self.most_warps(matrices))
     }
 
+    /// The division of the kernel that has all keys of a sequence, if it is one for this call.
+    fn whole(&self, key_rows: usize) -> Option<Whole> {
+        if self.dtype != DType::BF16 || self.dim > 64 || self.op.source == Inputs::SharedQuery {
+            return None;
+        }
+        match self.op.keys {
+            Length::Fixed(rows) => whole(rows),
+            // Tensors have room for the longest sequences. Should the mean be far below these, 64 keys are few enough.
+            Length::Ragged => whole(key_rows.div_ceil(self.geometry.sequences).max(64)),
+        }
+    }
+
     /// The grid for `items` heads of sequences, whose warps keep their rows of `matrices` matrices.
     fn launch(&self, division: Division, items: usize, matrices: usize) -> Result<Launch> {
         let Division { warps, blocks } = division;
@@ -130,8 +166,8 @@ impl<'a> Call<'a> {
         Ok(launch.with_shared(bytes as u32))
     }
 
-    /// The arguments that the three kernels begin with. `others` are further addresses that they access.
-    fn arguments(&self, division: Division, others: &[u64]) -> Result<Arguments> {
+    /// The arguments that the kernels begin with. `others` are further addresses that they access.
+    fn arguments(&self, others: &[u64]) -> Result<Arguments> {
         let head_dim = self.geometry.head_dim;
         let [q, k, _] = self.geometry.columns(self.op.source);
         let rows = |length: Length| match length {
@@ -154,8 +190,7 @@ impl<'a> Call<'a> {
             .u32(size("columns", q.stride)?)
             .u32(size("columns", k.stride)?)
             .f32(1.0 / (head_dim as f32).sqrt())
-            .u32(flags)
-            .u32(size("blocks", division.blocks)?))
+            .u32(flags))
     }
 }
 
@@ -167,7 +202,8 @@ pub(super) fn forward(op: &Attention, queue: &CudaQueue, inputs: &[View<'_>], ou
     }
     let division = call.division(op.queries, output_rows, 1);
     let result = outputs[0].address();
-    let arguments = call.arguments(division, &[result])?.address(result).address(outputs[1].address());
+    let blocks = size("blocks", division.blocks)?;
+    let arguments = call.arguments(&[result])?.u32(blocks).address(result).address(outputs[1].address());
     let launch = call.launch(division, sequences, 1)?;
     queue.launch(&source(FORWARD, call.dtype, call.dim), "attention_forward", &launch, &arguments)
 }
@@ -177,7 +213,6 @@ pub(super) fn backward(op: &Attention, queue: &CudaQueue, inputs: &[View<'_>], o
     let call = Call::new(op, &inputs[..own])?;
     let Geometry { sequences, key_rows, output_rows, .. } = call.geometry;
     let saved = [inputs[own].address(), inputs[own + 1].address(), inputs[own + 2].address()];
-    let source = source(BACKWARD, call.dtype, call.dim);
     let [q, k, v] = call.geometry.columns(op.source);
     let place = |out: &Out<'_>, column: usize| out.address() + (column * call.dtype.size()) as u64;
     let of_keys = &outputs[tensors - 1];
@@ -187,21 +222,33 @@ pub(super) fn backward(op: &Attention, queue: &CudaQueue, inputs: &[View<'_>], o
         true => (outputs[2].address(), outputs[2].shape().dims()[0]),
         false => (0, sequences),
     };
+    let accumulate = [&outputs[0], of_keys].map(|out| u32::from(out.accumulates()));
+    if let Some(Whole { groups, warps }) = call.whole(key_rows) {
+        let targets = [dquery, dkey, dvalue];
+        let arguments = call.arguments(&[&[saved[0], saved[2]][..], &targets].concat())?;
+        let arguments = arguments.addresses(&saved).addresses(&targets).u32(accumulate[0]).u32(accumulate[1]);
+        let launch = Launch::linear(size("blocks", sequences * op.heads)?, 32 * warps as u32);
+        // Keys, values and dS^T, two stages of 32 queries and gradients, the statistics of 128 queries.
+        let bytes = warps * groups * GROUP * (2 * call.row_bytes() + 64) + 2 * 2 * 32 * call.row_bytes() + 128 * 8;
+        let launch = launch.with_shared(bytes as u32);
+        return queue.launch(&whole_source(call.dim, groups), "attention_backward_whole", &launch, &arguments);
+    }
+    let source = source(BACKWARD, call.dtype, call.dim);
     let begin = |division: Division, targets: &[u64]| -> Result<Arguments> {
-        let arguments = call.arguments(division, &[&[saved[0], saved[2]][..], targets].concat())?;
-        Ok(arguments.addresses(&saved).addresses(targets))
+        let arguments = call.arguments(&[&[saved[0], saved[2]][..], targets].concat())?;
+        Ok(arguments.u32(size("blocks", division.blocks)?).addresses(&saved).addresses(targets))
     };
     if output_rows > 0 {
         let division = call.division(op.queries, output_rows, 2);
         let arguments = begin(division, &[dquery, partial])?
             .u32(size("sequences", sequences)?)
             .u32(size("groups", groups)?)
-            .u32(outputs[0].accumulates().into());
+            .u32(accumulate[0]);
         queue.launch(&source, "attention_backward_query", &call.launch(division, groups, 2)?, &arguments)?;
     }
     if key_rows > 0 {
         let division = call.division(op.keys, key_rows, 2);
-        let arguments = begin(division, &[dkey, dvalue])?.u32(of_keys.accumulates().into());
+        let arguments = begin(division, &[dkey, dvalue])?.u32(accumulate[1]);
         queue.launch(&source, "attention_backward_key", &call.launch(division, sequences, 2)?, &arguments)?;
     }
     if shared { sum(queue, partial, groups, &outputs[0]) } else { Ok(()) }
