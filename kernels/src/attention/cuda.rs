@@ -131,19 +131,27 @@ impl<'a> Call<'a> {
         2 * tile * (2 * self.row_bytes() + 8)
     }
 
-    /// Warps that fit into shared memory, each with its rows of `matrices` matrices.
+    /// Warps of a block of the forward kernel, with one matrix, or of a backward kernel, with two of which warps have their
+    /// rows, as far as these fit into shared memory.
     fn most_warps(&self, matrices: usize) -> usize {
-        MOST_WARPS.min((MOST_SHARED_BYTES - self.stage_bytes()) / (matrices * GROUP * self.row_bytes()))
+        let most = if matrices == 1 && self.dim <= 64 { 2 * MOST_WARPS } else { MOST_WARPS };
+        most.min((MOST_SHARED_BYTES - self.stage_bytes()) / (matrices * GROUP * self.row_bytes()))
     }
 
     /// The division of one side, whose tensor has `rows` rows.
     fn division(&self, length: Length, rows: usize, matrices: usize) -> Division {
         let rows = match length {
             Length::Fixed(rows) => rows,
-            // Their lengths lie in device memory. With twice the mean few sequences take a second round.
-            Length::Ragged => 2 * rows.div_ceil(self.geometry.sequences),
+            Length::Ragged => self.usual(rows),
         };
         divide(rows, self.most_warps(matrices))
+    }
+
+    /// A length of which few ragged sequences have more, which then take a second round: their lengths lie in device memory.
+    /// Often their tensor has `rows` rows because the longest could need them; else, if short, few have twice the mean.
+    fn usual(&self, rows: usize) -> usize {
+        let mean = rows.div_ceil(self.geometry.sequences);
+        (2 * mean).min(mean.max(64))
     }
 
     /// The division of the kernel that has all keys of a sequence, if it is one for this call.
@@ -153,8 +161,7 @@ impl<'a> Call<'a> {
         }
         match self.op.keys {
             Length::Fixed(rows) => whole(rows),
-            // Tensors have room for the longest sequences. Should the mean be far below these, 64 keys are few enough.
-            Length::Ragged => whole(key_rows.div_ceil(self.geometry.sequences).max(64)),
+            Length::Ragged => whole(self.usual(key_rows)),
         }
     }
 
