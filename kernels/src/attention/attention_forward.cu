@@ -8,6 +8,7 @@
 // Of heads of up to 64 columns a block has up to 128 queries, so that it reads keys and values once for all of a text, and a
 // multiprocessor 16 warps with 128 registers a thread; of heads of 96 columns 12 with 168, of larger ones 8.
 constexpr u32 THREADS = (DIM <= 64 ? 8 : 4) * WARP, BLOCKS = DIM <= 64 ? 2 : DIM <= 96 ? 3 : 2;
+constexpr u32 STAGES = ROW_BYTES <= 128 ? 3 : 2;  // tiles of keys and values, all but one of them under way
 constexpr bool HELD = DIM != 96;  // queries, in registers: with 96 columns there are too few
 
 // What a lane knows of its two rows, the upper and the lower one.
@@ -111,11 +112,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_forward(
     const u32 head = blockIdx.x / blocks % heads, column = head * dim;
     const Sequence sequence(call, blockIdx.x / blocks / heads);
     const u32 own = shared_address(shared), stages = own + rows * ROW_BYTES;
-    const auto stage = [&](u32 first_key) { return stages + first_key / TILE % 2 * (2 * TILE_BYTES); };
+    const auto stage = [&](u32 first_key) { return stages + first_key / TILE % STAGES * (2 * TILE_BYTES); };
     const auto fill_stage = [&](u32 first_key) {
-        const u32 count = sequence.keys.count - first_key;
+        const u32 count = sequence.keys.count - first_key, tile = stage(first_key);
         const u64 start = (u64)(sequence.keys.first + first_key) * key_stride + column;
-        const u32 tile = stage(first_key);
         fill(call, tile, {key + start, key_stride}, tile + TILE_BYTES, {value + start, key_stride}, count, TILE);
     };
     for (u32 first = blockIdx.x % blocks * rows; first < sequence.queries.count; first += blocks * rows) {
@@ -123,26 +123,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_forward(
         const u32 visible = sequence.visible(call, first, rows), own_visible = sequence.visible(call, first_own, GROUP);
         // Everybody has left the shared memory.
         __syncthreads();
-        const u64 start = (u64)(sequence.queries.first + first) * query_stride + column;
-        fill<true>(call, own, {query + start, query_stride}, 0, {}, sequence.queries.count - first, rows);
-        if (visible > 0) fill_stage(0);
-        cp_async_commit_group();
-        cp_async_wait_group<0>();
-        __syncthreads();
+        if (visible > 0) {
+            const u64 start = (u64)(sequence.queries.first + first) * query_stride + column;
+            fill<true>(call, own, {query + start, query_stride}, 0, {}, sequence.queries.count - first, rows);
+        }
+#pragma unroll 1
+        for (u32 first_key = 0; first_key < (STAGES - 1) * TILE; first_key += TILE) {
+            if (first_key < visible) fill_stage(first_key);
+            cp_async_commit_group();
+        }
         const u32 seen_by_all = sequence.seen_by_all(call, first_own);
         const bool idle = first_own >= sequence.queries.count;
         Running running;
         for (u32 first_key = 0; first_key < visible; first_key += TILE) {
-            if (first_key + TILE < visible) fill_stage(first_key + TILE);
+            // This tile is there, and everybody has left the one before, in whose place another comes.
+            cp_async_wait_group<STAGES - 2>();
+            __syncthreads();
+            const u32 coming = first_key + (STAGES - 1) * TILE;
+            if (coming < visible) fill_stage(coming);
             cp_async_commit_group();
             if (first_key < own_visible) {
                 // Read again for each tile, or for each product where not held: the softmax needs their registers.
                 const Operand<HELD> queries(call, own, warp * GROUP);
                 attend(call, sequence, queries, running, first_own, stage(first_key), first_key, own_visible, seen_by_all);
             }
-            // The next tile is there, and everybody has left this one.
-            cp_async_wait_group<0>();
-            __syncthreads();
         }
         if (idle) continue;
         const u32 count = sequence.queries.count - first_own, first_row = sequence.first_result + first_own;

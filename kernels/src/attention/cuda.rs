@@ -125,17 +125,21 @@ impl<'a> Call<'a> {
         self.dim * self.dtype.size()
     }
 
-    /// Bytes of two stages of two tiles, and of two statistics for each row that a backward kernel has beside them.
-    fn stage_bytes(&self) -> usize {
-        let tile = if self.dtype == DType::BF16 { 64 } else { 32 };
-        2 * tile * (2 * self.row_bytes() + 8)
+    /// Bytes of the stages that tiles pass in, two tiles in each. A kernel whose warps keep their rows of one matrix is the
+    /// forward one, which has three stages if rows are short; with two matrices it is a backward one, which has two, and two
+    /// statistics beside each row.
+    fn stage_bytes(&self, matrices: usize) -> usize {
+        let rows = 2 * if self.dtype == DType::BF16 { 64 } else { 32 };
+        match matrices {
+            1 => rows * self.row_bytes() * if self.row_bytes() <= 128 { 3 } else { 2 },
+            _ => 2 * rows * (self.row_bytes() + 4),
+        }
     }
 
-    /// Warps of a block of the forward kernel, with one matrix, or of a backward kernel, with two of which warps have their
-    /// rows, as far as these fit into shared memory.
+    /// Warps of a block, as far as they fit into shared memory.
     fn most_warps(&self, matrices: usize) -> usize {
         let most = if matrices == 1 && self.dim <= 64 { 2 * MOST_WARPS } else { MOST_WARPS };
-        most.min((MOST_SHARED_BYTES - self.stage_bytes()) / (matrices * GROUP * self.row_bytes()))
+        most.min((MOST_SHARED_BYTES - self.stage_bytes(matrices)) / (matrices * GROUP * self.row_bytes()))
     }
 
     /// The division of one side, whose tensor has `rows` rows.
@@ -168,7 +172,7 @@ impl<'a> Call<'a> {
     /// The grid for `items` heads of sequences, whose warps keep their rows of `matrices` matrices.
     fn launch(&self, division: Division, items: usize, matrices: usize) -> Result<Launch> {
         let Division { warps, blocks } = division;
-        let bytes = warps * matrices * GROUP * self.row_bytes() + self.stage_bytes();
+        let bytes = warps * matrices * GROUP * self.row_bytes() + self.stage_bytes(matrices);
         let launch = Launch::linear(size("blocks", items * self.op.heads * blocks)?, 32 * warps as u32);
         Ok(launch.with_shared(bytes as u32))
     }
