@@ -96,11 +96,13 @@ DEVICE u32 offset(u32 row, u32 chunk) {
     return row * ROW_BYTES + ((chunk ^ (CHUNKS % 8 == 0 ? row & 7 : row >> 1 & 3)) << 4);
 }
 
+// As above, of a row behind the first of 8, whose part of the address does not depend on the lane.
+DEVICE u32 offset(u32 first, u32 row, u32 chunk) { return first * ROW_BYTES + offset(row, chunk); }
+
 // 16 bytes of a row from a column on to shared memory, zeros where there are no columns.
-DEVICE void copy_chunk(const Call& call, u32 to, const T* row, u32 column, bool inside) {
-    if (call.is(PACKED)) {
-        inside = inside && column < call.dim;
-        cp_async_16(to, inside ? row + column : row, inside);
+template <bool IS_PACKED> DEVICE void copy_chunk(const Call& call, u32 to, const T* row, u32 column, bool inside) {
+    if constexpr (IS_PACKED) {
+        cp_async_16(to, row + column, inside && column < call.dim);
     } else {
         constexpr u32 ELEMENTS = 4 / sizeof(T);
 #pragma unroll 1
@@ -122,20 +124,28 @@ struct Matrix {
     u32 stride;
 };
 
+template <bool IS_PACKED>
+DEVICE void copy_chunks(
+    const Call& call, u32 tile, const Matrix& matrix, u32 other_tile, const Matrix& other, u32 count, u32 chunks) {
+#pragma unroll 1
+    for (u32 index = threadIdx.x; index < chunks; index += blockDim.x) {
+        const u32 row = index / CHUNKS, chunk = index % CHUNKS, place = offset(row, chunk);
+        const bool inside = row < count;
+        const u64 from = inside ? row : 0;
+        copy_chunk<IS_PACKED>(call, tile + place, matrix.rows + from * matrix.stride, chunk * CHUNK, inside);
+        if (!other.rows) continue;
+        copy_chunk<IS_PACKED>(call, other_tile + place, other.rows + from * other.stride, chunk * CHUNK, inside);
+    }
+}
+
 // Copies `count` rows of a head of two matrices, at most `capacity`, to two tiles, and zeros behind them up to a multiple of
 // 16 rows, or, of rows that warps own, up to the capacity. The block calls this together.
 template <bool OWNED = false>
 DEVICE void fill(
     const Call& call, u32 tile, const Matrix& matrix, u32 other_tile, const Matrix& other, u32 count, u32 capacity) {
     const u32 chunks = (OWNED ? capacity : smaller(capacity, divide_up(count, GROUP) * GROUP)) * CHUNKS;
-#pragma unroll 1
-    for (u32 index = threadIdx.x; index < chunks; index += blockDim.x) {
-        const u32 row = index / CHUNKS, chunk = index % CHUNKS, place = offset(row, chunk);
-        const bool inside = row < count;
-        const u64 from = inside ? row : 0;
-        copy_chunk(call, tile + place, matrix.rows + from * matrix.stride, chunk * CHUNK, inside);
-        if (other.rows) copy_chunk(call, other_tile + place, other.rows + from * other.stride, chunk * CHUNK, inside);
-    }
+    if (call.is(PACKED)) copy_chunks<true>(call, tile, matrix, other_tile, other, count, chunks);
+    else copy_chunks<false>(call, tile, matrix, other_tile, other, count, chunks);
 }
 
 // The 16 rows of a tile that a warp multiplies with: HELD in registers, or read again for each product.
@@ -154,8 +164,8 @@ template <bool HELD> struct Operand {
     // In the order of the registers of mma.sync: rows 0-7 and 8-15 at columns 0-7, then at columns 8-15. Of `group` 1 are
     // the 16 rows behind.
     DEVICE void read(u32 (&fragment)[4], u32 step, u32 group = 0) const {
-        const u32 lane = threadIdx.x % WARP, matrix = lane / 8, row = first + group * GROUP + matrix % 2 * 8 + lane % 8;
-        ldmatrix_x4(fragment, tile + offset(row, step * 2 + matrix / 2));
+        const u32 lane = threadIdx.x % WARP, matrix = lane / 8, row = matrix % 2 * 8 + lane % 8;
+        ldmatrix_x4(fragment, tile + offset(first + group * GROUP, row, step * 2 + matrix / 2));
     }
 };
 
@@ -184,7 +194,7 @@ DEVICE void dot_products(float (&products)[2][4], const Operand<HELD>& left, u32
                 left.read(a, step);
             }
             // Rows 0-7 of the tile's at columns 0-7 and 8-15, then rows 8-15.
-            ldmatrix_x4(b, tile + offset(first + matrix / 2 * 8 + lane % 8, step * 2 + matrix % 2));
+            ldmatrix_x4(b, tile + offset(first, matrix / 2 * 8 + lane % 8, step * 2 + matrix % 2));
             mma_m16n8k16_bf16(products[0], a, b[0], b[1]);
             mma_m16n8k16_bf16(products[1], a, b[2], b[3]);
         }
@@ -218,7 +228,7 @@ DEVICE void add_weighted(float (&sums)[DIM / 8][4], const float (&weights)[2][4]
 #pragma unroll
         for (u32 block = 0; block < DIM / 8; block += 2) {
             u32 b[4];
-            ldmatrix_x4_trans(b, tile + offset(first + matrix % 2 * 8 + lane % 8, block + matrix / 2));
+            ldmatrix_x4_trans(b, tile + offset(first, matrix % 2 * 8 + lane % 8, block + matrix / 2));
             mma_m16n8k16_bf16(sums[block], a, b[0], b[1]);
             mma_m16n8k16_bf16(sums[block + 1], a, b[2], b[3]);
         }
@@ -288,29 +298,40 @@ DEVICE void store_rows(const Call& call, const float (&sums)[N][4], float factor
         }
     }
     __syncwarp();
+    const auto row_of = [](u32 index) {
+        const u32 turn = index / WIDTH;
+        return turn / 8 * 8 + turn % TOGETHER * APART + turn % 8 / TOGETHER;
+    };
+    if (call.is(PACKED) && !accumulate) {
+#pragma unroll 4
+        for (u32 first = 0; first < GROUP * WIDTH; first += WARP) {
+            const u32 row = row_of(first + lane), chunk = first_chunk + (first + lane) % WIDTH, column = chunk * CHUNK;
+            if (row >= count || column >= call.dim) continue;
+            const float4 words = lds_128(staging + staging_offset(row, chunk));
+            stg_128(to + (u64)row * stride + column, bits_of(words.x), bits_of(words.y), bits_of(words.z), bits_of(words.w));
+        }
+        return;
+    }
 #pragma unroll 1
     for (u32 index = lane; index < GROUP * WIDTH; index += WARP) {
-        const u32 turn = index / WIDTH, row = turn / 8 * 8 + turn % TOGETHER * APART + turn % 8 / TOGETHER;
-        const u32 chunk = first_chunk + index % WIDTH, column = chunk * CHUNK;
+        const u32 row = row_of(index), chunk = first_chunk + index % WIDTH, column = chunk * CHUNK;
         if (row >= count || column >= call.dim) continue;
         const float4 words = lds_128(staging + staging_offset(row, chunk));
         const Pack<T, CHUNK> pack = {bits_of(words.x), bits_of(words.y), bits_of(words.z), bits_of(words.w)};
         T* place = to + (u64)row * stride + column;
         float values[CHUNK];
         unpack(values, pack);
-        if (!call.is(PACKED)) {
-#pragma unroll
-            for (u32 i = 0; i < CHUNK; ++i) {
-                if (column + i < call.dim) place[i] = narrow<T>(values[i] + (accumulate ? widen(place[i]) : 0.0f));
-            }
-        } else if (!accumulate) {
-            stg_128(place, pack.words[0], pack.words[1], pack.words[2], pack.words[3]);
-        } else {
+        if (call.is(PACKED)) {
             float before[CHUNK];
             load(before, place);
 #pragma unroll
             for (u32 i = 0; i < CHUNK; ++i) values[i] += before[i];
             store(place, values);
+        } else {
+#pragma unroll
+            for (u32 i = 0; i < CHUNK; ++i) {
+                if (column + i < call.dim) place[i] = narrow<T>(values[i] + (accumulate ? widen(place[i]) : 0.0f));
+            }
         }
     }
 }

@@ -49,7 +49,7 @@ DEVICE void dot_products(float (&products)[GROUPS][2][4], const Operand<HELD>& l
 #pragma unroll
     for (u32 step = 0; step < DIM / 16; ++step) {
         u32 b[4];
-        ldmatrix_x4(b, tile + offset(first + matrix / 2 * 8 + lane % 8, step * 2 + matrix % 2));
+        ldmatrix_x4(b, tile + offset(first, matrix / 2 * 8 + lane % 8, step * 2 + matrix % 2));
 #pragma unroll
         for (u32 group = 0; group < GROUPS; ++group) {
             u32 a[4];
@@ -71,7 +71,7 @@ DEVICE void add_weighted(float (&sums)[GROUPS][DIM / 8][4], const u32 (&weights)
 #pragma unroll
     for (u32 block = 0; block < DIM / 8; block += 2) {
         u32 b[4];
-        ldmatrix_x4_trans(b, tile + offset(first + matrix % 2 * 8 + lane % 8, block + matrix / 2));
+        ldmatrix_x4_trans(b, tile + offset(first, matrix % 2 * 8 + lane % 8, block + matrix / 2));
 #pragma unroll
         for (u32 group = 0; group < GROUPS; ++group) {
             mma_m16n8k16_bf16(sums[group][block], weights[group], b[0], b[1]);
@@ -80,8 +80,10 @@ DEVICE void add_weighted(float (&sums)[GROUPS][DIM / 8][4], const u32 (&weights)
     }
 }
 
-// Byte offset of 8 queries of a key in dS^T, permuted as in a tile with rows of 64 bytes.
-DEVICE u32 score_offset(u32 key, u32 chunk) { return key * SCORE_BYTES + ((chunk ^ (key >> 1 & 3)) << 4); }
+// Byte offset of 8 queries of a key behind the first of 8 in dS^T, permuted as in a tile with rows of 64 bytes.
+DEVICE u32 score_offset(u32 first, u32 key, u32 chunk) {
+    return (first + key) * SCORE_BYTES + ((chunk ^ (key >> 1 & 3)) << 4);
+}
 
 // Until all that the block has begun to copy is there.
 DEVICE void wait_for_copies() {
@@ -191,8 +193,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
                     const u32 group = i / 4, block = i / 2 % 2, pair = i % 2 * 2;
                     weights[group][i % 4] = narrow_pair(scores[group][block][pair], scores[group][block][pair + 1]);
                     dweights[group][i % 4] = narrow_pair(dscores[group][block][pair], dscores[group][block][pair + 1]);
-                    const u32 row = own + group * GROUP + i % 2 * 8 + lane / 4;
-                    sts(scores_tile + score_offset(row, place / 8 + block) + lane % 4 * 4, dweights[group][i % 4]);
+                    const u32 to = score_offset(own + group * GROUP + i % 2 * 8, lane / 4, place / 8 + block);
+                    sts(scores_tile + to + lane % 4 * 4, dweights[group][i % 4]);
                 }
                 add_weighted(value_sums, weights, gradient_tile, place);
                 add_weighted(key_sums, dweights, tile, place);
@@ -208,13 +210,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
                 float sums[COLUMNS / 8][4] = {};
 #pragma unroll 2
                 for (u32 group = first; group < visible; group += GROUP) {
-                    const u32 matrix = lane / 8, row = group - first + lane % 8;
+                    const u32 matrix = lane / 8, row = matrix % 2 * 8 + lane % 8, row_of_scores = matrix / 2 * 8 + lane % 8;
                     u32 a[4];
-                    ldmatrix_x4_trans(a, scores_tile + score_offset(row + matrix / 2 * 8, place / 8 + matrix % 2));
+                    ldmatrix_x4_trans(a, scores_tile + score_offset(group - first, row_of_scores, place / 8 + matrix % 2));
 #pragma unroll
                     for (u32 block = 0; block < COLUMNS / 8; block += 2) {
                         u32 b[4];
-                        ldmatrix_x4_trans(b, key_tile + offset(row + matrix % 2 * 8, first_column / 8 + block + matrix / 2));
+                        ldmatrix_x4_trans(b, key_tile + offset(group - first, row, first_column / 8 + block + matrix / 2));
                         mma_m16n8k16_bf16(sums[block], a, b[0], b[1]);
                         mma_m16n8k16_bf16(sums[block + 1], a, b[2], b[3]);
                     }
