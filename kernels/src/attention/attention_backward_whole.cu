@@ -167,23 +167,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
                 float scores[GROUPS][2][4], dscores[GROUPS][2][4];
                 dot_products(scores, own_keys, tile, place);
                 dot_products(dscores, own_values, gradient_tile, place);
+                const u32 column_of_lane = first_of_group + lane % 4 * 2;
 #pragma unroll
                 for (u32 block = 0; block < 2; ++block) {
-                    const u32 first_of_lane = first_of_group + block * 8 + lane % 4 * 2;
-                    const float2 shift = lds_64(shifts + first_of_lane % STATISTICS * sizeof(float));
-                    const float2 delta = lds_64(deltas + first_of_lane % STATISTICS * sizeof(float));
+                    const float2 shift = lds_64(shifts + (column_of_lane % STATISTICS + block * 8) * sizeof(float));
 #pragma unroll
                     for (u32 i = 0; i < GROUPS * 4; ++i) {
-                        const u32 group = i / 4, half = i / 2 % 2;
-                        float& score = scores[group][block][i % 4];
-                        float& dscore = dscores[group][block][i % 4];
+                        float& score = scores[i / 4][block][i % 4];
                         score = power_of_two(fmaf(score, factor, -(i % 2 ? shift.y : shift.x)));
-                        if (masked) {
-                            const u32 own_query = first_of_lane + i % 2;
-                            const u32 own_key = first_own + group * GROUP + half * 8 + lane / 4;
-                            if (!(seen[group][half] & bit_of(own_query, own_key))) score = 0.0f;
-                        }
-                        dscore = score * (dscore - (i % 2 ? delta.y : delta.x));
+                    }
+                }
+                if (masked) {
+#pragma unroll
+                    for (u32 i = 0; i < GROUPS * 8; ++i) {
+                        const u32 group = i / 8, block = i / 4 % 2, half = i / 2 % 2;
+                        const u32 own_query = column_of_lane + block * 8 + i % 2;
+                        const u32 own_key = first_own + group * GROUP + half * 8 + lane / 4;
+                        if (!(seen[group][half] & bit_of(own_query, own_key))) scores[group][block][i % 4] = 0.0f;
+                    }
+                }
+#pragma unroll
+                for (u32 block = 0; block < 2; ++block) {
+                    const float2 delta = lds_64(deltas + (column_of_lane % STATISTICS + block * 8) * sizeof(float));
+#pragma unroll
+                    for (u32 i = 0; i < GROUPS * 4; ++i) {
+                        float& dscore = dscores[i / 4][block][i % 4];
+                        dscore = scores[i / 4][block][i % 4] * (dscore - (i % 2 ? delta.y : delta.x));
                     }
                 }
                 // A product's elements are where mma.sync wants those of its left operand.
@@ -207,19 +216,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
                 const u32 first_of_group = first_query + place;
                 if (first_of_group >= queries.count) continue;
                 const u32 visible = smaller(sequence.visible(call, first_of_group, GROUP), first + rows);
-                float sums[COLUMNS / 8][4] = {};
-#pragma unroll 2
-                for (u32 group = first; group < visible; group += GROUP) {
-                    const u32 matrix = lane / 8, row = matrix % 2 * 8 + lane % 8, row_of_scores = matrix / 2 * 8 + lane % 8;
-                    u32 a[4];
-                    ldmatrix_x4_trans(a, scores_tile + score_offset(group - first, row_of_scores, place / 8 + matrix % 2));
+                // Of a warp's keys all or none are there, so that groups of 16 of them are independent sums.
+                float sums[COLUMNS / 8][4] = {}, others[COLUMNS / 8][4] = {};
+#pragma unroll 1
+                for (u32 keys_of_warp = 0; first + keys_of_warp < visible; keys_of_warp += OWN) {
 #pragma unroll
-                    for (u32 block = 0; block < COLUMNS / 8; block += 2) {
-                        u32 b[4];
-                        ldmatrix_x4_trans(b, key_tile + offset(group - first, row, first_column / 8 + block + matrix / 2));
-                        mma_m16n8k16_bf16(sums[block], a, b[0], b[1]);
-                        mma_m16n8k16_bf16(sums[block + 1], a, b[2], b[3]);
+                    for (u32 group = 0; group < GROUPS; ++group) {
+                        auto& part = group == 0 ? sums : others;
+                        const u32 matrix = lane / 8, first_key = keys_of_warp + group * GROUP;
+                        u32 a[4];
+                        const u32 row = matrix / 2 * 8 + lane % 8, chunk = place / 8 + matrix % 2;
+                        ldmatrix_x4_trans(a, scores_tile + score_offset(first_key, row, chunk));
+#pragma unroll
+                        for (u32 block = 0; block < COLUMNS / 8; block += 2) {
+                            u32 b[4];
+                            const u32 row = matrix % 2 * 8 + lane % 8, chunk = first_column / 8 + block + matrix / 2;
+                            ldmatrix_x4_trans(b, key_tile + offset(first_key, row, chunk));
+                            mma_m16n8k16_bf16(part[block], a, b[0], b[1]);
+                            mma_m16n8k16_bf16(part[block + 1], a, b[2], b[3]);
+                        }
                     }
+                }
+                if constexpr (GROUPS == 2) {
+#pragma unroll
+                    for (u32 i = 0; i < COLUMNS / 2; ++i) sums[i / 4][i % 4] += others[i / 4][i % 4];
                 }
                 T* to = dquery + (u64)(queries.first + first_of_group) * query_stride + column;
                 store_rows(call, sums, scale, scale, to, query_stride, queries.count - first_of_group,
