@@ -4,10 +4,11 @@
 // Constants: BF16 (storage of queries, keys, values, results and their gradients), DIM (columns of a head with padding: 32,
 // 64, 96 or 128).
 //
-// A block works on one head of one sequence. Each of its warps owns 16 rows of one side, queries or keys, whose results it
-// keeps in registers; the rows of the other side pass through shared memory in tiles, of which the next is under way while
-// one is worked on. Both products of a step multiply 16 own rows with 16 rows of a tile, so that what a sequence's end or a
-// causal mask leaves out is skipped in steps of 16. Results are summed in the order of the rows, by one warp.
+// A block works on one head of one sequence. Each of its warps owns 16 rows of one side, queries or keys (or 32 keys, in
+// `attention_backward_whole.cu`), whose results it keeps in registers; the rows of the other side pass through shared memory
+// in tiles, of which the next is under way while one is worked on. Both products of a step multiply 16 own rows with 16 rows
+// of a tile, so that what a sequence's end or a causal mask leaves out is skipped in steps of 16. Results are summed in the
+// order of the rows, by one warp.
 //
 // bf16 goes through ldmatrix and mma.sync. f32 is multiplied and added in f32 by lanes that own the same elements as in
 // mma.sync: rows lane / 4 + {0, 8} and columns 2 (lane % 4) + {0, 1} + 8 j of a product, in its elements 2 half + {0, 1}.

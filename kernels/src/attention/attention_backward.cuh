@@ -15,7 +15,7 @@ struct Statistics {
     float shift, delta;
 };
 
-// Those of a query, in all of LANES neighbouring lanes, each of which has AT_ONCE loads of both matrices under way; 0 behind
+// Those of a query, in all of LANES neighbouring lanes, each of which has AT_ONCE loads of both matrices under way; 0 after
 // the end of the sequence, which has queries. The whole warp calls this.
 template <u32 LANES, u32 AT_ONCE>
 DEVICE Statistics statistics(const Call& call, const Saved& saved, const Sequence& sequence, u32 head, u32 query) {

@@ -3,11 +3,11 @@
 //
 // Constants: those of `attention.cuh`, with BF16 = 1, and GROUPS (1 or 2 times 16 keys for each warp).
 //
-// Keys and values stay in shared memory, and a warp keeps the sums of its keys' gradients in registers. Queries pass in
-// tiles with the gradients of their results. From the transposed scores of a tile come P^T and dS^T, of which a warp adds to
-// its sums; dS^T is left in shared memory too, where, after a barrier, warps find what dQ needs of all keys. With 16 keys
-// a warp keeps these and their values in registers. With 32 it reads them again, which costs no more, for the other
-// operand is read once for both.
+// Keys and values stay in shared memory, and a warp has the sums of its keys' gradients in registers. Queries pass in tiles
+// with the gradients of their results. With the transposed scores of a tile, P^T and dS^T, a warp adds to its sums; it also
+// leaves dS^T in shared memory, where, after a barrier, warps find what dQ needs of all keys. A warp of 16 keys holds these
+// and their values in registers. One of 32 keys reads them again for each product, which costs as little, for it reads the
+// other operand once for both groups.
 
 constexpr bool HELD = GROUPS == 1;
 constexpr u32 OWN = GROUPS * GROUP;               // keys of a warp
@@ -17,8 +17,8 @@ constexpr u32 STAGE_BYTES = 2 * QUERIES_BYTES;    // queries and gradients
 constexpr u32 SCORE_BYTES = QUERIES * sizeof(T);  // of a key in dS^T
 constexpr u32 COLUMNS = HELD ? 32 : 16;           // of 16 rows of dQ, for a warp: with 4 or 8 warps each has a share
 constexpr u32 STATISTICS = 128;                   // queries whose statistics are there at a time
-// Of warps of 16 keys a multiprocessor has three blocks of 4 or two of up to 6, both with 168 registers a thread; of warps of
-// 32 keys two of 4 or one of 8, with 255.
+// A multiprocessor has three blocks of 4 warps of 16 keys or two of up to 6, both with 168 registers a thread; of warps of 32
+// keys it has two blocks of 4 or one of 8, with 255.
 constexpr u32 THREADS = (HELD ? 6 : 8) * WARP, BLOCKS = HELD ? 2 : 1;
 static_assert(BF16 && DIM <= 64, "registers");
 
@@ -85,6 +85,37 @@ DEVICE u32 score_offset(u32 first, u32 key, u32 chunk) {
     return (first + key) * SCORE_BYTES + ((chunk ^ (key >> 1 & 3)) << 4);
 }
 
+// dQ of 16 queries of a tile in some columns, but for the scale: dS K summed over keys. Of a warp's keys dS^T has all or none.
+DEVICE void sum_over_keys(
+    float (&sums)[COLUMNS / 8][4], u32 scores_tile, u32 key_tile, u32 keys, u32 first_query, u32 first_column) {
+    const u32 lane = threadIdx.x % WARP, matrix = lane / 8;
+    // Those of a warp's second group, which do not wait for the first.
+    float others[COLUMNS / 8][4] = {};
+#pragma unroll 1
+    for (u32 first = 0; first < keys; first += OWN) {
+#pragma unroll
+        for (u32 group = 0; group < GROUPS; ++group) {
+            const u32 first_key = first + group * GROUP;
+            auto& part = group == 0 ? sums : others;
+            u32 a[4];
+            const u32 score = score_offset(first_key, matrix / 2 * 8 + lane % 8, first_query / 8 + matrix % 2);
+            ldmatrix_x4_trans(a, scores_tile + score);
+#pragma unroll
+            for (u32 block = 0; block < COLUMNS / 8; block += 2) {
+                u32 b[4];
+                const u32 place = offset(first_key, matrix % 2 * 8 + lane % 8, first_column / 8 + block + matrix / 2);
+                ldmatrix_x4_trans(b, key_tile + place);
+                mma_m16n8k16_bf16(part[block], a, b[0], b[1]);
+                mma_m16n8k16_bf16(part[block + 1], a, b[2], b[3]);
+            }
+        }
+    }
+    if constexpr (GROUPS == 2) {
+#pragma unroll
+        for (u32 i = 0; i < COLUMNS / 2; ++i) sums[i / 4][i % 4] += others[i / 4][i % 4];
+    }
+}
+
 // Until all that the block has begun to copy is there.
 DEVICE void wait_for_copies() {
     cp_async_commit_group();
@@ -92,9 +123,9 @@ DEVICE void wait_for_copies() {
     __syncthreads();
 }
 
-// A block has a head of a sequence. Should it have more keys than the block's warps, which are those of a ragged sequence of
-// mean length, these come in rounds, and dQ is rounded after each. dquery, dkey and dvalue have the columns and strides of
-// queries, keys and values.
+// A block has a head of a sequence. Should a ragged sequence have more keys than the block's warps own, they come in rounds,
+// and dQ, to which each round adds, is rounded after each. dquery, dkey and dvalue have the columns and strides of queries,
+// keys and values.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward_whole(
     const T* query, const T* key, const T* value, const int* query_offsets, const int* key_offsets, const u8* bits,
     u32 heads, u32 dim, u32 query_length, u32 key_length, u32 query_stride, u32 key_stride, float scale, u32 flags,
@@ -142,7 +173,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
         // Under a causal mask no query before the keys sees them.
         const u32 start = call.is(CAUSAL) ? first / QUERIES * QUERIES : 0;
         const u64 from = (u64)(keys.first + first) * key_stride + column;
-        fill<true>(call, key_tile, {key + from, key_stride}, value_tile, {value + from, key_stride}, keys.count - first, rows);
+        fill<true>(call, key_tile, {key + from, key_stride}, value_tile, {value + from, key_stride}, keys.count - first,
+                   rows);
         if (start < queries.count) fill_stage(start);
         u32 seen[GROUPS][2], seen_by_every = SEEN_BY_ALL;
 #pragma unroll
@@ -216,31 +248,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
                 const u32 first_of_group = first_query + place;
                 if (first_of_group >= queries.count) continue;
                 const u32 visible = smaller(sequence.visible(call, first_of_group, GROUP), first + rows);
-                // Of a warp's keys all or none are there, so that groups of 16 of them are independent sums.
-                float sums[COLUMNS / 8][4] = {}, others[COLUMNS / 8][4] = {};
-#pragma unroll 1
-                for (u32 keys_of_warp = 0; first + keys_of_warp < visible; keys_of_warp += OWN) {
-#pragma unroll
-                    for (u32 group = 0; group < GROUPS; ++group) {
-                        auto& part = group == 0 ? sums : others;
-                        const u32 matrix = lane / 8, first_key = keys_of_warp + group * GROUP;
-                        u32 a[4];
-                        const u32 row = matrix / 2 * 8 + lane % 8, chunk = place / 8 + matrix % 2;
-                        ldmatrix_x4_trans(a, scores_tile + score_offset(first_key, row, chunk));
-#pragma unroll
-                        for (u32 block = 0; block < COLUMNS / 8; block += 2) {
-                            u32 b[4];
-                            const u32 row = matrix % 2 * 8 + lane % 8, chunk = first_column / 8 + block + matrix / 2;
-                            ldmatrix_x4_trans(b, key_tile + offset(first_key, row, chunk));
-                            mma_m16n8k16_bf16(part[block], a, b[0], b[1]);
-                            mma_m16n8k16_bf16(part[block + 1], a, b[2], b[3]);
-                        }
-                    }
-                }
-                if constexpr (GROUPS == 2) {
-#pragma unroll
-                    for (u32 i = 0; i < COLUMNS / 2; ++i) sums[i / 4][i % 4] += others[i / 4][i % 4];
-                }
+                float sums[COLUMNS / 8][4] = {};
+                const u32 seen_keys = visible > first ? visible - first : 0;
+                sum_over_keys(sums, scores_tile, key_tile, seen_keys, place, first_column);
                 T* to = dquery + (u64)(queries.first + first_of_group) * query_stride + column;
                 store_rows(call, sums, scale, scale, to, query_stride, queries.count - first_of_group,
                            accumulate_query || first > 0, tile + place * ROW_BYTES, first_column);
