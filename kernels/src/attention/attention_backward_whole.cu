@@ -16,9 +16,10 @@ constexpr u32 QUERIES_BYTES = QUERIES * ROW_BYTES;
 constexpr u32 STAGE_BYTES = 2 * QUERIES_BYTES;    // queries and gradients
 constexpr u32 SCORE_BYTES = QUERIES * sizeof(T);  // of a key in dS^T
 constexpr u32 COLUMNS = HELD ? 32 : 16;           // of 16 rows of dQ, for a warp: with 4 or 8 warps each has a share
+constexpr u32 SHARES = QUERIES / GROUP * (DIM / COLUMNS);
 constexpr u32 STATISTICS = 128;                   // queries whose statistics are there at a time
-// A multiprocessor has three blocks of 4 warps of 16 keys or two of up to 6, both with 168 registers a thread; of warps of 32
-// keys it has two blocks of 4 or one of 8, with 255.
+// A multiprocessor has three blocks of 4 warps of 16 keys or two of up to 6, both with 168 registers a thread; of warps of
+// 32 keys it has two blocks of 4 or one of 8, with 255.
 constexpr u32 THREADS = (HELD ? 6 : 8) * WARP, BLOCKS = HELD ? 2 : 1;
 static_assert(BF16 && DIM <= 64, "registers");
 
@@ -85,7 +86,8 @@ DEVICE u32 score_offset(u32 first, u32 key, u32 chunk) {
     return (first + key) * SCORE_BYTES + ((chunk ^ (key >> 1 & 3)) << 4);
 }
 
-// dQ of 16 queries of a tile in some columns, but for the scale: dS K summed over keys. Of a warp's keys dS^T has all or none.
+// Adds dQ of 16 queries of a tile in some columns, but for the scale: dS K of so many keys. Of a warp's keys dS^T has all or
+// none.
 DEVICE void sum_over_keys(
     float (&sums)[COLUMNS / 8][4], u32 scores_tile, u32 key_tile, u32 keys, u32 first_query, u32 first_column) {
     const u32 lane = threadIdx.x % WARP, matrix = lane / 8;
@@ -123,14 +125,15 @@ DEVICE void wait_for_copies() {
     __syncthreads();
 }
 
-// A block has a head of a sequence. Should a ragged sequence have more keys than the block's warps own, they come in rounds,
-// and dQ, to which each round adds, is rounded after each. dquery, dkey and dvalue have the columns and strides of queries,
-// keys and values.
+// A block has a head of a sequence. If that has more keys than the block's warps own, they come in rounds, from one of which
+// to the next the sums of dQ stay in shared memory if they are for at most `kept` queries and warps have 32 keys. Else, which
+// is for ragged sequences that are longer than most, dQ is rounded after each round. dquery, dkey and dvalue have the columns
+// and strides of queries, keys and values.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward_whole(
     const T* query, const T* key, const T* value, const int* query_offsets, const int* key_offsets, const u8* bits,
     u32 heads, u32 dim, u32 query_length, u32 key_length, u32 query_stride, u32 key_stride, float scale, u32 flags,
     const T* result, const float* log_sum_exp, const T* gradient, T* dquery, T* dkey, T* dvalue,
-    u32 accumulate_query, u32 accumulate_key) {
+    u32 kept, u32 accumulate_query, u32 accumulate_key) {
     extern __shared__ __align__(128) u8 shared[];
     const Call call = {query, key, value, query_offsets, key_offsets, bits, heads, dim,
                        query_length, key_length, query_stride, key_stride, scale, flags};
@@ -142,6 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
     const u32 own = warp * OWN, key_tile = shared_address(shared), value_tile = key_tile + rows * ROW_BYTES;
     const u32 scores_tile = value_tile + rows * ROW_BYTES, stages = scores_tile + rows * SCORE_BYTES;
     const u32 shifts = stages + 2 * STAGE_BYTES, deltas = shifts + STATISTICS * sizeof(float);
+    const u32 kept_sums = deltas + STATISTICS * sizeof(float);
     const float factor = scale * LOG2_E;
     const auto stage = [&](u32 first_query) { return stages + first_query / QUERIES % 2 * STAGE_BYTES; };
     const auto fill_stage = [&](u32 first_query) {
@@ -151,13 +155,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
         fill(call, to, {from, query_stride}, to + QUERIES_BYTES, {gradients, call.width()}, queries.count - first_query,
              QUERIES);
     };
-    // Statistics from a query on, up to the next multiple of their number; and waits for what is under way.
+    const bool keeps = GROUPS == 2 && queries.count <= kept;
+    u32 first = 0;  // key of the round
+    // Statistics from a query on, up to the next multiple of their number, and waits for what is under way. All of a short
+    // sequence's are there since the first round.
     const auto prepare = [&](u32 first_query) {
-        const u32 end = smaller((first_query / STATISTICS + 1) * STATISTICS, divide_up(queries.count, GROUP) * GROUP);
+        const u32 most = first > 0 && queries.count <= STATISTICS ? 0 : (first_query / STATISTICS + 1) * STATISTICS;
+        const u32 end = smaller(most, divide_up(queries.count, GROUP) * GROUP);
         // A warp takes 16 queries at a time, also those of the last that are not there: most sequences need one turn.
 #pragma unroll 1
-        for (u32 first = first_query + warp * GROUP; first < end; first += warps * GROUP) {
-            const u32 own_query = first + lane / 2, place = own_query % STATISTICS * sizeof(float);
+        for (u32 own_queries = first_query + warp * GROUP; own_queries < end; own_queries += warps * GROUP) {
+            const u32 own_query = own_queries + lane / 2, place = own_query % STATISTICS * sizeof(float);
             const Statistics found = statistics<2, DIM / CHUNK / 2>(call, saved, sequence, head, own_query);
             if (lane % 2 == 0) {
                 sts(shifts + place, bits_of(found.shift));
@@ -166,7 +174,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
         }
         wait_for_copies();
     };
-    u32 first = 0;
     do {
         const u32 first_own = first + own;
         const bool idle = first_own >= keys.count;
@@ -243,17 +250,36 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
             // All of dS^T is there, and everybody has left this tile.
             __syncthreads();
 #pragma unroll 1
-            for (u32 share = warp; share < QUERIES / GROUP * (DIM / COLUMNS); share += warps) {
+            for (u32 share = warp; share < SHARES; share += warps) {
                 const u32 place = share % (QUERIES / GROUP) * GROUP, first_column = share / (QUERIES / GROUP) * COLUMNS;
                 const u32 first_of_group = first_query + place;
                 if (first_of_group >= queries.count) continue;
-                const u32 visible = smaller(sequence.visible(call, first_of_group, GROUP), first + rows);
+                const u32 visible = sequence.visible(call, first_of_group, GROUP);
+                // Another round has had all keys that they see.
+                if (first > 0 && visible <= first) continue;
+                // In the order of the registers: nobody else reads them.
+                const u32 turn = first_query / QUERIES * SHARES + share;
+                const u32 place_of_sums = kept_sums + (turn * (COLUMNS / 8 * WARP) + lane) * 16;
                 float sums[COLUMNS / 8][4] = {};
-                const u32 seen_keys = visible > first ? visible - first : 0;
-                sum_over_keys(sums, scores_tile, key_tile, seen_keys, place, first_column);
+                if (first > 0 && keeps) {
+#pragma unroll
+                    for (u32 j = 0; j < COLUMNS / 8; ++j) {
+                        const float4 before = lds_128(place_of_sums + j * WARP * 16);
+                        sums[j][0] = before.x, sums[j][1] = before.y, sums[j][2] = before.z, sums[j][3] = before.w;
+                    }
+                }
+                sum_over_keys(sums, scores_tile, key_tile, smaller(visible - first, rows), place, first_column);
+                if (visible > first + rows && keeps) {
+#pragma unroll
+                    for (u32 j = 0; j < COLUMNS / 8; ++j) {
+                        sts_128(place_of_sums + j * WARP * 16, bits_of(sums[j][0]), bits_of(sums[j][1]),
+                                bits_of(sums[j][2]), bits_of(sums[j][3]));
+                    }
+                    continue;
+                }
                 T* to = dquery + (u64)(queries.first + first_of_group) * query_stride + column;
                 store_rows(call, sums, scale, scale, to, query_stride, queries.count - first_of_group,
-                           accumulate_query || first > 0, tile + place * ROW_BYTES, first_column);
+                           accumulate_query || (first > 0 && !keeps), tile + place * ROW_BYTES, first_column);
             }
             // The next tile is there, and everybody has left dS^T.
             wait_for_copies();

@@ -161,10 +161,10 @@ pub fn cases() -> Vec<Case> {
         add("head dimension 32", Kind::Packed(ragged.clone(), KeyBits), 2, 32);
         add("head dimension 64", Kind::Separate((3, 4).into(), (3, 19).into()), 2, 64);
         // What one block of a GPU has, with one or more tiles and rounds of both sides.
-        for (rows, visibility) in [(1, All), (15, KeyBits), (50, All), (77, KeyBits), (77, Causal), (100, Causal)] {
+        for (rows, visibility) in [(1, All), (15, KeyBits), (50, All), (77, KeyBits), (77, Causal), (100, Causal), (145, KeyBits)] {
             add("short", Kind::Packed((1, rows).into(), visibility), 1, 64);
         }
-        for (queries, keys) in [(1, 1), (17, 50), (75, 255), (100, 97), (129, 33), (33, 256)] {
+        for (queries, keys) in [(1, 1), (17, 50), (75, 255), (100, 97), (129, 33), (33, 256), (200, 140)] {
             add("short", Kind::Separate((1, queries).into(), (1, keys).into()), 1, 64);
         }
         let uneven = Side::from((&[17usize, 0, 130, 1, 3][..], 2));

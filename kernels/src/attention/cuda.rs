@@ -81,19 +81,36 @@ fn divide(rows: usize, most_warps: usize) -> Division {
     Division { warps: groups.div_ceil(blocks), blocks }
 }
 
-/// Groups of 16 keys of each warp, and warps of a block, of the kernel that has all keys of a sequence.
+/// Of the kernel that has all keys of a sequence: groups of 16 keys of each warp, warps of a block, and queries whose sums it
+/// keeps from one round of keys to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Whole {
     groups: usize,
     warps: usize,
+    kept: usize,
 }
 
-/// The division for sequences of `keys` keys, if a block can have so many.
-fn whole(keys: usize) -> Option<Whole> {
-    // As in the kernel: up to 6 warps of 16 keys, and more keys are for up to 8 warps of 32.
-    let groups = if keys <= 6 * GROUP { 1 } else { 2 };
-    let warps = keys.div_ceil(groups * GROUP).max(1);
-    (warps <= 8).then_some(Whole { groups, warps })
+impl Whole {
+    /// Shared memory of a block: keys, values and dS^T, two stages of 32 queries and gradients, the statistics of 128
+    /// queries, and sums for the queries of heads of `dim` columns.
+    fn shared_bytes(self, dim: usize) -> usize {
+        let row_bytes = 2 * dim;
+        self.warps * self.groups * GROUP * (2 * row_bytes + 64) + 2 * 2 * 32 * row_bytes + 128 * 8 + self.kept * dim * 4
+    }
+
+    /// The division for sequences of `keys` keys, if a block can have so many.
+    fn new(queries: usize, keys: usize, dim: usize) -> Option<Whole> {
+        // As in the kernel: up to 6 warps of 16 keys, and more keys are for up to 8 warps of 32.
+        let groups = if keys <= 6 * GROUP { 1 } else { 2 };
+        let warps = keys.div_ceil(groups * GROUP).max(1);
+        if warps > 8 {
+            return None;
+        }
+        // Two blocks of a multiprocessor with half of the keys at a time: one copies while the other multiplies.
+        let halves = Whole { groups, warps: warps.div_ceil(2), kept: queries.next_multiple_of(32) };
+        let fits = groups == 2 && warps > 4 && halves.shared_bytes(dim) <= MOST_SHARED_BYTES;
+        Some(if fits { halves } else { Whole { groups, warps, kept: 0 } })
+    }
 }
 
 impl<'a> Call<'a> {
@@ -144,18 +161,17 @@ impl<'a> Call<'a> {
 
     /// The division of one side, whose tensor has `rows` rows.
     fn division(&self, length: Length, rows: usize, matrices: usize) -> Division {
-        let rows = match length {
-            Length::Fixed(rows) => rows,
-            Length::Ragged => self.usual(rows),
-        };
-        divide(rows, self.most_warps(matrices))
+        divide(self.usual(length, rows), self.most_warps(matrices))
     }
 
-    /// A length of which few ragged sequences have more, which then take a second round: their lengths lie in device memory.
-    /// Often their tensor has `rows` rows because the longest could need them; else, if short, few have twice the mean.
-    fn usual(&self, rows: usize) -> usize {
+    /// A length of which few sequences of a side with `rows` rows have more. Those of ragged ones lie in device memory: often
+    /// their tensor has so many rows because the longest could need them; else, if they are short, few have twice the mean.
+    fn usual(&self, length: Length, rows: usize) -> usize {
         let mean = rows.div_ceil(self.geometry.sequences);
-        (2 * mean).min(mean.max(64))
+        match length {
+            Length::Fixed(rows) => rows,
+            Length::Ragged => (2 * mean).min(mean.max(64)),
+        }
     }
 
     /// The division of the kernel that has all keys of a sequence, if it is one for this call.
@@ -163,10 +179,9 @@ impl<'a> Call<'a> {
         if self.dtype != DType::BF16 || self.dim > 64 || self.op.source == Inputs::SharedQuery {
             return None;
         }
-        match self.op.keys {
-            Length::Fixed(rows) => whole(rows),
-            Length::Ragged => whole(self.usual(key_rows)),
-        }
+        let queries = self.usual(self.op.queries, self.geometry.output_rows);
+        let keys = self.usual(self.op.keys, key_rows);
+        Whole::new(queries, keys, self.dim)
     }
 
     /// The grid for `items` heads of sequences, whose warps keep their rows of `matrices` matrices.
@@ -234,15 +249,14 @@ pub(super) fn backward(op: &Attention, queue: &CudaQueue, inputs: &[View<'_>], o
         false => (0, sequences),
     };
     let accumulate = [&outputs[0], of_keys].map(|out| u32::from(out.accumulates()));
-    if let Some(Whole { groups, warps }) = call.whole(key_rows) {
+    if let Some(whole) = call.whole(key_rows) {
         let targets = [dquery, dkey, dvalue];
         let arguments = call.arguments(&[&[saved[0], saved[2]][..], &targets].concat())?;
-        let arguments = arguments.addresses(&saved).addresses(&targets).u32(accumulate[0]).u32(accumulate[1]);
-        let launch = Launch::linear(size("blocks", sequences * op.heads)?, 32 * warps as u32);
-        // Keys, values and dS^T, two stages of 32 queries and gradients, the statistics of 128 queries.
-        let bytes = warps * groups * GROUP * (2 * call.row_bytes() + 64) + 2 * 2 * 32 * call.row_bytes() + 128 * 8;
-        let launch = launch.with_shared(bytes as u32);
-        return queue.launch(&whole_source(call.dim, groups), "attention_backward_whole", &launch, &arguments);
+        let arguments = arguments.addresses(&saved).addresses(&targets).u32(size("queries", whole.kept)?);
+        let arguments = arguments.u32(accumulate[0]).u32(accumulate[1]);
+        let launch = Launch::linear(size("blocks", sequences * op.heads)?, 32 * whole.warps as u32);
+        let launch = launch.with_shared(whole.shared_bytes(call.dim) as u32);
+        return queue.launch(&whole_source(call.dim, whole.groups), "attention_backward_whole", &launch, &arguments);
     }
     let source = source(BACKWARD, call.dtype, call.dim);
     let begin = |division: Division, targets: &[u64]| -> Result<Arguments> {
