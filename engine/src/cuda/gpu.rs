@@ -156,8 +156,9 @@ unsafe impl Send for Loaded {}
 unsafe impl Sync for Loaded {}
 
 impl Loaded {
-    /// A kernel by name, allowed as much dynamic shared memory as the device has beside its static one.
-    fn kernel(&self, name: &str, shared_bytes_per_block: u32) -> Result<Kernel> {
+    /// A kernel by name, allowed as much dynamic shared memory as the device has beside its static one. If it takes some, a
+    /// multiprocessor is to have as much as it can, for as many blocks, rather than a larger L1 cache.
+    fn kernel(&self, name: &str, shared_bytes_per_block: u32, takes_some: bool) -> Result<Kernel> {
         let mut functions = self.functions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(kernel) = functions.get(name) {
             return Ok(kernel.clone());
@@ -174,6 +175,11 @@ impl Loaded {
             let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             result::function::set_function_attribute(function, most, shared_bytes_per_block as i32 - fixed)
                 .map_err(|error| failed("cuFuncSetAttribute", error))?;
+            if takes_some {
+                let percent = Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+                result::function::set_function_attribute(function, percent, 100)
+                    .map_err(|error| failed("cuFuncSetAttribute", error))?;
+            }
             function
         };
         let parameters = (0..).map_while(|index| {
@@ -345,7 +351,8 @@ impl Driver for Gpu {
     fn launch(&self, stream: Stream, function: &Function, launch: &Launch, arguments: &Arguments) -> Result<()> {
         self.context.enter()?;
         let loaded = function.module.get::<Loaded>()?;
-        let Kernel { handle, parameters } = loaded.kernel(&function.name, self.properties.shared_bytes_per_block)?;
+        let (most, takes_some) = (self.properties.shared_bytes_per_block, launch.shared_bytes > 0);
+        let Kernel { handle, parameters } = loaded.kernel(&function.name, most, takes_some)?;
         if !arguments.values().map(<[u8]>::len).eq(parameters.iter().copied()) {
             let given: Vec<usize> = arguments.values().map(<[u8]>::len).collect();
             return Err(Error::invalid(format!(

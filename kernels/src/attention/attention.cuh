@@ -4,10 +4,11 @@
 // Constants: BF16 (storage of queries, keys, values, results and their gradients), DIM (columns of a head with padding: 32,
 // 64, 96 or 128).
 //
-// A block works on one head of one sequence. Each of its warps owns 16 rows of one side, queries or keys, whose results it
-// keeps in registers; the rows of the other side pass through shared memory in tiles, of which the next is under way while
-// one is worked on. Both products of a step multiply 16 own rows with 16 rows of a tile, so that what a sequence's end or a
-// causal mask leaves out is skipped in steps of 16. Results are summed in the order of the rows, by one warp.
+// A block works on one head of one sequence. Each of its warps owns 16 rows of one side, queries or keys (or 32 keys, in
+// `attention_backward_whole.cu`), whose results it keeps in registers; the rows of the other side pass through shared memory
+// in tiles, of which the next is under way while one is worked on. Both products of a step multiply 16 own rows with 16 rows
+// of a tile, so that what a sequence's end or a causal mask leaves out is skipped in steps of 16. Results are summed in the
+// order of the rows, by one warp.
 //
 // bf16 goes through ldmatrix and mma.sync. f32 is multiplied and added in f32 by lanes that own the same elements as in
 // mma.sync: rows lane / 4 + {0, 8} and columns 2 (lane % 4) + {0, 1} + 8 j of a product, in its elements 2 half + {0, 1}.
@@ -96,11 +97,13 @@ DEVICE u32 offset(u32 row, u32 chunk) {
     return row * ROW_BYTES + ((chunk ^ (CHUNKS % 8 == 0 ? row & 7 : row >> 1 & 3)) << 4);
 }
 
+// As above, of a row behind the first of 8, whose part of the address does not depend on the lane.
+DEVICE u32 offset(u32 first, u32 row, u32 chunk) { return first * ROW_BYTES + offset(row, chunk); }
+
 // 16 bytes of a row from a column on to shared memory, zeros where there are no columns.
-DEVICE void copy_chunk(const Call& call, u32 to, const T* row, u32 column, bool inside) {
-    if (call.is(PACKED)) {
-        inside = inside && column < call.dim;
-        cp_async_16(to, inside ? row + column : row, inside);
+template <bool IS_PACKED> DEVICE void copy_chunk(const Call& call, u32 to, const T* row, u32 column, bool inside) {
+    if constexpr (IS_PACKED) {
+        cp_async_16(to, row + column, inside && column < call.dim);
     } else {
         constexpr u32 ELEMENTS = 4 / sizeof(T);
 #pragma unroll 1
@@ -122,19 +125,28 @@ struct Matrix {
     u32 stride;
 };
 
-// Copies `count` rows of a head of two matrices to two tiles, and zeros behind them up to a multiple of 16 rows, at most
-// `capacity`. The block calls this together.
-DEVICE void fill(
-    const Call& call, u32 tile, const Matrix& matrix, u32 other_tile, const Matrix& other, u32 count, u32 capacity) {
-    const u32 chunks = smaller(capacity, divide_up(count, GROUP) * GROUP) * CHUNKS;
+template <bool IS_PACKED>
+DEVICE void copy_chunks(
+    const Call& call, u32 tile, const Matrix& matrix, u32 other_tile, const Matrix& other, u32 count, u32 chunks) {
 #pragma unroll 1
     for (u32 index = threadIdx.x; index < chunks; index += blockDim.x) {
         const u32 row = index / CHUNKS, chunk = index % CHUNKS, place = offset(row, chunk);
         const bool inside = row < count;
         const u64 from = inside ? row : 0;
-        copy_chunk(call, tile + place, matrix.rows + from * matrix.stride, chunk * CHUNK, inside);
-        if (other.rows) copy_chunk(call, other_tile + place, other.rows + from * other.stride, chunk * CHUNK, inside);
+        copy_chunk<IS_PACKED>(call, tile + place, matrix.rows + from * matrix.stride, chunk * CHUNK, inside);
+        if (!other.rows) continue;
+        copy_chunk<IS_PACKED>(call, other_tile + place, other.rows + from * other.stride, chunk * CHUNK, inside);
     }
+}
+
+// Copies `count` rows of a head of two matrices, at most `capacity`, to two tiles, and zeros behind them up to a multiple of
+// 16 rows, or, of rows that warps own, up to the capacity. The block calls this together.
+template <bool OWNED = false>
+DEVICE void fill(
+    const Call& call, u32 tile, const Matrix& matrix, u32 other_tile, const Matrix& other, u32 count, u32 capacity) {
+    const u32 chunks = (OWNED ? capacity : smaller(capacity, divide_up(count, GROUP) * GROUP)) * CHUNKS;
+    if (call.is(PACKED)) copy_chunks<true>(call, tile, matrix, other_tile, other, count, chunks);
+    else copy_chunks<false>(call, tile, matrix, other_tile, other, count, chunks);
 }
 
 // The 16 rows of a tile that a warp multiplies with: HELD in registers, or read again for each product.
@@ -150,10 +162,11 @@ template <bool HELD> struct Operand {
         }
     }
 
-    // In the order of the registers of mma.sync: rows 0-7 and 8-15 at columns 0-7, then at columns 8-15.
-    DEVICE void read(u32 (&fragment)[4], u32 step) const {
-        const u32 lane = threadIdx.x % WARP, matrix = lane / 8;
-        ldmatrix_x4(fragment, tile + offset(first + matrix % 2 * 8 + lane % 8, step * 2 + matrix / 2));
+    // In the order of the registers of mma.sync: rows 0-7 and 8-15 at columns 0-7, then at columns 8-15. Of `group` 1 are
+    // the 16 rows behind.
+    DEVICE void read(u32 (&fragment)[4], u32 step, u32 group = 0) const {
+        const u32 lane = threadIdx.x % WARP, matrix = lane / 8, row = matrix % 2 * 8 + lane % 8;
+        ldmatrix_x4(fragment, tile + offset(first + group * GROUP, row, step * 2 + matrix / 2));
     }
 };
 
@@ -182,7 +195,7 @@ DEVICE void dot_products(float (&products)[2][4], const Operand<HELD>& left, u32
                 left.read(a, step);
             }
             // Rows 0-7 of the tile's at columns 0-7 and 8-15, then rows 8-15.
-            ldmatrix_x4(b, tile + offset(first + matrix / 2 * 8 + lane % 8, step * 2 + matrix % 2));
+            ldmatrix_x4(b, tile + offset(first, matrix / 2 * 8 + lane % 8, step * 2 + matrix % 2));
             mma_m16n8k16_bf16(products[0], a, b[0], b[1]);
             mma_m16n8k16_bf16(products[1], a, b[2], b[3]);
         }
@@ -216,7 +229,7 @@ DEVICE void add_weighted(float (&sums)[DIM / 8][4], const float (&weights)[2][4]
 #pragma unroll
         for (u32 block = 0; block < DIM / 8; block += 2) {
             u32 b[4];
-            ldmatrix_x4_trans(b, tile + offset(first + matrix % 2 * 8 + lane % 8, block + matrix / 2));
+            ldmatrix_x4_trans(b, tile + offset(first, matrix % 2 * 8 + lane % 8, block + matrix / 2));
             mma_m16n8k16_bf16(sums[block], a, b[0], b[1]);
             mma_m16n8k16_bf16(sums[block + 1], a, b[2], b[3]);
         }
@@ -260,48 +273,66 @@ DEVICE u32 staging_offset(u32 row, u32 chunk) {
 }
 
 // Writes the first `count` of a warp's 16 rows of sums, times a factor for the upper and for the lower 8. Four lanes have
-// only 8 columns of a row: rows are brought together in `staging`, shared memory for 16 rows that is the warp's own.
-DEVICE void store_rows(const Call& call, const float (&sums)[DIM / 8][4], float factor_of_upper, float factor_of_lower,
-                       T* to, u32 stride, u32 count, bool accumulate, u32 staging) {
-    const u32 lane = threadIdx.x % WARP;
+// only 8 columns of a row: rows are brought together in `staging`, shared memory for 16 rows, of which these columns are
+// the warp's own.
+template <u32 N>
+DEVICE void store_rows(const Call& call, const float (&sums)[N][4], float factor_of_upper, float factor_of_lower,
+                       T* to, u32 stride, u32 count, bool accumulate, u32 staging, u32 first_column = 0) {
+    constexpr u32 WIDTH = N * 8 / CHUNK;  // chunks of a row of sums
+    // Rows that are read together with one where a row has fewer chunks than in a tile, and their distance, at which they
+    // lie in other banks.
+    constexpr u32 TOGETHER = CHUNKS / WIDTH, APART = 8 / TOGETHER;
+    const u32 lane = threadIdx.x % WARP, first_chunk = first_column / CHUNK;
     __syncwarp();
 #pragma unroll
-    for (u32 j = 0; j < DIM / 8; ++j) {
+    for (u32 j = 0; j < N; ++j) {
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             const u32 row = half * 8 + lane / 4;
             const float factor = half ? factor_of_lower : factor_of_upper;
             const float first = sums[j][half * 2] * factor, second = sums[j][half * 2 + 1] * factor;
             if constexpr (BF16) {
-                sts(staging + staging_offset(row, j) + lane % 4 * 4, narrow_pair(first, second));
+                sts(staging + staging_offset(row, first_chunk + j) + lane % 4 * 4, narrow_pair(first, second));
             } else {
-                sts_64(staging + staging_offset(row, j * 2 + lane % 4 / 2) + lane % 2 * 8, first, second);
+                sts_64(staging + staging_offset(row, first_chunk + j * 2 + lane % 4 / 2) + lane % 2 * 8, first, second);
             }
         }
     }
     __syncwarp();
+    const auto row_of = [](u32 index) {
+        const u32 turn = index / WIDTH;
+        return turn / 8 * 8 + turn % TOGETHER * APART + turn % 8 / TOGETHER;
+    };
+    if (call.is(PACKED) && !accumulate) {
+#pragma unroll 4
+        for (u32 first = 0; first < GROUP * WIDTH; first += WARP) {
+            const u32 row = row_of(first + lane), chunk = first_chunk + (first + lane) % WIDTH, column = chunk * CHUNK;
+            if (row >= count || column >= call.dim) continue;
+            const float4 words = lds_128(staging + staging_offset(row, chunk));
+            stg_128(to + (u64)row * stride + column, bits_of(words.x), bits_of(words.y), bits_of(words.z), bits_of(words.w));
+        }
+        return;
+    }
 #pragma unroll 1
-    for (u32 index = lane; index < smaller(count, GROUP) * CHUNKS; index += WARP) {
-        const u32 row = index / CHUNKS, chunk = index % CHUNKS, column = chunk * CHUNK;
-        if (column >= call.dim) continue;
+    for (u32 index = lane; index < GROUP * WIDTH; index += WARP) {
+        const u32 row = row_of(index), chunk = first_chunk + index % WIDTH, column = chunk * CHUNK;
+        if (row >= count || column >= call.dim) continue;
         const float4 words = lds_128(staging + staging_offset(row, chunk));
         const Pack<T, CHUNK> pack = {bits_of(words.x), bits_of(words.y), bits_of(words.z), bits_of(words.w)};
         T* place = to + (u64)row * stride + column;
         float values[CHUNK];
         unpack(values, pack);
-        if (!call.is(PACKED)) {
-#pragma unroll
-            for (u32 i = 0; i < CHUNK; ++i) {
-                if (column + i < call.dim) place[i] = narrow<T>(values[i] + (accumulate ? widen(place[i]) : 0.0f));
-            }
-        } else if (!accumulate) {
-            stg_128(place, pack.words[0], pack.words[1], pack.words[2], pack.words[3]);
-        } else {
+        if (call.is(PACKED)) {
             float before[CHUNK];
             load(before, place);
 #pragma unroll
             for (u32 i = 0; i < CHUNK; ++i) values[i] += before[i];
             store(place, values);
+        } else {
+#pragma unroll
+            for (u32 i = 0; i < CHUNK; ++i) {
+                if (column + i < call.dim) place[i] = narrow<T>(values[i] + (accumulate ? widen(place[i]) : 0.0f));
+            }
         }
     }
 }

@@ -1,54 +1,12 @@
-// The gradients of attention. With P = softmax(scale Q K^T + mask), which is computed again from the log-sum-exp, dO the
-// gradient of the result O, and delta the sum over a row of O dO:
-//
-//     dS = P (dO V^T - delta)      dQ = scale dS K      dK = scale dS^T Q      dV = P^T dO
-//
-// Constants and the division of work: `attention.cuh`. Two kernels, each of which computes P and dS of its own: that takes
-// seven products where one kernel would need five, but all sums stay in the registers of a warp, for any length and without
-// atomic additions. In `attention_backward_query` a warp owns 16 queries and keys pass in tiles; in
+// The gradients of attention by two kernels, each of which computes P and dS of its own: that takes seven products where
+// one kernel needs five (`attention_backward_whole.cu`), but all sums stay in the registers of a warp, for any length and
+// without atomic additions. In `attention_backward_query` a warp owns 16 queries and keys pass in tiles; in
 // `attention_backward_key` it owns 16 keys and queries pass.
+//
+// Constants and the division of work: `attention.cuh`.
 
 // Blocks of a multiprocessor: three leave 168 registers a thread, two 255.
 constexpr u32 BLOCKS = DIM <= 64 ? 3 : 2;
-
-// What the forward pass left, and the gradient: `[rows, heads dim]`, and log-sum-exps `[rows, heads]`.
-struct Saved {
-    const T* result;
-    const float* log_sum_exp;
-    const T* gradient;
-};
-
-// P of a score is 2^(factor score - shift).
-struct Statistics {
-    float shift, delta;
-};
-
-// Those of a query, in all of four neighbouring lanes; 0 behind the end of its sequence. The whole warp calls this.
-DEVICE Statistics statistics(const Call& call, const Saved& saved, const Sequence& sequence, u32 head, u32 query) {
-    const u32 lane = threadIdx.x % 4;
-    const bool inside = query < sequence.queries.count;
-    const u64 row = sequence.first_result + (inside ? query : 0), start = row * call.width() + head * call.dim;
-    float delta = 0.0f;
-    if (inside && call.is(PACKED)) {
-#pragma unroll 2
-        for (u32 i = 0; i < CHUNKS / 4; ++i) {
-            const u32 column = (i * 4 + lane) * CHUNK;
-            if (column < call.dim) {
-                float results[CHUNK], gradients[CHUNK];
-                load(results, saved.result + start + column);
-                load(gradients, saved.gradient + start + column);
-#pragma unroll
-                for (u32 j = 0; j < CHUNK; ++j) delta = fmaf(results[j], gradients[j], delta);
-            }
-        }
-    } else if (inside) {
-        for (u32 column = lane; column < call.dim; column += 4) {
-            delta = fmaf(widen(saved.result[start + column]), widen(saved.gradient[start + column]), delta);
-        }
-    }
-    const float shift = inside ? saved.log_sum_exp[row * call.heads + head] * LOG2_E : 0.0f;
-    return {shift, quad_sum(delta)};
-}
 
 // Writes the first `count` of a warp's 16 rows of sums, times a factor, as f32: of each, four lanes have a sector.
 DEVICE void store_partial(
@@ -111,17 +69,16 @@ extern "C" __global__ void __launch_bounds__(MOST_WARPS * WARP, BLOCKS) attentio
             __syncthreads();
             const T* own_queries = query + (u64)(all.first + first) * query_stride + column;
             const T* own_gradients = gradient + (u64)(sequence.first_result + first) * call.width() + column;
-            fill(call, own, {own_queries, query_stride}, own_gradient, {own_gradients, call.width()}, all.count - first,
-                 rows);
+            fill<true>(call, own, {own_queries, query_stride}, own_gradient, {own_gradients, call.width()},
+                       all.count - first, rows);
             if (visible > 0) fill_stage(0);
             cp_async_commit_group();
-            const Statistics upper = statistics(call, saved, sequence, head, first_own + lane / 4);
-            const Statistics lower = statistics(call, saved, sequence, head, first_own + lane / 4 + 8);
+            const Statistics upper = statistics<4, 2>(call, saved, sequence, head, first_own + lane / 4);
+            const Statistics lower = statistics<4, 2>(call, saved, sequence, head, first_own + lane / 4 + 8);
             cp_async_wait_group<0>();
             __syncthreads();
-            // A warp without queries reads the first, and does nothing with them.
-            const Operand<true> queries(call, own, idle ? 0 : warp * GROUP);
-            const Operand<true> gradients(call, own_gradient, idle ? 0 : warp * GROUP);
+            const Operand<true> queries(call, own, warp * GROUP);
+            const Operand<true> gradients(call, own_gradient, warp * GROUP);
             for (u32 first_key = 0; first_key < visible; first_key += TILE) {
                 if (first_key + TILE < visible) fill_stage(first_key + TILE);
                 cp_async_commit_group();
@@ -194,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(MOST_WARPS * WARP, BLOCKS) attentio
         const u32 filled = smaller(TILE, divide_up(count, GROUP) * GROUP);
         for (u32 row = warp * 8; row < filled; row += rows / 2) {
             const u32 place = row + lane / 4;
-            const Statistics found = statistics(call, saved, sequence, head, first_query + place);
+            const Statistics found = statistics<4, 2>(call, saved, sequence, head, first_query + place);
             if (lane % 4 == 0) {
                 sts(to + SHIFTS + place * 4, bits_of(found.shift));
                 sts(to + DELTAS + place * 4, bits_of(found.delta));
@@ -209,14 +166,13 @@ extern "C" __global__ void __launch_bounds__(MOST_WARPS * WARP, BLOCKS) attentio
         // Everybody has left the shared memory.
         __syncthreads();
         const u64 from = (u64)(keys.first + first) * key_stride + column;
-        fill(call, own, {key + from, key_stride}, own_values, {value + from, key_stride}, keys.count - first, rows);
+        fill<true>(call, own, {key + from, key_stride}, own_values, {value + from, key_stride}, keys.count - first, rows);
         if (start < queries.count) fill_stage(start);
         cp_async_commit_group();
         cp_async_wait_group<0>();
         __syncthreads();
-        // A warp without keys reads the first, and does nothing with them.
-        const Operand<HELD> own_key_rows(call, own, idle ? 0 : warp * GROUP);
-        const Operand<HELD> own_value_rows(call, own_values, idle ? 0 : warp * GROUP);
+        const Operand<HELD> own_key_rows(call, own, warp * GROUP);
+        const Operand<HELD> own_value_rows(call, own_values, warp * GROUP);
         float key_sums[DIM / 8][4] = {}, value_sums[DIM / 8][4] = {};
         for (u32 first_query = start; first_query < queries.count; first_query += TILE) {
             if (first_query + TILE < queries.count) fill_stage(first_query + TILE);

@@ -160,6 +160,19 @@ pub fn cases() -> Vec<Case> {
         add("one long sequence", Kind::Packed((&[1usize, 70, 2][..], 1).into(), KeyBits), 1, 16);
         add("head dimension 32", Kind::Packed(ragged.clone(), KeyBits), 2, 32);
         add("head dimension 64", Kind::Separate((3, 4).into(), (3, 19).into()), 2, 64);
+        // What one block of a GPU has, with one or more tiles and rounds of both sides.
+        for (rows, visibility) in [(1, All), (15, KeyBits), (50, All), (77, KeyBits), (77, Causal), (100, Causal), (145, KeyBits)] {
+            add("short", Kind::Packed((1, rows).into(), visibility), 1, 64);
+        }
+        for (queries, keys) in [(1, 1), (17, 50), (75, 255), (100, 97), (129, 33), (33, 256), (200, 140)] {
+            add("short", Kind::Separate((1, queries).into(), (1, keys).into()), 1, 64);
+        }
+        let uneven = Side::from((&[17usize, 0, 130, 1, 3][..], 2));
+        add("uneven", Kind::Packed(uneven.clone(), KeyBits), 1, 64);
+        add("uneven", Kind::Packed(uneven.clone(), All), 1, 20);
+        add("uneven", Kind::Packed((&[200usize, 120][..], 0).into(), KeyBits), 1, 24);
+        add("uneven", Kind::Separate((&[1usize, 0, 100, 16][..], 0).into(), (&[20usize, 256, 0, 3][..], 0).into()), 1, 64);
+        add("uneven", Kind::Separate((&[1usize, 0, 100, 16][..], 0).into(), (4, 131).into()), 2, 32);
         add("head dimension 96", Kind::SharedQuery(1, (2, 10).into()), 1, 96);
         add("head dimension 80", Kind::Packed((1, 18).into(), Causal), 1, 80);
         add("head dimension 104", Kind::Packed((1, 18).into(), All), 1, 104);

@@ -8,7 +8,9 @@ use engine::{DType, Error, Out, Result, View};
 
 const COMMON: Part = part!("attention", "attention.cuh");
 const FORWARD: &[Part] = &[PRELUDE, SM80, COMMON, part!("attention", "attention_forward.cu")];
-const BACKWARD: &[Part] = &[PRELUDE, SM80, COMMON, part!("attention", "attention_backward.cu")];
+const GRADIENTS: Part = part!("attention", "attention_backward.cuh");
+const BACKWARD: &[Part] = &[PRELUDE, SM80, COMMON, GRADIENTS, part!("attention", "attention_backward.cu")];
+const WHOLE: &[Part] = &[PRELUDE, SM80, COMMON, GRADIENTS, part!("attention", "attention_backward_whole.cu")];
 const SUM: &[Part] = &[PRELUDE, part!("attention", "attention_sum.cu")];
 const DECODE: &[Part] = &[PRELUDE, part!("attention", "attention_decode.cu")];
 
@@ -28,6 +30,12 @@ fn source(parts: &'static [Part], dtype: DType, dim: usize) -> Source {
     Source { name: "attention", parts, constants }
 }
 
+/// Of the kernel that has all keys of a sequence, which is there for heads of up to 64 columns in bf16.
+fn whole_source(dim: usize, groups: usize) -> Source {
+    let constants = constants([("BF16", 1), ("DIM", dim as i64), ("GROUPS", groups as i64)]);
+    Source { name: "attention", parts: WHOLE, constants }
+}
+
 /// Every variant.
 pub(crate) fn variants() -> Vec<Source> {
     let mut sources = Vec::new();
@@ -35,6 +43,7 @@ pub(crate) fn variants() -> Vec<Source> {
         sources.extend(DIMS.iter().flat_map(|&dim| [FORWARD, BACKWARD].map(|parts| source(parts, dtype, dim))));
         sources.extend([SUM, DECODE].map(|parts| source_of("attention", parts, dtype)));
     }
+    sources.extend([32, 64].iter().flat_map(|&dim| [1, 2].map(|groups| whole_source(dim, groups))));
     sources
 }
 
@@ -72,6 +81,38 @@ fn divide(rows: usize, most_warps: usize) -> Division {
     Division { warps: groups.div_ceil(blocks), blocks }
 }
 
+/// Of the kernel that has all keys of a sequence: groups of 16 keys of each warp, warps of a block, and queries whose sums it
+/// keeps from one round of keys to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Whole {
+    groups: usize,
+    warps: usize,
+    kept: usize,
+}
+
+impl Whole {
+    /// Shared memory of a block: keys, values and dS^T, two stages of 32 queries and gradients, the statistics of 128
+    /// queries, and sums for the queries of heads of `dim` columns.
+    fn shared_bytes(self, dim: usize) -> usize {
+        let row_bytes = 2 * dim;
+        self.warps * self.groups * GROUP * (2 * row_bytes + 64) + 2 * 2 * 32 * row_bytes + 128 * 8 + self.kept * dim * 4
+    }
+
+    /// The division for sequences of `keys` keys, if a block can have so many.
+    fn new(queries: usize, keys: usize, dim: usize) -> Option<Whole> {
+        // As in the kernel: up to 6 warps of 16 keys, and more keys are for up to 8 warps of 32.
+        let groups = if keys <= 6 * GROUP { 1 } else { 2 };
+        let warps = keys.div_ceil(groups * GROUP).max(1);
+        if warps > 8 {
+            return None;
+        }
+        // Two blocks of a multiprocessor with half of the keys at a time: one copies while the other multiplies.
+        let halves = Whole { groups, warps: warps.div_ceil(2), kept: queries.next_multiple_of(32) };
+        let fits = groups == 2 && warps > 4 && halves.shared_bytes(dim) <= MOST_SHARED_BYTES;
+        Some(if fits { halves } else { Whole { groups, warps, kept: 0 } })
+    }
+}
+
 impl<'a> Call<'a> {
     /// `inputs` are those of the forward op.
     fn new(op: &'a Attention, inputs: &[View<'_>]) -> Result<Call<'a>> {
@@ -101,37 +142,58 @@ impl<'a> Call<'a> {
         self.dim * self.dtype.size()
     }
 
-    /// Bytes of two stages of two tiles, and of two statistics for each row that a backward kernel has beside them.
-    fn stage_bytes(&self) -> usize {
-        let tile = if self.dtype == DType::BF16 { 64 } else { 32 };
-        2 * tile * (2 * self.row_bytes() + 8)
+    /// Bytes of the stages that tiles pass in, two tiles in each. A kernel whose warps keep their rows of one matrix is the
+    /// forward one, which has three stages if rows are short; with two matrices it is a backward one, which has two, and two
+    /// statistics beside each row.
+    fn stage_bytes(&self, matrices: usize) -> usize {
+        let rows = 2 * if self.dtype == DType::BF16 { 64 } else { 32 };
+        match matrices {
+            1 => rows * self.row_bytes() * if self.row_bytes() <= 128 { 3 } else { 2 },
+            _ => 2 * rows * (self.row_bytes() + 4),
+        }
     }
 
-    /// Warps that fit into shared memory, each with its rows of `matrices` matrices.
+    /// Warps of a block, as far as they fit into shared memory.
     fn most_warps(&self, matrices: usize) -> usize {
-        MOST_WARPS.min((MOST_SHARED_BYTES - self.stage_bytes()) / (matrices * GROUP * self.row_bytes()))
+        let most = if matrices == 1 && self.dim <= 64 { 2 * MOST_WARPS } else { MOST_WARPS };
+        most.min((MOST_SHARED_BYTES - self.stage_bytes(matrices)) / (matrices * GROUP * self.row_bytes()))
     }
 
     /// The division of one side, whose tensor has `rows` rows.
     fn division(&self, length: Length, rows: usize, matrices: usize) -> Division {
-        let rows = match length {
+        divide(self.usual(length, rows), self.most_warps(matrices))
+    }
+
+    /// A length of which few sequences of a side with `rows` rows have more. Those of ragged ones lie in device memory: often
+    /// their tensor has so many rows because the longest could need them; else, if they are short, few have twice the mean.
+    fn usual(&self, length: Length, rows: usize) -> usize {
+        let mean = rows.div_ceil(self.geometry.sequences);
+        match length {
             Length::Fixed(rows) => rows,
-            // Their lengths lie in device memory. With twice the mean few sequences take a second round.
-            Length::Ragged => 2 * rows.div_ceil(self.geometry.sequences),
-        };
-        divide(rows, self.most_warps(matrices))
+            Length::Ragged => (2 * mean).min(mean.max(64)),
+        }
+    }
+
+    /// The division of the kernel that has all keys of a sequence, if it is one for this call.
+    fn whole(&self, key_rows: usize) -> Option<Whole> {
+        if self.dtype != DType::BF16 || self.dim > 64 || self.op.source == Inputs::SharedQuery {
+            return None;
+        }
+        let queries = self.usual(self.op.queries, self.geometry.output_rows);
+        let keys = self.usual(self.op.keys, key_rows);
+        Whole::new(queries, keys, self.dim)
     }
 
     /// The grid for `items` heads of sequences, whose warps keep their rows of `matrices` matrices.
     fn launch(&self, division: Division, items: usize, matrices: usize) -> Result<Launch> {
         let Division { warps, blocks } = division;
-        let bytes = warps * matrices * GROUP * self.row_bytes() + self.stage_bytes();
+        let bytes = warps * matrices * GROUP * self.row_bytes() + self.stage_bytes(matrices);
         let launch = Launch::linear(size("blocks", items * self.op.heads * blocks)?, 32 * warps as u32);
         Ok(launch.with_shared(bytes as u32))
     }
 
-    /// The arguments that the three kernels begin with. `others` are further addresses that they access.
-    fn arguments(&self, division: Division, others: &[u64]) -> Result<Arguments> {
+    /// The arguments that the kernels begin with. `others` are further addresses that they access.
+    fn arguments(&self, others: &[u64]) -> Result<Arguments> {
         let head_dim = self.geometry.head_dim;
         let [q, k, _] = self.geometry.columns(self.op.source);
         let rows = |length: Length| match length {
@@ -154,8 +216,7 @@ impl<'a> Call<'a> {
             .u32(size("columns", q.stride)?)
             .u32(size("columns", k.stride)?)
             .f32(1.0 / (head_dim as f32).sqrt())
-            .u32(flags)
-            .u32(size("blocks", division.blocks)?))
+            .u32(flags))
     }
 }
 
@@ -167,7 +228,8 @@ pub(super) fn forward(op: &Attention, queue: &CudaQueue, inputs: &[View<'_>], ou
     }
     let division = call.division(op.queries, output_rows, 1);
     let result = outputs[0].address();
-    let arguments = call.arguments(division, &[result])?.address(result).address(outputs[1].address());
+    let blocks = size("blocks", division.blocks)?;
+    let arguments = call.arguments(&[result])?.u32(blocks).address(result).address(outputs[1].address());
     let launch = call.launch(division, sequences, 1)?;
     queue.launch(&source(FORWARD, call.dtype, call.dim), "attention_forward", &launch, &arguments)
 }
@@ -177,7 +239,6 @@ pub(super) fn backward(op: &Attention, queue: &CudaQueue, inputs: &[View<'_>], o
     let call = Call::new(op, &inputs[..own])?;
     let Geometry { sequences, key_rows, output_rows, .. } = call.geometry;
     let saved = [inputs[own].address(), inputs[own + 1].address(), inputs[own + 2].address()];
-    let source = source(BACKWARD, call.dtype, call.dim);
     let [q, k, v] = call.geometry.columns(op.source);
     let place = |out: &Out<'_>, column: usize| out.address() + (column * call.dtype.size()) as u64;
     let of_keys = &outputs[tensors - 1];
@@ -187,21 +248,32 @@ pub(super) fn backward(op: &Attention, queue: &CudaQueue, inputs: &[View<'_>], o
         true => (outputs[2].address(), outputs[2].shape().dims()[0]),
         false => (0, sequences),
     };
+    let accumulate = [&outputs[0], of_keys].map(|out| u32::from(out.accumulates()));
+    if let Some(whole) = call.whole(key_rows) {
+        let targets = [dquery, dkey, dvalue];
+        let arguments = call.arguments(&[&[saved[0], saved[2]][..], &targets].concat())?;
+        let arguments = arguments.addresses(&saved).addresses(&targets).u32(size("queries", whole.kept)?);
+        let arguments = arguments.u32(accumulate[0]).u32(accumulate[1]);
+        let launch = Launch::linear(size("blocks", sequences * op.heads)?, 32 * whole.warps as u32);
+        let launch = launch.with_shared(whole.shared_bytes(call.dim) as u32);
+        return queue.launch(&whole_source(call.dim, whole.groups), "attention_backward_whole", &launch, &arguments);
+    }
+    let source = source(BACKWARD, call.dtype, call.dim);
     let begin = |division: Division, targets: &[u64]| -> Result<Arguments> {
-        let arguments = call.arguments(division, &[&[saved[0], saved[2]][..], targets].concat())?;
-        Ok(arguments.addresses(&saved).addresses(targets))
+        let arguments = call.arguments(&[&[saved[0], saved[2]][..], targets].concat())?;
+        Ok(arguments.u32(size("blocks", division.blocks)?).addresses(&saved).addresses(targets))
     };
     if output_rows > 0 {
         let division = call.division(op.queries, output_rows, 2);
         let arguments = begin(division, &[dquery, partial])?
             .u32(size("sequences", sequences)?)
             .u32(size("groups", groups)?)
-            .u32(outputs[0].accumulates().into());
+            .u32(accumulate[0]);
         queue.launch(&source, "attention_backward_query", &call.launch(division, groups, 2)?, &arguments)?;
     }
     if key_rows > 0 {
         let division = call.division(op.keys, key_rows, 2);
-        let arguments = begin(division, &[dkey, dvalue])?.u32(of_keys.accumulates().into());
+        let arguments = begin(division, &[dkey, dvalue])?.u32(accumulate[1]);
         queue.launch(&source, "attention_backward_key", &call.launch(division, sequences, 2)?, &arguments)?;
     }
     if shared { sum(queue, partial, groups, &outputs[0]) } else { Ok(()) }

@@ -2,8 +2,8 @@
 //! backward pass computes the probabilities again from it. Softmax(scale · Q Kᵀ + mask) V, scale = 1/√head_dim.
 //!
 //! Queries, keys and values are read in place as column slices of packed projections; sequences are fixed-length or
-//! ragged (row offsets). A task of the CPU owns a (sequence, head) pair, a warp of a GPU 16 rows of one: no atomics, the
-//! same bits for any thread count and schedule.
+//! ragged (row offsets). A task of the CPU owns a (sequence, head) pair, a warp of a GPU 16 or 32 rows of one: no
+//! atomics, the same bits for any thread count and schedule.
 
 mod backward;
 mod cases;
