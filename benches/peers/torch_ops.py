@@ -206,7 +206,8 @@ for line in sys.stdin:
     if current != asked["case"]:
         current, prepared = asked["case"], {}  # free the tensors of the case before
         if device == "cuda":
-            torch.compiler.reset()
+            if "compile" in WAYS:
+                torch.compiler.reset()
             torch.cuda.empty_cache()
     try:
         if asked["way"] not in prepared:

@@ -256,7 +256,8 @@ impl Descriptor {
     /// beyond the end allowed), with the box at `shared` in shared memory.
     ///
     /// # Errors
-    /// When `shared` is not a multiple of 128, or the number of coordinates is not the rank.
+    /// When `shared` is not a multiple of 128, the number of coordinates is not the rank, or the first of them is not one of a
+    /// multiple of 16 bytes: a GPU takes that for an illegal instruction, which PTX's description does not say.
     pub fn pieces(&self, coordinates: &[i32], shared: u32) -> Result<impl Iterator<Item = Piece> + use<>, Fault> {
         let map = *self;
         if coordinates.len() != map.rank {
@@ -264,6 +265,10 @@ impl Descriptor {
         }
         if !shared.is_multiple_of(128) {
             return Err(invalid(format!("the box at {shared:#x} in shared memory is not 128-byte aligned")));
+        }
+        let first_byte = i64::from(coordinates[0]) * i64::from(map.element.bytes());
+        if first_byte % 16 != 0 {
+            return Err(invalid(format!("a box that begins at byte {first_byte} of a row, not at a multiple of 16")));
         }
         let mut origin = [0i64; 5];
         origin.iter_mut().zip(coordinates).for_each(|(to, &from)| *to = from.into());
@@ -379,7 +384,9 @@ mod tests {
             {
                 let map = Descriptor { swizzle, element, box_sizes: [row, 4, 2, 0, 0], fill: Fill::Zero, ..map() };
                 map.validate().unwrap();
-                for origin in origins {
+                for mut origin in origins {
+                    let unit = 16 / element.bytes() as i32;
+                    origin[0] = origin[0] / unit * unit;
                     for shared in [1024, 1024 + 128, 1024 + 640] {
                         let found = by_pieces(&map, &origin, shared);
                         assert_eq!(found.len() as u32, map.box_bytes());
@@ -388,6 +395,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn boxes_begin_at_whole_chunks_of_a_row() {
+        let map =
+            Descriptor { swizzle: Swizzle::None, box_sizes: [8, 4, 2, 0, 0], element: ElementType::Bf16, ..map() };
+        let begin = |first: i32| map.pieces(&[first, 3, -1], 1024).map(drop);
+        for first in [-8, 0, 8, 4096] {
+            begin(first).unwrap();
+        }
+        let fault = begin(-12).unwrap_err();
+        assert!(fault.message.contains("byte -24 of a row, not at a multiple of 16"), "{}", fault.message);
     }
 
     #[test]

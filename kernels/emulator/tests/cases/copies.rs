@@ -10,25 +10,25 @@ pub fn cases() -> Vec<Case> {
         cases.push(cp_async(size, 0));
     }
     for swizzle in Swizzle::ALL {
-        for origin in [[0, 0], [5, 3], [-3, -2], [36, 9], [100, 0]] {
+        for origin in [[0, 0], [8, 3], [-8, -2], [32, 9], [104, 0]] {
             let map = Descriptor { swizzle, ..tensor(ElementType::Bf16, 2) };
             cases.push(tensor_load(Descriptor { box_sizes: [swizzle.span() / 2, 8, 0, 0, 0], ..map }, &origin));
         }
         let map = Descriptor { swizzle, ..tensor(ElementType::F32, 2) };
         let map = Descriptor { box_sizes: [swizzle.span() / 4, 8, 0, 0, 0], ..map };
-        cases.push(tensor_load(Descriptor { fill: Fill::Nan, ..map }, &[17, 6]));
+        cases.push(tensor_load(Descriptor { fill: Fill::Nan, ..map }, &[16, 6]));
         cases.push(tensor_store(map, &[0, 0], None));
-        cases.push(tensor_store(map, &[17, -3], None));
-        cases.push(tensor_store(map, &[-2, 5], Some("add")));
+        cases.push(tensor_store(map, &[16, -3], None));
+        cases.push(tensor_store(map, &[-4, 5], Some("add")));
     }
     for operation in ["add", "min", "max"] {
         let map = Descriptor { box_sizes: [8, 4, 0, 0, 0], ..tensor(ElementType::I32, 2) };
-        cases.push(tensor_store(map, &[3, 1], Some(operation)));
+        cases.push(tensor_store(map, &[4, 1], Some(operation)));
     }
     for rank in 1..=5 {
-        let origin = &[6, 1, -1, 1, 0][..rank];
-        cases.push(tensor_load(tensor(ElementType::U8, rank), origin));
-        cases.push(tensor_store(tensor(ElementType::I32, rank), origin, None));
+        // Boxes that begin at a multiple of 16 bytes and reach beyond the end of their rows.
+        cases.push(tensor_load(tensor(ElementType::U8, rank), &[32, 1, -1, 1, 0][..rank]));
+        cases.push(tensor_store(tensor(ElementType::I32, rank), &[28, 1, -1, 1, 0][..rank], None));
     }
     cases
 }
