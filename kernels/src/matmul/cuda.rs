@@ -273,8 +273,8 @@ fn launch_product(queue: &CudaQueue, product: &Product) -> Result<()> {
     let exchange = queue.exchange(sums + left * 2 * size_of::<u32>())?;
     let arguments = arguments.u32(size("parts", splits)?).address(exchange).address(exchange + sums as u64);
     let blocks = (tiles(TILE) * splits).min(properties.multiprocessors as usize);
-    // Stages and barriers, as `matmul_sm90.cu` lays them out.
-    let launch = Launch { shared_bytes: 7 * 32 * 1024 + 128, ..Launch::linear(size("blocks", blocks)?, 384) };
+    // Stages, a strip for each consuming warp, barriers: as `matmul_sm90.cu` lays them out.
+    let launch = Launch { shared_bytes: (192 + 32) * 1024 + 256, ..Launch::linear(size("blocks", blocks)?, 384) };
     queue.launch(&source, source.name, &launch, &arguments)
 }
 

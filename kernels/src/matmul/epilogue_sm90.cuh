@@ -1,41 +1,62 @@
-// The epilogue of matmul_sm90, as that of epilogue.cuh, but from registers to memory and back: shared memory, which would make
-// whole rows out of what lanes own, is what wgmma is short of.
+// The epilogue of matmul_sm90, as that of epilogue.cuh: a warp takes its rows of C in strips of 16 rows by 256 bytes.
 //
-// A lane owns pairs of columns of m16n8 accumulators. Of f32 four lanes have a sector of 32 bytes; of bf16 they have two half
-// sectors in two neighbouring accumulators, and neighbouring lanes exchange half of those, so that each has 8 bytes and the
-// four a sector again. What is read of C's shape takes the way back. A warp takes its rows in strips of 16 rows by 256 bytes:
-// what a strip reads first is fetched while the product is still under way, or the strip before is worked on.
+// On their way through the warp's own 4 KB of shared memory, what lanes own by pairs of columns becomes 16 bytes a lane, two
+// whole rows of the strip at a time, and what is read of C's shape takes the way back. That is fetched while the product is
+// still under way, and of the next strip while one is worked on: else its latency would be most of an epilogue's time.
 
 constexpr u32 STRIP_COLUMNS = 256 / sizeof(Output);
-constexpr u32 STRIP_SUMS = STRIP_COLUMNS / 2;  // accumulators of a lane
-constexpr u32 UNITS = 16;                      // of 8 bytes that a lane moves: of each a row of the upper half and of the lower
-constexpr u32 UNIT_SUMS = OUTPUT_BF16 ? 8 : 4; // sums of two units: of one accumulator, or of two
+constexpr u32 STRIP_SUMS = STRIP_COLUMNS / 2;        // accumulators of a lane
+constexpr u32 STRIP_BYTES = 16 * 256;
+constexpr u32 PIECE = 16 / sizeof(Output);           // elements of 16 bytes
+constexpr u32 PIECES = 8;                            // of a lane
+constexpr u32 BLOCKS_N = STRIP_COLUMNS / 8;          // m16n8 accumulators side by side
 
-// What a lane moves of a strip, in the order of its accumulators.
-using Units = u32[UNITS][2];
+// Byte offset of a strip's 16-byte chunk. Permuted so that no access conflicts: of bf16 the 8 rows of a matrix that
+// stmatrix writes lie in different banks; of f32 the two chunks of 4 rows that a half warp's pairs go to do. All bits are
+// exclusive ors of those of row and chunk: the offset of a lane and that of a step are computed apart and joined by one.
+DEVICE constexpr u32 strip_offset(u32 row, u32 chunk) {
+    return row * 256 + ((chunk ^ (OUTPUT_BF16 ? row & 7 : (row & 3) << 1)) << 4);
+}
+
+// What a lane has of a strip in whole rows.
+using Pieces = u32[PIECES][4];
+
+// What a lane is in an epilogue. Read anew for each, or the compiler would keep all that follows from it in registers while
+// products need them.
+DEVICE u32 lane_of_epilogue() {
+    u32 lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+
+// A warp's staging, and the offsets of a lane in it: of its first piece, and of what it addresses of its first block, the row
+// of a matrix or in f32 its pair of the upper half.
+struct Staging {
+    u32 base, lane, piece, fragment;
+
+    DEVICE explicit Staging(u32 base) : base(base), lane(lane_of_epilogue()) {
+        piece = strip_offset(lane / 16, lane % 16);
+        fragment =
+            OUTPUT_BF16 ? strip_offset(lane % 16, lane / 16) : strip_offset(lane / 4, lane % 4 / 2) | lane % 2 * 8;
+    }
+
+    DEVICE u32 piece_at(u32 index) const { return base + (piece ^ strip_offset(index * 2, 0)); }
+    DEVICE u32 matrices_at(u32 block) const { return base + (fragment ^ strip_offset(0, block)); }
+    DEVICE u32 pair_at(u32 block, u32 half) const { return base + (fragment ^ strip_offset(half * 8, block * 2)); }
+};
 
 // A strip of C: its first row and column.
 struct Strip {
     u32 row, column;
-};
 
-// A lane's places in a strip. Its number is read anew for each, or the compiler would keep all that follows from it in
-// registers while products need them.
-struct Lane {
-    u32 index, row, column;
-
-    DEVICE explicit Lane(Strip strip) {
-        asm volatile("mov.u32 %0, %%laneid;" : "=r"(index));
-        row = strip.row + index / 4;
-        column = strip.column + (OUTPUT_BF16 ? index % 2 * 8 + index % 4 / 2 * 4 : index % 4 * 2);
+    // The place of a lane's first piece; each next one is two rows further.
+    DEVICE u64 first_piece(const Epilogue& e, u32 lane) const {
+        return (u64)(row + lane / 16) * e.n + column + lane % 16 * PIECE;
     }
-
-    // Whether a unit lies in C, and where.
-    DEVICE bool has(const Epilogue& e, u32 unit) const {
-        return row + unit % 2 * 8 < e.m && column + unit / 2 * (OUTPUT_BF16 ? 16 : 8) < e.n;
-    }
-    DEVICE u64 place(const Epilogue& e, u32 unit) const {
-        return (u64)(row + unit % 2 * 8) * e.n + column + unit / 2 * (OUTPUT_BF16 ? 16 : 8);
+    // Pieces of the lane that lie in C.
+    DEVICE u32 pieces(const Epilogue& e, u32 lane) const {
+        const u32 first = row + lane / 16;
+        return column + lane % 16 * PIECE < e.n && first < e.m ? divide_up(e.m - first, 2) : 0;
     }
 };
 
@@ -46,142 +67,171 @@ DEVICE const Output* first_read(const Epilogue& e) {
     return e.residual ? e.residual : e.accumulate ? e.out : nullptr;
 }
 
-DEVICE void fetch(Units& units, const Epilogue& e, const Output* matrix, Strip strip) {
-    const Lane lane(strip);
+DEVICE void fetch(Pieces& pieces, const Epilogue& e, const Output* matrix, Strip strip, u32 lane) {
+    const Output* from = matrix + strip.first_piece(e, lane);
+    const u32 count = strip.pieces(e, lane);
 #pragma unroll
-    for (u32 unit = 0; unit < UNITS; ++unit) {
-        uint2 words = make_uint2(0, 0);
-        if (lane.has(e, unit)) words = *reinterpret_cast<const uint2*>(matrix + lane.place(e, unit));
-        units[unit][0] = words.x, units[unit][1] = words.y;
+    for (u32 piece = 0; piece < PIECES; ++piece) {
+        uint4 words = make_uint4(0, 0, 0, 0);
+        if (piece < count) words = *reinterpret_cast<const uint4*>(from);
+        from += e.n * 2;
+        pieces[piece][0] = words.x, pieces[piece][1] = words.y, pieces[piece][2] = words.z, pieces[piece][3] = words.w;
     }
 }
 
-// Of two words of each of two neighbouring lanes, the first of both to the first lane and the second to the second; it is its
-// own inverse.
-DEVICE void exchange_words(u32& first, u32& second, u32 lane) {
-    const bool odd = lane % 2;
-    const u32 other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
-    (odd ? first : second) = other;
-}
+// A lane's sums of one step: so many blocks that there is work while results of some are waited for.
+constexpr u32 STEP = 4;
+using Sums = float[STEP * 4];
 
-// Calls `use(sum, value)` for each of a lane's sums with what was fetched for its place.
-template <class Use> DEVICE void with_fetched(const Units& units, float* sums, Use use) {
-    const u32 lane = threadIdx.x % WARP;
+// Takes those of the step at `first` out of the staging, and puts them there, rounded.
+DEVICE void take(Sums& sums, const Staging& staging, u32 first) {
 #pragma unroll
-    for (u32 unit = 0; unit < UNITS; ++unit) {
-        u32 words[2] = {units[unit][0], units[unit][1]};
-        float* upper = sums + unit / 2 * UNIT_SUMS + unit % 2 * 2;
+    for (u32 block = 0; block < STEP; block += 2) {
+        float* of_blocks = sums + block * 4;
         if constexpr (OUTPUT_BF16) {
-            exchange_words(words[0], words[1], lane);
+            u32 words[4];
+            ldmatrix_x4(words, staging.matrices_at(first + block));
 #pragma unroll
-            for (u32 block = 0; block < 2; ++block) {
-                use(upper[block * 4], __uint_as_float(words[block] << 16));
-                use(upper[block * 4 + 1], __uint_as_float(words[block] & 0xffff0000u));
+            for (u32 word = 0; word < 4; ++word) {
+                of_blocks[word * 2] = __uint_as_float(words[word] << 16);
+                of_blocks[word * 2 + 1] = __uint_as_float(words[word] & 0xffff0000u);
             }
         } else {
-            use(upper[0], __uint_as_float(words[0]));
-            use(upper[1], __uint_as_float(words[1]));
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                const float2 pair = lds_64(staging.pair_at(first + block + i / 2, i % 2));
+                of_blocks[i * 2] = pair.x, of_blocks[i * 2 + 1] = pair.y;
+            }
         }
     }
 }
 
-// Rounds a lane's sums, writes them to their strip of a matrix, and calls `then(sum, value)` for each with what it became.
-template <class Then>
-DEVICE void write_strip(const Epilogue& e, float* sums, Output* matrix, Strip strip, Then then) {
-    const Lane lane(strip);
+DEVICE void put(const float* sums, const Staging& staging, u32 first) {
 #pragma unroll
-    for (u32 unit = 0; unit < UNITS; ++unit) {
-        float* upper = sums + unit / 2 * UNIT_SUMS + unit % 2 * 2;
-        u32 words[2];
+    for (u32 block = 0; block < STEP; block += 2) {
+        const float* of_blocks = sums + block * 4;
         if constexpr (OUTPUT_BF16) {
+            u32 words[4];
 #pragma unroll
-            for (u32 block = 0; block < 2; ++block) {
-                words[block] = narrow_pair(upper[block * 4], upper[block * 4 + 1]);
-                then(upper[block * 4], __uint_as_float(words[block] << 16));
-                then(upper[block * 4 + 1], __uint_as_float(words[block] & 0xffff0000u));
+            for (u32 word = 0; word < 4; ++word) {
+                words[word] = narrow_pair(of_blocks[word * 2], of_blocks[word * 2 + 1]);
             }
-            exchange_words(words[0], words[1], lane.index);
+            stmatrix_x4(staging.matrices_at(first + block), words);
         } else {
-            words[0] = bits_of(upper[0]), words[1] = bits_of(upper[1]);
-            then(upper[0], upper[0]);
-            then(upper[1], upper[1]);
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                sts_64(staging.pair_at(first + block + i / 2, i % 2), of_blocks[i * 2], of_blocks[i * 2 + 1]);
+            }
         }
-        if (lane.has(e, unit)) stg_64(matrix + lane.place(e, unit), __uint_as_float(words[0]), __uint_as_float(words[1]));
     }
 }
 
-// The bias of a lane's pairs of columns of `COUNT` accumulators from column `column` of C on.
-template <u32 COUNT> DEVICE void fetch_bias(u32 (&pairs)[COUNT][2], const Epilogue& e, u32 column) {
-    column += threadIdx.x % 4 * 2;
+// Puts pieces into the staging, where all lanes find what is at the places of their sums.
+DEVICE void spread(const Staging& staging, const Pieces& pieces) {
+    __syncwarp();
 #pragma unroll
-    for (u32 block = 0; block < COUNT; ++block) {
-        float2 pair = make_float2(0.0f, 0.0f);
-        if (column + block * 8 < e.n) pair = *reinterpret_cast<const float2*>(e.bias + column + block * 8);
-        pairs[block][0] = __float_as_uint(pair.x), pairs[block][1] = __float_as_uint(pair.y);
+    for (u32 piece = 0; piece < PIECES; ++piece) {
+        const u32 (&words)[4] = pieces[piece];
+        sts_128(staging.piece_at(piece), words[0], words[1], words[2], words[3]);
+    }
+    __syncwarp();
+}
+
+// Calls `use(sum, value)` for each of a lane's sums with what was spread to its place.
+template <class Use> DEVICE void with_spread(const Staging& staging, float* sums, Use use) {
+#pragma unroll
+    for (u32 block = 0; block < BLOCKS_N; block += STEP) {
+        Sums values;
+        take(values, staging, block);
+#pragma unroll
+        for (u32 i = 0; i < STEP * 4; ++i) use(sums[block * 4 + i], values[i]);
     }
 }
 
-template <u32 COUNT> DEVICE void add_bias(float* sums, const u32 (&pairs)[COUNT][2]) {
+// Writes what lies in the staging to its strip of a matrix.
+DEVICE void write_staged(const Epilogue& e, const Staging& staging, Output* matrix, Strip strip) {
+    const u32 count = strip.pieces(e, staging.lane);
+    Output* to = matrix + strip.first_piece(e, staging.lane);
+    __syncwarp();
 #pragma unroll
-    for (u32 i = 0; i < COUNT * 4; ++i) sums[i] += __uint_as_float(pairs[i / 4][i % 2]);
+    for (u32 piece = 0; piece < PIECES; ++piece) {
+        const float4 words = lds_128(staging.piece_at(piece));
+        if (piece < count) stg_128(to, bits_of(words.x), bits_of(words.y), bits_of(words.z), bits_of(words.w));
+        to += e.n * 2;
+    }
+    __syncwarp();
 }
 
-// The bias of a strip lies where there are no units.
-using Bias = u32[STRIP_COLUMNS / 8][2];
-static_assert(sizeof(Bias) <= sizeof(Units), "room for the bias");
-DEVICE Bias& bias_in(Units& units) { return reinterpret_cast<Bias&>(units); }
-
-// Begins to read what the epilogue of a strip needs first: values of a matrix, or if there are none the bias.
-DEVICE void begin_strip(Units& units, const Epilogue& e, Strip strip) {
-    if (const Output* first = first_read(e)) fetch(units, e, first, strip);
-    else if (e.bias) fetch_bias(bias_in(units), e, strip.column);
+// Rounds the sums and writes them to their strip of a matrix.
+DEVICE void write_sums(const Epilogue& e, const Staging& staging, const float* sums, Output* matrix, Strip strip) {
+    __syncwarp();
+#pragma unroll
+    for (u32 block = 0; block < BLOCKS_N; block += STEP) put(sums + block * 4, staging, block);
+    write_staged(e, staging, matrix, strip);
 }
 
-// Finishes `STRIPS` strips of which `strip_of(index)` tells the places; the first of them has begun.
+// Adds the bias to a lane's sums, half of a strip at a time: there are no registers for more.
+DEVICE void add_bias(const Epilogue& e, float* sums, Strip strip, u32 lane) {
+    constexpr u32 AT_ONCE = BLOCKS_N / 2;
+#pragma unroll
+    for (u32 first = 0; first < BLOCKS_N; first += AT_ONCE) {
+        float bias[AT_ONCE][2];
+#pragma unroll
+        for (u32 block = 0; block < AT_ONCE; ++block) {
+            const u32 column = strip.column + (first + block) * 8 + lane % 4 * 2;
+            bias[block][0] = bias[block][1] = 0.0f;
+            if (column < e.n) load(bias[block], e.bias + column);
+        }
+#pragma unroll
+        for (u32 i = 0; i < AT_ONCE * 4; ++i) sums[first * 4 + i] += bias[i / 4][i % 2];
+        asm volatile("" ::: "memory");
+    }
+}
+
+// Finishes `STRIPS` strips of which `strip_of(index)` tells the places; `pieces` are of what is read first of the first.
 // `sums` are a lane's accumulators, those of each strip after those of the one before.
 template <u32 STRIPS, class Place>
-DEVICE void finish_strips(const Epilogue& e, float* sums, Units& units, Place strip_of) {
+DEVICE void finish_strips(const Epilogue& e, const Staging& staging, float* sums, Pieces& pieces, Place strip_of) {
     const Output* first = first_read(e);
-    const auto nothing = [](float&, float) {};
 #pragma unroll
     for (u32 index = 0; index < STRIPS; ++index) {
         float* of_strip = sums + index * STRIP_SUMS;
         const Strip strip = strip_of(index);
-        if (e.bias && !first) {
-            if (index > 0 && strip.column != strip_of(index - 1).column) fetch_bias(bias_in(units), e, strip.column);
-            add_bias(of_strip, bias_in(units));
-        } else if (e.bias) {
-            // A few columns at a time: there are no registers for more.
-            constexpr u32 COUNT = 8;
-#pragma unroll
-            for (u32 block = 0; block < STRIP_COLUMNS / 8; block += COUNT) {
-                u32 pairs[COUNT][2];
-                fetch_bias(pairs, e, strip.column + block * 8);
-                add_bias(of_strip + block * 4, pairs);
-                asm volatile("" ::: "memory");
-            }
+        if (first) {
+            spread(staging, pieces);
+            if (index + 1 < STRIPS) fetch(pieces, e, first, strip_of(index + 1), staging.lane);
+        }
+        if (e.bias) add_bias(e, of_strip, strip, staging.lane);
+        if constexpr (EPILOGUE == ACTIVATION_BACKWARD) {
+            with_spread(staging, of_strip, [](float& sum, float z) { sum *= activation_derivative<ACTIVATION>(z); });
         }
         if constexpr (EPILOGUE == ACTIVATE) {
             // The activation is that of the value as it is kept. To the result nothing is added.
-            write_strip(e, of_strip, e.side, strip, [](float& sum, float kept) { sum = activation<ACTIVATION>(kept); });
-        } else {
-            const auto add = [](float& sum, float value) { sum += value; };
-            if constexpr (EPILOGUE == ACTIVATION_BACKWARD) {
-                with_fetched(units, of_strip, [](float& sum, float z) { sum *= activation_derivative<ACTIVATION>(z); });
-            } else if (first) {
-                with_fetched(units, of_strip, add);
+            write_sums(e, staging, of_strip, e.side, strip);
+#pragma unroll
+            for (u32 block = 0; block < BLOCKS_N; block += STEP) {
+                Sums values;
+                take(values, staging, block);
+                __syncwarp();
+#pragma unroll
+                for (u32 i = 0; i < STEP * 4; ++i) values[i] = activation<ACTIVATION>(values[i]);
+                put(values, staging, block);
             }
-            if (first && index + 1 < STRIPS) fetch(units, e, first, strip_of(index + 1));
+            write_staged(e, staging, e.out, strip);
+        } else {
             // A residual is read before the same elements are written: it may be in place.
             const Output* added[2] = {e.residual, e.accumulate ? e.out : nullptr};
 #pragma unroll
             for (u32 i = 0; i < 2; ++i) {
-                if (!added[i] || added[i] == first) continue;
-                Units others;
-                fetch(others, e, added[i], strip);
-                with_fetched(others, of_strip, add);
+                if (!added[i]) continue;
+                if (added[i] != first) {
+                    Pieces others;
+                    fetch(others, e, added[i], strip, staging.lane);
+                    spread(staging, others);
+                }
+                with_spread(staging, of_strip, [](float& sum, float value) { sum += value; });
             }
+            write_sums(e, staging, of_strip, e.out, strip);
         }
-        write_strip(e, of_strip, e.out, strip, nothing);
     }
 }

@@ -3,7 +3,7 @@
 // Constants: A_K_MAJOR, B_K_MAJOR (k is the contiguous dimension), SCHEDULE, and those of the epilogue, with ALIGNED.
 //
 // One warp fills a ring of stages through the tensor memory accelerator; two warpgroups consume them with wgmma. A tile is
-// 128 x 128; a step of k is 64 elements, one 128-byte row of a swizzled tile. A stage is 16 KB of A and as much of B; seven
+// 128 x 128; a step of k is 64 elements, one 128-byte row of a swizzled tile. A stage is 16 KB of A and as much of B; six
 // make the ring.
 //
 // PING_PONG: each warpgroup has a tile of its own, so that one multiplies while the other is in its epilogue.
@@ -24,8 +24,9 @@ constexpr u32 THREADS = (1 + CONSUMERS) * GROUP_THREADS;
 constexpr u32 BLOCK_BYTES = 64 * 128;  // 64 rows of 128 bytes: what m64 takes of A in a step
 constexpr u32 OPERAND_BYTES = TILE * 128;
 constexpr u32 STAGE_BYTES = 2 * OPERAND_BYTES;
-constexpr u32 STAGES = 7;
-constexpr u32 BARRIERS = STAGES * STAGE_BYTES;
+constexpr u32 STAGES = 192 * 1024 / STAGE_BYTES;
+constexpr u32 STAGING = STAGES * STAGE_BYTES;
+constexpr u32 BARRIERS = STAGING + CONSUMERS * 4 * STRIP_BYTES;
 // Rows of a tile that one consumer multiplies, in blocks of 64, and consumers that read a stage.
 constexpr u32 BLOCKS_M = SCHEDULE == PING_PONG ? 2 : 1;
 constexpr u32 STRIPS_N = TILE / STRIP_COLUMNS;
@@ -205,6 +206,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
         setmaxnreg_inc<CONSUMER_REGISTERS>();
         const u32 consumer = threadIdx.x / GROUP_THREADS - 1, warp = threadIdx.x % GROUP_THREADS / WARP;
         const u32 first_block = SCHEDULE == PING_PONG ? 0 : consumer;
+        const u32 staging = shared + STAGING + (consumer * 4 + warp) * STRIP_BYTES;
         const Epilogue epilogue = {out, bias, side, residual, m, n, accumulate != 0};
         const Exchange exchange = {sums, flags};
         // In turns, and not only for the sake of the tensor cores: whoever waits for a phase of a barrier must know that the
@@ -232,10 +234,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
                 const u32 block = index / STRIPS_N, row = (first_block + block) * 64 + warp * 16;
                 return Strip{tile.m * TILE + row, tile.n * TILE + index % STRIPS_N * STRIP_COLUMNS};
             };
-            Units units;
+            const Output* first = first_read(epilogue);
+            Pieces pieces;
+            const auto fetch_first = [&] {
+                if (first) fetch(pieces, epilogue, first, strip_of(0), lane_of_epilogue());
+            };
             const bool is_whole = SCHEDULE == PING_PONG || splits == 1;
             multiply(accumulators, shared, barriers, ring, part.end - part.begin, first_block, next, [&] {
-                if (is_whole) begin_strip(units, epilogue, strip_of(0));
+                if (is_whole) fetch_first();
             });
             if (!is_whole) {
                 if (part.split + 1 < splits) {
@@ -245,9 +251,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
                 for (u32 split = 0; split + 1 < splits; ++split) {
                     receive(exchange, split * tiles + part.tile, consumer, accumulators[0]);
                 }
-                begin_strip(units, epilogue, strip_of(0));
+                fetch_first();
             }
-            finish_strips<BLOCKS_M * STRIPS_N>(epilogue, accumulators[0], units, strip_of);
+            finish_strips<BLOCKS_M * STRIPS_N>(epilogue, Staging(staging), accumulators[0], pieces, strip_of);
             if (SCHEDULE == PING_PONG) ring.skip(steps);
         }
     }
