@@ -63,6 +63,9 @@ pub struct Config {
     attribute_count: c_uint,
 }
 
+/// Offset and size of each parameter of the stub's kernel: an address, a count, a value.
+const PARAMETERS: [(usize, usize); 3] = [(0, 8), (8, 4), (12, 4)];
+
 #[repr(C)]
 pub struct Attribute {
     id: c_uint,
@@ -138,15 +141,24 @@ driver! {
         *value = 1024;
     }
     fn cuFuncSetAttribute(_function: Handle, attribute: c_int, value: c_int) {
-        assert_eq!((attribute, value), (8, 232448 - 1024), "dynamic shared memory beside the static one");
+        match attribute {
+            8 => assert_eq!(value, 232448 - 1024, "dynamic shared memory beside the static one"),
+            9 => assert_eq!(value, 100, "percent of a multiprocessor's memory"),
+            _ => return 1,
+        }
+    }
+    fn cuFuncGetParamInfo(_function: Handle, index: usize, offset: *mut usize, size: *mut usize) {
+        let Some(place) = PARAMETERS.get(index) else { return 1 };
+        (*offset, *size) = *place;
     }
     fn cuLaunchKernelEx(config: *const Config, _function: Handle, parameters: *mut Handle, extra: *const Handle) {
-        assert!(parameters.is_null());
-        let extra = std::slice::from_raw_parts(extra, 5);
-        assert_eq!([extra[0], extra[2], extra[4]], [1 as Handle, 2 as Handle, 0 as Handle]);
-        let block = std::slice::from_raw_parts(extra[1].cast::<u8>(), *extra[3].cast::<usize>()).to_vec();
+        assert!(extra.is_null());
+        let mut block = vec![0; 16];
+        for (index, (offset, size)) in PARAMETERS.into_iter().enumerate() {
+            block[offset..offset + size].copy_from_slice(std::slice::from_raw_parts((*parameters.add(index)).cast::<u8>(), size));
+        }
         let config = &*config;
-        if block.len() != 16 || config.shared_bytes != 64 || config.grid != [4, 1, 1] || config.block != [32, 1, 1] {
+        if config.shared_bytes != 64 || config.grid != [4, 1, 1] || config.block != [32, 1, 1] {
             return 1;
         }
         if config.attribute_count == 1 {

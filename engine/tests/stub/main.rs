@@ -194,6 +194,9 @@ fn a_device_works() {
     let error = gpu.launch(Stream::Compute, &function("none"), &launch, &arguments(1.0)).expect_err("no kernel");
     assert!(error.to_string().starts_with("the search for kernel none fails: "), "{error}");
     let error = gpu.launch(Stream::Compute, &function("fill"), &launch, &Arguments::new()).expect_err("too few");
+    assert_eq!(error.to_string(), "launch of fill: its parameters have [8, 4, 4] bytes, the arguments []");
+    let wide = Launch { block: [64, 1, 1], ..launch };
+    let error = gpu.launch(Stream::Compute, &function("fill"), &wide, &arguments(1.0)).expect_err("another block");
     assert!(error.to_string().starts_with("launch of fill fails: "), "{error}");
 
     // Graphs.
