@@ -43,8 +43,8 @@ enum Fused {
 const TILE: usize = 128;
 const TILE_K: usize = 64;
 
-/// Microseconds on an H100 or H200, measured: a step, and beside its steps a part that is left for another block, a tile, and
-/// each part that its last one waits for.
+/// Microseconds on an H100 or H200: a step, as measured; and, estimated by the bytes that they move, beside its steps a part that
+/// is left for another block, a tile, and each part that its last one waits for.
 const STEP: f64 = 0.35;
 const LEFT_PART: f64 = 1.5;
 const LAST_PART: f64 = 3.0;
