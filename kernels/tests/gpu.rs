@@ -9,6 +9,7 @@
 
 mod running;
 
+use engine::cuda::shard;
 use engine::rng::Philox;
 use engine::{CudaQueue, Device, Queue};
 use kernels::case::{Case, CaseProgram, Draw, Pass};
@@ -73,16 +74,6 @@ fn check_case(case: &Case, gpu: &CudaQueue) -> bool {
     check(case, &queue, &place, 2);
     check_graph(case, gpu);
     true
-}
-
-/// The part of the cases that is this process's: `(I, N)` of `COCA_SHARD=I/N`, else all of them.
-///
-/// # Panics
-/// The variable holds something else.
-fn shard() -> (usize, usize) {
-    let Ok(text) = env::var("COCA_SHARD") else { return (0, 1) };
-    let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
-    parts.filter(|(part, of)| part < of).unwrap_or_else(|| panic!("COCA_SHARD={text}: I/N with I below N is wanted"))
 }
 
 /// What a panic said.

@@ -36,4 +36,4 @@ pub use nvrtc::Nvrtc;
 pub use queue::CudaQueue;
 pub use scalars::StepScalars;
 pub use tensor_map::{Fill, Swizzle, TensorMap, TensorMapSpec};
-pub use testing::compiler_or_skip;
+pub use testing::{compiler_or_skip, shard};

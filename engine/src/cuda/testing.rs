@@ -1,4 +1,5 @@
-//! For tests of kernels: the compiler where there is one, and a loud skip where there is none.
+//! For tests of kernels: the compiler where there is one, and a loud skip where there is none; the share that a process has of
+//! their cases.
 
 use super::Compiler;
 use std::env;
@@ -21,4 +22,15 @@ pub fn compiler_or_skip(test: &str) -> Option<Compiler> {
             None
         }
     }
+}
+
+/// The part of a test's cases that is this process's: `(I, N)` of `COCA_SHARD=I/N`, every Nth case from I on; without it `(0, 1)`,
+/// all of them. So processes can share the cases, and one that makes a device unusable keeps few others from running.
+///
+/// # Panics
+/// The variable holds something else.
+pub fn shard() -> (usize, usize) {
+    let Ok(text) = env::var("COCA_SHARD") else { return (0, 1) };
+    let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+    parts.filter(|(part, of)| part < of).unwrap_or_else(|| panic!("COCA_SHARD={text}: I/N with I below N is wanted"))
 }

@@ -9,7 +9,7 @@ use cases::{Agreement, Case, Map};
 use engine::DType;
 use engine::cuda::{
     Architecture, Arguments, Driver, Fill, Function, Gpu, Image, ImageKind, Launch, Source, Stream, Swizzle, TensorMap,
-    TensorMapSpec, Toolchain, compiler_or_skip,
+    TensorMapSpec, Toolchain, compiler_or_skip, shard,
 };
 use ptxemu::tensor_map::{self, Descriptor, ElementType};
 use ptxemu::{Config, Emulator};
@@ -85,14 +85,6 @@ fn the_emulator_does_what_the_manual_says() {
         }
     }
     assert!(failures.is_empty(), "{} cases:\n{}", failures.len(), failures.join("\n"));
-}
-
-/// The part of the cases that is this process's, for a device that one of them would make unusable for the others: `(I, N)` of
-/// `COCA_SHARD=I/N`, every Nth case from I on, else all of them.
-fn shard() -> (usize, usize) {
-    let Ok(text) = std::env::var("COCA_SHARD") else { return (0, 1) };
-    let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
-    parts.filter(|(part, of)| part < of).unwrap_or_else(|| panic!("COCA_SHARD={text}: I/N with I below N is wanted"))
 }
 
 /// Compiles the cases that a device can run, runs all of them, and returns what each left. Nothing without NVRTC.

@@ -149,6 +149,13 @@ DEVICE void fill(
     else copy_chunks<false>(call, tile, matrix, other_tile, other, count, chunks);
 }
 
+// Until all that the block has begun to copy is there.
+DEVICE void wait_for_copies() {
+    cp_async_commit_group();
+    cp_async_wait_group<0>();
+    __syncthreads();
+}
+
 // The 16 rows of a tile that a warp multiplies with: HELD in registers, or read again for each product.
 template <bool HELD> struct Operand {
     static constexpr u32 STEPS = HELD && BF16 ? DIM / 16 : 1;

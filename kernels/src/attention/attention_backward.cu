@@ -72,11 +72,9 @@ extern "C" __global__ void __launch_bounds__(MOST_WARPS * WARP, BLOCKS) attentio
             fill<true>(call, own, {own_queries, query_stride}, own_gradient, {own_gradients, call.width()},
                        all.count - first, rows);
             if (visible > 0) fill_stage(0);
-            cp_async_commit_group();
             const Statistics upper = statistics<4, 2>(call, saved, sequence, head, first_own + lane / 4);
             const Statistics lower = statistics<4, 2>(call, saved, sequence, head, first_own + lane / 4 + 8);
-            cp_async_wait_group<0>();
-            __syncthreads();
+            wait_for_copies();
             const Operand<true> queries(call, own, warp * GROUP);
             const Operand<true> gradients(call, own_gradient, warp * GROUP);
             for (u32 first_key = 0; first_key < visible; first_key += TILE) {
@@ -168,9 +166,7 @@ extern "C" __global__ void __launch_bounds__(MOST_WARPS * WARP, BLOCKS) attentio
         const u64 from = (u64)(keys.first + first) * key_stride + column;
         fill<true>(call, own, {key + from, key_stride}, own_values, {value + from, key_stride}, keys.count - first, rows);
         if (start < queries.count) fill_stage(start);
-        cp_async_commit_group();
-        cp_async_wait_group<0>();
-        __syncthreads();
+        wait_for_copies();
         const Operand<HELD> own_key_rows(call, own, warp * GROUP);
         const Operand<HELD> own_value_rows(call, own_values, warp * GROUP);
         float key_sums[DIM / 8][4] = {}, value_sums[DIM / 8][4] = {};

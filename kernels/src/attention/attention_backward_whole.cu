@@ -118,11 +118,15 @@ DEVICE void sum_over_keys(
     }
 }
 
-// Until all that the block has begun to copy is there.
-DEVICE void wait_for_copies() {
-    cp_async_commit_group();
-    cp_async_wait_group<0>();
-    __syncthreads();
+// Calls `use(group, block, i, statistic)` for each of a lane's elements of a product with the statistic of its query; that of
+// the lane's first column lies at `first`.
+template <class Use> DEVICE void with_statistics(u32 first, Use use) {
+#pragma unroll
+    for (u32 block = 0; block < 2; ++block) {
+        const float2 pair = lds_64(first + block * 8 * sizeof(float));
+#pragma unroll
+        for (u32 i = 0; i < GROUPS * 4; ++i) use(i / 4, block, i % 4, i % 2 ? pair.y : pair.x);
+    }
 }
 
 // A block has a head of a sequence. If that has more keys than the block's warps own, they come in rounds, from one of which
@@ -207,15 +211,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
                 dot_products(scores, own_keys, tile, place);
                 dot_products(dscores, own_values, gradient_tile, place);
                 const u32 column_of_lane = first_of_group + lane % 4 * 2;
-#pragma unroll
-                for (u32 block = 0; block < 2; ++block) {
-                    const float2 shift = lds_64(shifts + (column_of_lane % STATISTICS + block * 8) * sizeof(float));
-#pragma unroll
-                    for (u32 i = 0; i < GROUPS * 4; ++i) {
-                        float& score = scores[i / 4][block][i % 4];
-                        score = power_of_two(fmaf(score, factor, -(i % 2 ? shift.y : shift.x)));
-                    }
-                }
+                const u32 statistics_of_lane = column_of_lane % STATISTICS * sizeof(float);
+                with_statistics(shifts + statistics_of_lane, [&](u32 group, u32 block, u32 i, float shift) {
+                    scores[group][block][i] = power_of_two(fmaf(scores[group][block][i], factor, -shift));
+                });
                 if (masked) {
 #pragma unroll
                     for (u32 i = 0; i < GROUPS * 8; ++i) {
@@ -225,15 +224,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward
                         if (!(seen[group][half] & bit_of(own_query, own_key))) scores[group][block][i % 4] = 0.0f;
                     }
                 }
-#pragma unroll
-                for (u32 block = 0; block < 2; ++block) {
-                    const float2 delta = lds_64(deltas + (column_of_lane % STATISTICS + block * 8) * sizeof(float));
-#pragma unroll
-                    for (u32 i = 0; i < GROUPS * 4; ++i) {
-                        float& dscore = dscores[i / 4][block][i % 4];
-                        dscore = scores[i / 4][block][i % 4] * (dscore - (i % 2 ? delta.y : delta.x));
-                    }
-                }
+                with_statistics(deltas + statistics_of_lane, [&](u32 group, u32 block, u32 i, float delta) {
+                    dscores[group][block][i] = scores[group][block][i] * (dscores[group][block][i] - delta);
+                });
                 // A product's elements are where mma.sync wants those of its left operand.
                 u32 weights[GROUPS][4], dweights[GROUPS][4];
 #pragma unroll

@@ -11,7 +11,8 @@ use engine::cuda::{Architecture, Arguments, CudaQueue, Fill, Launch, Properties,
 use engine::{DType, Error, Meta, Out, Result, View};
 use std::ops::Range;
 
-const SM80_PARTS: &[Part] = &[PRELUDE, SM80, ACTIVATION, EPILOGUE, part!("matmul", "matmul_sm80.cu")];
+const EPILOGUE_SM80: Part = part!("matmul", "epilogue_sm80.cuh");
+const SM80_PARTS: &[Part] = &[PRELUDE, SM80, ACTIVATION, EPILOGUE, EPILOGUE_SM80, part!("matmul", "matmul_sm80.cu")];
 const EPILOGUE_SM90: Part = part!("matmul", "epilogue_sm90.cuh");
 const SM90_PARTS: &[Part] =
     &[PRELUDE, SM80, SM90, ACTIVATION, EPILOGUE, EPILOGUE_SM90, part!("matmul", "matmul_sm90.cu")];
@@ -270,7 +271,7 @@ fn launch_product(queue: &CudaQueue, product: &Product) -> Result<()> {
     // Sums of every part that may be left, and a flag for each of two consumers.
     let left = MOST_LEFT * properties.multiprocessors as usize;
     let sums = left * TILE * TILE * size_of::<f32>();
-    let exchange = queue.exchange(sums + left * 2 * size_of::<u32>())?;
+    let exchange = if splits > 1 { queue.exchange(sums + left * 2 * size_of::<u32>())? } else { 0 };
     let arguments = arguments.u32(size("parts", splits)?).address(exchange).address(exchange + sums as u64);
     let blocks = (tiles(TILE) * splits).min(properties.multiprocessors as usize);
     // Stages, a strip for each consuming warp, barriers: as `matmul_sm90.cu` lays them out.

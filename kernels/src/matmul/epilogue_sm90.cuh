@@ -1,4 +1,4 @@
-// The epilogue of matmul_sm90, as that of epilogue.cuh: a warp takes its rows of C in strips of 16 rows by 256 bytes.
+// The epilogue of matmul_sm90: a warp takes its rows of C in strips of 16 rows by 256 bytes.
 //
 // On their way through the warp's own 4 KB of shared memory, what lanes own by pairs of columns becomes 16 bytes a lane, two
 // whole rows of the strip at a time, and what is read of C's shape takes the way back. That is fetched while the product is

@@ -63,13 +63,13 @@ struct Barriers {
     DEVICE u32 empty(u32 stage) const { return base + stage * 16 + 8; }
 };
 
-// Copies the step of k at `k` of the EXTENT rows of m or n that begin at `first`.
-template <bool K_MAJOR, u32 EXTENT> DEVICE void fill(u32 to, const TensorMap* map, u32 barrier, u32 first, u32 k) {
+// Copies the step of k at `k` of the tile's rows of m or n, which begin at `first`.
+template <bool K_MAJOR> DEVICE void fill(u32 to, const TensorMap* map, u32 barrier, u32 first, u32 k) {
     if constexpr (K_MAJOR) {
         cp_async_bulk_tensor_2d(to, map, barrier, k, first);
     } else {
 #pragma unroll
-        for (u32 block = 0; block < EXTENT / 64; ++block) {
+        for (u32 block = 0; block < TILE / 64; ++block) {
             cp_async_bulk_tensor_2d(to + block * BLOCK_BYTES, map, barrier, first + block * 64, k);
         }
     }
@@ -197,8 +197,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
                 const u32 full = barriers.full(ring.stage), stage = shared + ring.stage * STAGE_BYTES;
                 mbarrier_wait(barriers.empty(ring.stage), ring.parity ^ 1);
                 mbarrier_arrive_expect_tx(full, STAGE_BYTES);
-                fill<A_K_MAJOR, TILE>(stage, &a, full, tile.m * TILE, step * TILE_K);
-                fill<B_K_MAJOR, TILE>(stage + OPERAND_BYTES, &b, full, tile.n * TILE, step * TILE_K);
+                fill<A_K_MAJOR>(stage, &a, full, tile.m * TILE, step * TILE_K);
+                fill<B_K_MAJOR>(stage + OPERAND_BYTES, &b, full, tile.n * TILE, step * TILE_K);
                 ring.advance();
             }
         }
@@ -239,11 +239,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_sm90(
             const auto fetch_first = [&] {
                 if (first) fetch(pieces, epilogue, first, strip_of(0), lane_of_epilogue());
             };
-            const bool is_whole = SCHEDULE == PING_PONG || splits == 1;
             multiply(accumulators, shared, barriers, ring, part.end - part.begin, first_block, next, [&] {
-                if (is_whole) fetch_first();
+                if (SCHEDULE == PING_PONG) fetch_first();
             });
-            if (!is_whole) {
+            if constexpr (SCHEDULE == SPLIT) {
                 if (part.split + 1 < splits) {
                     give(exchange, index, consumer, accumulators[0]);
                     continue;
