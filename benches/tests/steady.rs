@@ -50,20 +50,23 @@ fn steps_take_no_new_memory() {
         for _ in 0..10 {
             step.run().expect("a step");
         }
-        LARGEST.store(0, Ordering::Relaxed);
-        let mut faults_of_ten = || {
+        // The system may take pages back meanwhile, some or for a while many, and a thread may only now meet the largest
+        // piece of some op. Steps that took new memory would do so every time.
+        let mut tens = Vec::new();
+        let quiet = (0..20).any(|_| {
+            LARGEST.store(0, Ordering::Relaxed);
             let before = page_faults();
             for _ in 0..10 {
                 step.run().expect("a step");
             }
-            page_faults() - before
-        };
-        // The system may take pages back meanwhile, some or for a while many. Steps that took new memory would do so every time.
+            let (faults, largest) = (page_faults() - before, LARGEST.load(Ordering::Relaxed));
+            tens.push((faults, largest));
+            faults <= 10 && largest <= 64 << 10
+        });
         assert!(
-            (0..20).any(|_| faults_of_ten() <= 10),
-            "{dtype}: more than ten page faults in ten steps, twenty times"
+            quiet,
+            "{dtype}: in no ten steps of {} at most ten page faults and no large piece: (faults, largest) {tens:?}",
+            tens.len()
         );
-        let largest = LARGEST.load(Ordering::Relaxed);
-        assert!(largest <= 64 << 10, "{dtype}: {largest} bytes were allocated at once");
     }
 }
