@@ -1,8 +1,9 @@
 //! CPU backward pass: probabilities again from the log-sum-exp, five products for each block of queries and tile of keys.
 
-use super::cpu::{Call, Matrix, Target, Tiles, blocks};
+use super::cpu::{Call, Left, Matrix, Target, Tiles, blocks};
 use super::geometry::{Columns, Geometry};
 use super::pack::row_dots;
+use super::pairs::pair_across_rows;
 use super::scratch::with_scratch;
 use super::softmax::{Block, softmax_backward};
 use super::tile::{Limit, Multiply, TILE_ROWS};
@@ -106,8 +107,8 @@ impl Call<'_> {
         let first_output = self.sequences.outputs(sequence).start;
         let column = head * self.head_dim;
         let (padded, tiles) = (self.padded(), Tiles::new(keys.len()));
-        let elements = tiles.elements(self.head_dim);
-        let block_rows = queries.len().min(QUERIES);
+        let elements = self.transposed(&tiles);
+        let block_rows = queries.len().min(QUERIES).next_multiple_of(2);
         let (rows, all_keys, block) = (block_rows * padded, keys.len() * padded, block_rows * tiles.stride);
         let transposed = tiles.count() * elements;
         let all_biases = tiles.count() * tiles.stride;
@@ -120,18 +121,25 @@ impl Call<'_> {
             let [scores, dscores, log_sum_exp, delta, biases] = parts;
             self.transpose(&operands.key, keys.start, column, &tiles, keys_t);
             self.transpose(&operands.value, keys.start, column, &tiles, values_t);
-            self.load(&operands.key, &keys, column, 1.0, key_rows);
+            self.across(&operands.key, &keys, column, key_rows);
             self.fill_biases(sequence, &tiles, biases);
             dkeys.fill(0.0);
             dvalues.fill(0.0);
             for block in blocks(queries.len(), QUERIES) {
                 let rows = queries.start + block.start..queries.start + block.end;
                 let result_rows = first_output + block.start..first_output + block.end;
-                self.load(&operands.query, &rows, column, self.scale, block_q);
-                self.load(&operands.gradient, &result_rows, column, 1.0, block_do);
-                let results = operands.result.rows(&result_rows, column);
-                let delta = &mut delta[..block.len()];
-                row_dots(self.isa, results, operands.result.stride(), self.head_dim, block_do, padded, delta);
+                self.across(&operands.query, &rows, column, block_q);
+                self.across(&operands.gradient, &result_rows, column, block_do);
+                // What is not pairs is the same along rows and across.
+                let [queries_along, gradients_along] = match self.pairs {
+                    true => [(&operands.query, &rows), (&operands.gradient, &result_rows)]
+                        .map(|(matrix, rows)| self.along(matrix, rows, column, &mut [])),
+                    false => [&*block_q, &*block_do].map(|words| Left { words, stride: padded }),
+                };
+                let (results, gradients) = (&operands.result, &operands.gradient);
+                let (stride, delta) = (results.stride(), &mut delta[..block.len()]);
+                let (results, gradients) = (results.rows(&result_rows, column), gradients.rows(&result_rows, column));
+                row_dots(self.isa, results, gradients, stride, self.head_dim, delta);
                 let statistics = operands.log_sum_exp.rows(&result_rows, head);
                 let statistics = statistics.iter().step_by(operands.log_sum_exp.stride());
                 log_sum_exp.iter_mut().zip(statistics).take(block.len()).for_each(|(to, from)| *to = *from);
@@ -139,13 +147,20 @@ impl Call<'_> {
                 let visible = if self.causal { block.end } else { keys.len() };
                 for (index, tile) in tiles.iter().enumerate().take_while(|(_, tile)| tile.start < visible) {
                     let part = self.block(sequence, &block, &tiles, index, biases);
-                    let keys_from = tile.start * padded;
-                    self.multiply_scores(block_q, &keys_t[index * elements..], scores, &part);
-                    self.multiply_scores(block_do, &values_t[index * elements..], dscores, &part);
+                    let (words_from, keys_from) = (self.words(tile.start) * padded, tile.start * padded);
+                    self.multiply_scores(queries_along, &keys_t[index * elements..], scores, &part);
+                    self.multiply_scores(gradients_along, &values_t[index * elements..], dscores, &part);
                     softmax_backward(self.isa, &part, scores, dscores, log_sum_exp, delta);
-                    self.multiply_by_queries(scores, block_do, &mut dvalues[keys_from..], &part);
-                    self.multiply_by_queries(dscores, block_q, &mut dkeys[keys_from..], &part);
-                    self.multiply_by_keys(dscores, &key_rows[keys_from..], block_dq, &part, true);
+                    let (probabilities, gradients) = match self.pairs {
+                        true => {
+                            pair_across_rows(&part, scores, dscores);
+                            (&*scores, &scores[tiles.stride..])
+                        }
+                        false => (&*scores, &*dscores),
+                    };
+                    self.multiply_by_queries(probabilities, block_do, &mut dvalues[keys_from..], &part);
+                    self.multiply_by_queries(gradients, block_q, &mut dkeys[keys_from..], &part);
+                    self.multiply_by_keys(dscores, &key_rows[words_from..], block_dq, &part, true);
                 }
                 let rows = first_gradient + block.start..first_gradient + block.end;
                 // SAFETY: this task alone writes the columns of its head in the rows of its sequence.
@@ -153,24 +168,25 @@ impl Call<'_> {
             }
             // SAFETY: as above.
             unsafe {
-                self.store(dkeys, &operands.dkey, keys.clone(), column, &[1.0]);
+                self.store(dkeys, &operands.dkey, keys.clone(), column, &[self.scale]);
                 self.store(dvalues, &operands.dvalue, keys.clone(), column, &[1.0]);
             }
         });
     }
 
-    /// result += transposed scores · rows of queries.
+    /// result += transposed scores · rows of queries. Pairs of scores are those of two queries, two rows apart from the next.
     fn multiply_by_queries(&self, scores: &[f32], rows: &[f32], result: &mut [f32], block: &Block<'_>) {
         Multiply {
+            pairs: self.pairs,
             a: scores,
-            a_strides: (1, block.stride),
+            a_strides: (1, block.stride * if self.pairs { 2 } else { 1 }),
             b: rows,
             b_stride: self.padded(),
             c: result,
             c_stride: self.padded(),
             rows: block.keys,
             columns: self.head_dim,
-            depth: block.queries,
+            depth: self.words(block.queries),
             accumulate: true,
             limit: self.limit(Limit::DepthStart, block),
         }

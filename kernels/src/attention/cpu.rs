@@ -1,5 +1,8 @@
-//! CPU attention, what both passes share: one task per (sequence, head) pair copies its head's rows into contiguous f32
+//! CPU attention, what both passes share: one task per (sequence, head) pair copies its head's rows into contiguous
 //! scratch (keys transposed), then goes over blocks of queries and tiles of keys.
+//!
+//! What products read are words: f32, or where the processor multiplies them pairs of bf16 that are neighbours along the
+//! depth of the product, which is the head's dimension for scores, keys or queries for the others. Sums are f32 always.
 //!
 //! Everything a task touches more than once stays in the second-level cache for the usual lengths.
 
@@ -8,7 +11,7 @@ use super::pack::{load_rows, store_rows};
 use super::softmax::{Block, KeyMask, fill_bias};
 use super::tile::{Limit, Multiply, TILE_ROWS};
 use super::{Attention, Visibility};
-use crate::matmul::{Source, transpose};
+use crate::matmul::{self, pack_whole};
 use crate::simd::{Float, LANES};
 use engine::cpu::Isa;
 use engine::{DType, Element, Out, Result, Shared, View};
@@ -95,10 +98,20 @@ impl<T: Element> Rows<'_, T> {
     }
 }
 
+/// Rows whose words a product reads one by one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left<'a> {
+    pub words: &'a [f32],
+    /// Words from one row to the next.
+    pub stride: usize,
+}
+
 /// What all tasks of a call share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call<'a> {
     pub isa: Isa,
+    /// Words are pairs of bf16.
+    pub pairs: bool,
     pub head_dim: usize,
     pub causal: bool,
     pub scale: f32,
@@ -110,6 +123,10 @@ impl<'a> Call<'a> {
     pub fn new(op: &Attention, isa: Isa, geometry: &Geometry, inputs: &[View<'a>]) -> Result<Call<'a>> {
         Ok(Call {
             isa,
+            // Queries are read where they lie: with an even dimension no pair is half another head's.
+            pairs: isa == Isa::Avx512Bf16
+                && inputs[0].meta().dtype == DType::BF16
+                && geometry.head_dim.is_multiple_of(2),
             head_dim: geometry.head_dim,
             causal: op.visibility != Visibility::All,
             scale: 1.0 / (geometry.head_dim as f32).sqrt(),
@@ -117,15 +134,45 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// Elements of a scratch row of one head.
+    /// Words of a row of one head where products read whole vectors of it, and elements of one that they write.
     pub fn padded(&self) -> usize {
         self.head_dim.next_multiple_of(LANES)
     }
 
-    /// Copies a head's columns of `rows`, scaled.
-    pub fn load<T: Float>(&self, from: &Matrix<'_, T>, rows: &Range<usize>, column: usize, scale: f32, to: &mut [f32]) {
-        let to = &mut to[..rows.len() * self.padded()];
-        load_rows(self.isa, from.rows(rows, column), from.stride(), self.head_dim, scale, to, self.padded());
+    /// Words of a transposed tile.
+    pub fn transposed(&self, tiles: &Tiles) -> usize {
+        tiles.stride * self.words(self.head_dim)
+    }
+
+    /// Words of a depth of `count` elements.
+    pub fn words(&self, count: usize) -> usize {
+        matmul::words(count, self.pairs)
+    }
+
+    /// A head's columns of `rows` as words along rows: where they lie, or widened in `buffer`.
+    pub fn along<'b, T: Float>(
+        &self,
+        from: &Matrix<'b, T>,
+        rows: &Range<usize>,
+        column: usize,
+        buffer: &'b mut [f32],
+    ) -> Left<'b> {
+        if self.pairs || T::DTYPE == DType::F32 {
+            let (words, size) = (bytemuck::cast_slice(from.rows(rows, column)), size_of::<T>());
+            return Left { words, stride: from.stride() * size / size_of::<f32>() };
+        }
+        let buffer = &mut buffer[..rows.len() * self.padded()];
+        load_rows(self.isa, from.rows(rows, column), from.stride(), self.head_dim, buffer, self.padded());
+        Left { words: buffer, stride: self.padded() }
+    }
+
+    /// Copies a head's columns of `rows`: a row of words for each, or for each two.
+    pub fn across<T: Float>(&self, from: &Matrix<'_, T>, rows: &Range<usize>, column: usize, to: &mut [f32]) {
+        let to = &mut to[..self.words(rows.len()) * self.padded()];
+        match self.pairs {
+            true => self.pack(from, rows, column, false, self.padded(), to),
+            false => load_rows(self.isa, from.rows(rows, column), from.stride(), self.head_dim, to, self.padded()),
+        }
     }
 
     /// Transposes a head's columns of the rows from `first_row` on, tile by tile.
@@ -137,19 +184,35 @@ impl<'a> Call<'a> {
         tiles: &Tiles,
         to: &mut [f32],
     ) {
-        for (tile, to) in tiles.iter().zip(to.chunks_exact_mut(tiles.elements(self.head_dim))) {
-            let rows = first_row + tile.start..first_row + tile.end;
-            let (count, from_rows, to) = (rows.len(), from.rows(&rows, column), bytemuck::cast_slice_mut(to));
-            assert!(count > 0 && from_rows.len() >= (count - 1) * from.stride() + self.head_dim);
-            let source = Source {
-                pointer: from_rows.as_ptr().cast(),
-                stride: from.stride(),
-                is_bf16: T::DTYPE == DType::BF16,
-                k_contiguous: true,
-            };
-            // SAFETY: the rows are there; the instruction set is a queue's.
-            unsafe { transpose(self.isa, source, tiles.stride, count, self.head_dim, to) };
+        for (tile, to) in tiles.iter().zip(to.chunks_exact_mut(self.transposed(tiles))) {
+            self.pack(from, &(first_row + tile.start..first_row + tile.end), column, true, tiles.stride, to);
         }
+    }
+
+    /// A head's columns of `rows` as a panel of a product, `width` words wide, of which the depth is along rows or across.
+    fn pack<T: Float>(
+        &self,
+        from: &Matrix<'_, T>,
+        rows: &Range<usize>,
+        column: usize,
+        along: bool,
+        width: usize,
+        to: &mut [f32],
+    ) {
+        let (count, elements) = (rows.len(), from.rows(rows, column));
+        if count == 0 {
+            return;
+        }
+        assert!(elements.len() >= (count - 1) * from.stride() + self.head_dim);
+        let source = matmul::Source {
+            pointer: elements.as_ptr().cast(),
+            stride: from.stride(),
+            is_bf16: T::DTYPE == DType::BF16,
+            k_contiguous: along,
+        };
+        let (rows, depth) = if along { (count, self.head_dim) } else { (self.head_dim, count) };
+        // SAFETY: the elements are there; the instruction set is a queue's.
+        unsafe { pack_whole(self.isa, source, self.pairs, width, rows, depth, bytemuck::cast_slice_mut(to)) };
     }
 
     /// Writes scratch rows to a head's columns of `rows`, each times its scale, or all times the only one.
@@ -204,22 +267,24 @@ impl<'a> Call<'a> {
             keys: keys.len(),
             stride: tiles.stride,
             causal: self.causal,
+            scale: self.scale,
             key_mask: bits.map(|bits| KeyMask { bits: &bits[keys], bias }),
         }
     }
 
     /// scores = rows · transposed tile.
-    pub fn multiply_scores(&self, rows: &[f32], transposed: &[f32], scores: &mut [f32], block: &Block<'_>) {
+    pub fn multiply_scores(&self, rows: Left<'_>, transposed: &[f32], scores: &mut [f32], block: &Block<'_>) {
         Multiply {
-            a: rows,
-            a_strides: (self.padded(), 1),
+            pairs: self.pairs,
+            a: rows.words,
+            a_strides: (rows.stride, 1),
             b: transposed,
             b_stride: block.stride,
             c: scores,
             c_stride: block.stride,
             rows: block.queries,
             columns: block.keys,
-            depth: self.head_dim,
+            depth: self.words(self.head_dim),
             accumulate: false,
             limit: self.limit(Limit::Columns, block),
         }
@@ -236,6 +301,7 @@ impl<'a> Call<'a> {
         accumulate: bool,
     ) {
         Multiply {
+            pairs: self.pairs,
             a: scores,
             a_strides: (block.stride, 1),
             b: rows,
@@ -244,7 +310,7 @@ impl<'a> Call<'a> {
             c_stride: self.padded(),
             rows: block.queries,
             columns: self.head_dim,
-            depth: block.keys,
+            depth: self.words(block.keys),
             accumulate,
             limit: self.limit(Limit::DepthEnd, block),
         }
@@ -264,7 +330,8 @@ pub(super) struct Tiles {
 impl Tiles {
     pub fn new(keys: usize) -> Tiles {
         let count = keys.div_ceil(TILE_KEYS).max(1);
-        let length = keys.div_ceil(count).max(1);
+        // Several tiles begin at whole vectors, so that no pair of keys is divided.
+        let length = if count == 1 { keys.max(1) } else { keys.div_ceil(count).next_multiple_of(LANES) };
         // An odd number of cache lines keeps the rows of a panel from falling into the same sets.
         let lines = length.div_ceil(LANES);
         let stride = LANES * if lines > 4 { lines | 1 } else { lines };
@@ -284,10 +351,6 @@ impl Tiles {
         (0..self.count()).map(|index| self.keys(index))
     }
 
-    /// Elements of a transposed tile.
-    pub fn elements(&self, head_dim: usize) -> usize {
-        self.stride * head_dim
-    }
 }
 
 /// Splits `count` queries into blocks of nearly equal length, at most `largest`, each a multiple of a register tile.

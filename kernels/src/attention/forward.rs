@@ -3,6 +3,7 @@
 use super::cpu::{Call, Matrix, Target, Tiles, blocks};
 use super::geometry::{Columns, Geometry};
 use super::scratch::with_scratch;
+use super::pairs::pair_along_rows;
 use super::softmax::{Running, online_softmax};
 use super::tile::TILE_ROWS;
 use super::Attention;
@@ -60,11 +61,11 @@ impl Call<'_> {
         let first_output = self.sequences.outputs(sequence).start;
         let column = head * self.head_dim;
         let (padded, tiles) = (self.padded(), Tiles::new(keys.len()));
-        let elements = tiles.elements(self.head_dim);
+        let elements = self.transposed(&tiles);
         let block_rows = queries.len().min(QUERIES);
         let sizes = [
             tiles.count() * elements,
-            keys.len() * padded,
+            self.words(keys.len()) * padded,
             block_rows * padded,
             block_rows * padded,
             block_rows * tiles.stride,
@@ -74,11 +75,11 @@ impl Call<'_> {
         ];
         with_scratch(sizes, |[keys_t, values, block_q, block_o, scores, largest, total, biases]| {
             self.transpose(&operands.key, keys.start, column, &tiles, keys_t);
-            self.load(&operands.value, &keys, column, 1.0, values);
+            self.across(&operands.value, &keys, column, values);
             self.fill_biases(sequence, &tiles, biases);
             for block in blocks(queries.len(), QUERIES) {
                 let rows = queries.start + block.start..queries.start + block.end;
-                self.load(&operands.query, &rows, column, self.scale, block_q);
+                let queries = self.along(&operands.query, &rows, column, block_q);
                 let visible = if self.causal { block.end } else { keys.len() };
                 if keys.is_empty() {
                     largest.fill(f32::NEG_INFINITY);
@@ -87,16 +88,19 @@ impl Call<'_> {
                 for (index, tile) in tiles.iter().enumerate().take_while(|(_, tile)| tile.start < visible) {
                     let first = index == 0;
                     let part = self.block(sequence, &block, &tiles, index, biases);
-                    self.multiply_scores(block_q, &keys_t[index * elements..], scores, &part);
+                    self.multiply_scores(queries, &keys_t[index * elements..], scores, &part);
                     let mut running = Running { largest, total, values: block_o, columns: padded, first };
                     online_softmax(self.isa, &part, scores, &mut running);
-                    self.multiply_by_keys(scores, &values[tile.start * padded..], block_o, &part, !first);
+                    if self.pairs {
+                        pair_along_rows(&part, scores);
+                    }
+                    self.multiply_by_keys(scores, &values[self.words(tile.start) * padded..], block_o, &part, !first);
                 }
                 for (index, row) in (first_output + block.start..first_output + block.end).enumerate() {
                     let seen = largest[index] > f32::NEG_INFINITY;
                     // SAFETY: this task alone writes the statistics of its rows and head.
                     let statistic = unsafe { operands.log_sum_exp.part(row, head, 1) };
-                    let value = if seen { largest[index] + total[index].ln() } else { 0.0 };
+                    let value = if seen { largest[index] * self.scale + total[index].ln() } else { 0.0 };
                     statistic[0] = if operands.log_sum_exp.accumulate { statistic[0] + value } else { value };
                     total[index] = if seen { 1.0 / total[index] } else { 0.0 };
                 }

@@ -13,6 +13,7 @@ mod decode;
 mod forward;
 mod geometry;
 mod pack;
+mod pairs;
 mod reference;
 mod scratch;
 mod softmax;

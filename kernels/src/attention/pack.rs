@@ -7,19 +7,19 @@ use crate::simd::{Float, LANES, fold};
 use crate::vectorized;
 
 vectorized! {
-    /// Copies rows of `columns` elements, `stride` apart, times `scale`, into rows of `to_stride`.
-    pub(super) fn load_rows<T: Float>(from: &[T], stride: usize, columns: usize, scale: f32, to: &mut [f32], to_stride: usize) {
+    /// Copies rows of `columns` elements, `stride` apart, into rows of `to_stride`.
+    pub(super) fn load_rows<T: Float>(from: &[T], stride: usize, columns: usize, to: &mut [f32], to_stride: usize) {
         for (from, to) in from.chunks(stride).zip(to.chunks_exact_mut(to_stride)) {
             let (from, from_rest) = from[..columns].as_chunks::<LANES>();
             let (to, to_rest) = to.as_chunks_mut::<LANES>().0.split_at_mut(from.len());
             for (to, from) in to.iter_mut().zip(from) {
                 for (to, &from) in to.iter_mut().zip(from) {
-                    *to = from.widen() * scale;
+                    *to = from.widen();
                 }
             }
             if let Some(to) = to_rest.first_mut() {
                 *to = [0.0; LANES];
-                to.iter_mut().zip(from_rest).for_each(|(to, &from)| *to = from.widen() * scale);
+                to.iter_mut().zip(from_rest).for_each(|(to, &from)| *to = from.widen());
             }
         }
     }
@@ -34,23 +34,19 @@ vectorized! {
         }
     }
 
-    /// The dot product of each row of the result, `stride` apart, with its gradient in scratch.
-    pub(super) fn row_dots<T: Float>(result: &[T], stride: usize, columns: usize, gradient: &[f32], gradient_stride: usize, dots: &mut [f32]) {
-        for ((result, gradient), dot) in result.chunks(stride).zip(gradient.chunks_exact(gradient_stride)).zip(dots) {
+    /// The dot product of each row of the result with its gradient; rows of both are `stride` apart.
+    pub(super) fn row_dots<T: Float>(result: &[T], gradient: &[T], stride: usize, columns: usize, dots: &mut [f32]) {
+        for ((result, gradient), dot) in result.chunks(stride).zip(gradient.chunks(stride)).zip(dots) {
+            let (result, result_rest) = result[..columns].as_chunks::<LANES>();
+            let (gradient, gradient_rest) = gradient[..columns].as_chunks::<LANES>();
             let mut sums = [0.0f32; LANES];
-            for (result, gradient) in result[..columns].chunks(LANES).zip(gradient.as_chunks::<LANES>().0) {
-                match result.as_array::<LANES>() {
-                    Some(result) => {
-                        for lane in 0..LANES {
-                            sums[lane] = L::fma(result[lane].widen(), gradient[lane], sums[lane]);
-                        }
-                    }
-                    None => {
-                        for (lane, result) in result.iter().enumerate() {
-                            sums[lane] = L::fma(result.widen(), gradient[lane], sums[lane]);
-                        }
-                    }
+            for (result, gradient) in result.iter().zip(gradient) {
+                for lane in 0..LANES {
+                    sums[lane] = L::fma(result[lane].widen(), gradient[lane].widen(), sums[lane]);
                 }
+            }
+            for ((result, gradient), sum) in result_rest.iter().zip(gradient_rest).zip(&mut sums) {
+                *sum = L::fma(result.widen(), gradient.widen(), *sum);
             }
             *dot = fold(sums);
         }

@@ -2,8 +2,9 @@
 
 use super::tile::{TILE_ROWS, reach};
 use super::{SEEN_BY_ITSELF, SEEN_LATER};
-use crate::simd::{LANES, Level, fold};
-use crate::vectorized;
+use crate::simd::LANES;
+use crate::simd::registers::{self, Kernel, Lanes, exp};
+use engine::cpu::Isa;
 
 /// A block of scores: queries `first_query ..` against the keys `first_key ..` of a tile, both counted in their
 /// sequence.
@@ -16,6 +17,8 @@ pub(super) struct Block<'a> {
     /// Elements between rows of the block.
     pub stride: usize,
     pub causal: bool,
+    /// What scores are multiplied by, positive.
+    pub scale: f32,
     pub key_mask: Option<KeyMask<'a>>,
 }
 
@@ -31,7 +34,7 @@ impl Block<'_> {
     }
 
     /// Elements of the row that must be defined: the products' register tiles read a few keys past the diagonal.
-    fn extent(&self, query: usize) -> usize {
+    pub fn extent(&self, query: usize) -> usize {
         let needed = match self.causal {
             true => reach(self.shift(), query / TILE_ROWS * TILE_ROWS + 2 * TILE_ROWS).min(self.keys),
             false => self.keys,
@@ -39,7 +42,7 @@ impl Block<'_> {
         needed.next_multiple_of(LANES)
     }
 
-    /// Puts minus infinity where `query` sees nothing. `row` holds its defined scores.
+    /// Puts minus infinity where key bits hide a key from `query`. `row` holds its defined scores.
     #[inline(always)]
     fn mask(&self, query: usize, row: &mut [f32]) {
         let visible = self.visible(query);
@@ -51,7 +54,6 @@ impl Block<'_> {
                 row[own] = if mask.bits[own] & SEEN_BY_ITSELF != 0 { itself } else { f32::NEG_INFINITY };
             }
         }
-        row[visible..].fill(f32::NEG_INFINITY);
     }
 }
 
@@ -69,31 +71,10 @@ pub(super) fn fill_bias(bits: &[u8], bias: &mut [f32]) {
     bias.iter_mut().zip(values.chain(std::iter::repeat(0.0))).for_each(|(bias, value)| *bias = value);
 }
 
-/// e^x within 2 ulp for x up to 80; 0 below -87.33. As `simd::math::exp`, less what scores above their largest need.
-#[inline(always)]
-fn exp<L: Level>(x: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, kept in the low mantissa bits
-    let bounded = if x < -87.33 { -87.33 } else { x };
-    let shifted = L::fma(bounded, std::f32::consts::LOG2_E, SHIFT);
-    let n = shifted - SHIFT;
-    // ln 2 in two parts; n has at most 8 bits, so n times the first part is exact.
-    let r = L::fma(n, -0.693_145_75, bounded);
-    let r = L::fma(n, -1.428_606_8e-6, r);
-    let p = L::fma(r, 1.0 / 5040.0, 1.0 / 720.0);
-    let p = L::fma(p, r, 1.0 / 120.0);
-    let p = L::fma(p, r, 1.0 / 24.0);
-    let p = L::fma(p, r, 1.0 / 6.0);
-    let p = L::fma(p, r, 0.5);
-    let p = L::fma(p, r, 1.0);
-    let p = L::fma(p, r, 1.0);
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
-    if x < -87.33 { 0.0 } else { p * power }
-}
-
 /// What the online softmax knows of each query so far.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
-    /// Largest score.
+    /// Largest score, not scaled.
     pub largest: &'a mut [f32],
     /// Sum of the exponentials of the scores, less the largest.
     pub total: &'a mut [f32],
@@ -105,81 +86,138 @@ pub(super) struct Running<'a> {
     pub first: bool,
 }
 
-vectorized! {
-    /// Turns scores into exp(score - largest so far), keeps the running sum, and rescales what was accumulated before.
-    pub(super) fn online_softmax(block: &Block<'_>, scores: &mut [f32], running: &mut Running<'_>) {
-        for query in 0..block.queries {
-            let extent = block.extent(query);
-            if extent == 0 {
-                continue;
-            }
-            let row = &mut scores[query * block.stride..][..extent];
-            block.mask(query, row);
-            let row = row.as_chunks_mut::<LANES>().0;
-            let mut peak = [f32::NEG_INFINITY; LANES];
-            for chunk in row.iter() {
-                for (peak, &score) in peak.iter_mut().zip(chunk) {
-                    *peak = if score > *peak { score } else { *peak };
-                }
-            }
-            let mut largest = largest_of(peak);
-            let before = if running.first { f32::NEG_INFINITY } else { running.largest[query] };
-            largest = if before > largest { before } else { largest };
-            // A row that has seen nothing yet keeps minus infinity; any finite shift makes its terms 0.
-            let shift = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
-            let mut sums = [0.0f32; LANES];
-            for chunk in row {
-                for (sum, score) in sums.iter_mut().zip(chunk) {
-                    *score = exp::<L>(*score - shift);
-                    *sum += *score;
-                }
-            }
-            let mut total = fold(sums);
-            if !running.first {
-                let factor = exp::<L>(before - shift);
-                total += running.total[query] * factor;
-                running.values[query * running.columns..][..running.columns].iter_mut().for_each(|value| *value *= factor);
-            }
-            running.largest[query] = largest;
-            running.total[query] = total;
-        }
-    }
+/// Turns scores into exp(scale (score - largest so far)), keeps the running sum, and rescales what was accumulated before.
+pub(super) fn online_softmax(isa: Isa, block: &Block<'_>, scores: &mut [f32], running: &mut Running<'_>) {
+    // SAFETY: the instruction set is a queue's.
+    unsafe { registers::run(isa, Online { block, scores, running }) };
+}
 
-    /// Turns scores into probabilities and their gradients into score gradients: p = exp(score - log-sum-exp),
-    /// dscore = p (dp - delta).
-    pub(super) fn softmax_backward(block: &Block<'_>, scores: &mut [f32], gradients: &mut [f32], log_sum_exp: &[f32], delta: &[f32]) {
+/// Turns scores into probabilities and their gradients into those of scaled scores: p = exp(scale score - log-sum-exp),
+/// p (dp - delta).
+pub(super) fn softmax_backward(
+    isa: Isa,
+    block: &Block<'_>,
+    scores: &mut [f32],
+    gradients: &mut [f32],
+    log_sum_exp: &[f32],
+    delta: &[f32],
+) {
+    // SAFETY: the instruction set is a queue's.
+    unsafe { registers::run(isa, Backward { block, scores, gradients, log_sum_exp, delta }) };
+}
+
+struct Online<'a, 'b> {
+    block: &'a Block<'a>,
+    scores: &'a mut [f32],
+    running: &'a mut Running<'b>,
+}
+
+impl Kernel for Online<'_, '_> {
+    #[inline(always)]
+    unsafe fn run<R: Lanes>(self) {
+        let Online { block, scores, running } = self;
+        // The largest scores of all rows first: the sums of a row need not wait for its own.
         for query in 0..block.queries {
-            let extent = block.extent(query);
-            if extent == 0 {
-                continue;
-            }
-            let row = &mut scores[query * block.stride..][..extent];
-            let gradient = &mut gradients[query * block.stride..][..extent];
+            let row = &mut scores[query * block.stride..][..block.extent(query)];
             block.mask(query, row);
-            // The products leave gradients past the diagonal undefined, and 0 times NaN is NaN.
-            gradient[block.visible(query)..].fill(0.0);
-            let (log_sum_exp, delta) = (log_sum_exp[query], delta[query]);
-            for (scores, gradients) in row.as_chunks_mut::<LANES>().0.iter_mut().zip(gradient.as_chunks_mut::<LANES>().0) {
-                for (score, gradient) in scores.iter_mut().zip(gradients) {
-                    let probability = exp::<L>(*score - log_sum_exp);
-                    *score = probability;
-                    *gradient = probability * (*gradient - delta);
+            let visible = block.visible(query);
+            // SAFETY: whole vectors of the row.
+            let largest = unsafe {
+                let hidden = R::splat(f32::NEG_INFINITY);
+                let mut peak = hidden;
+                for at in (0..row.len()).step_by(R::COUNT) {
+                    let pointer = row.as_mut_ptr().add(at);
+                    let mut values = R::load(pointer);
+                    if at + R::COUNT > visible {
+                        values = values.first(visible.saturating_sub(at), hidden);
+                        values.store(pointer);
+                    }
+                    peak = values.max(peak);
                 }
+                peak.largest()
+            };
+            if running.first {
+                running.largest[query] = largest;
+            } else if !row.is_empty() {
+                let before = running.largest[query];
+                let largest = if before > largest { before } else { largest };
+                // SAFETY: rows of whole vectors.
+                let factor = unsafe {
+                    let shift = R::splat(shift(largest, block.scale));
+                    let factor = exp(R::splat(before).multiply_add(R::splat(block.scale), shift));
+                    let values = &mut running.values[query * running.columns..][..running.columns];
+                    for at in (0..values.len()).step_by(R::COUNT) {
+                        let pointer = values.as_mut_ptr().add(at);
+                        R::load(pointer).multiply(factor).store(pointer);
+                    }
+                    factor.largest()
+                };
+                running.total[query] *= factor;
+                running.largest[query] = largest;
             }
+        }
+        let scale = block.scale;
+        for query in 0..block.queries {
+            let row = &mut scores[query * block.stride..][..block.extent(query)];
+            // SAFETY: whole vectors of the row.
+            let total = unsafe {
+                let (scale, shift) = (R::splat(scale), R::splat(shift(running.largest[query], scale)));
+                let mut sums = R::splat(0.0);
+                for at in (0..row.len()).step_by(R::COUNT) {
+                    let pointer = row.as_mut_ptr().add(at);
+                    let values = exp(R::load(pointer).multiply_add(scale, shift));
+                    values.store(pointer);
+                    sums = sums.add(values);
+                }
+                sums.total()
+            };
+            running.total[query] = if running.first { total } else { running.total[query] + total };
         }
     }
 }
 
-/// The largest lane.
+/// What is added to scaled scores so that the largest becomes 0. A row that has seen nothing yet has minus infinity; any finite
+/// shift makes its terms 0.
 #[inline(always)]
-fn largest_of(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            let other = lanes[lane + width];
-            lanes[lane] = if other > lanes[lane] { other } else { lanes[lane] };
+fn shift(largest: f32, scale: f32) -> f32 {
+    if largest == f32::NEG_INFINITY { 0.0 } else { -largest * scale }
+}
+
+struct Backward<'a> {
+    block: &'a Block<'a>,
+    scores: &'a mut [f32],
+    gradients: &'a mut [f32],
+    log_sum_exp: &'a [f32],
+    delta: &'a [f32],
+}
+
+impl Kernel for Backward<'_> {
+    #[inline(always)]
+    unsafe fn run<R: Lanes>(self) {
+        let Backward { block, scores, gradients, log_sum_exp, delta } = self;
+        for query in 0..block.queries {
+            let extent = block.extent(query);
+            let row = &mut scores[query * block.stride..][..extent];
+            let gradient = &mut gradients[query * block.stride..][..extent];
+            block.mask(query, row);
+            let visible = block.visible(query);
+            // SAFETY: whole vectors of both rows.
+            unsafe {
+                let (scale, shift) = (R::splat(block.scale), R::splat(-log_sum_exp[query]));
+                let delta = R::splat(-delta[query]);
+                for at in (0..extent).step_by(R::COUNT) {
+                    let (score, gradient) = (row.as_mut_ptr().add(at), gradient.as_mut_ptr().add(at));
+                    let mut p = exp(R::load(score).multiply_add(scale, shift));
+                    let mut d = p.multiply(R::load(gradient).add(delta));
+                    // The products leave both undefined past the diagonal, and 0 times NaN is NaN.
+                    if at + R::COUNT > visible {
+                        let zero = R::splat(0.0);
+                        (p, d) = (p.first(visible.saturating_sub(at), zero), d.first(visible.saturating_sub(at), zero));
+                    }
+                    p.store(score);
+                    d.store(gradient);
+                }
+            }
         }
-        width /= 2;
     }
-    lanes[0]
 }

@@ -1,12 +1,14 @@
 //! Products of small matrices that sit in cache: C (+)= A · B without packing, by register tiles of up to 6 rows and
 //! 4 vectors. A is read by broadcast with any strides, so the same code serves A and Aᵀ.
+//!
+//! A and B hold words of 32 bits: an f32, or the bits of two bf16 that are neighbours along the depth.
 
 use crate::simd::LANES;
-use crate::simd::registers::{self, Kernel, Registers};
+use crate::simd::registers::{self, Kernel, Lanes, Products, Registers};
 use engine::cpu::Isa;
 use std::ops::Range;
 
-/// Rows of a register tile.
+/// Rows of a register tile; even, so that pairs of rows do not fall apart.
 pub(super) const TILE_ROWS: usize = 6;
 
 /// What a causal mask leaves to compute. The number is the index of the first query minus that of the first key, both
@@ -28,13 +30,15 @@ pub(super) fn reach(shift: isize, index: usize) -> usize {
     (index as isize + shift).max(0) as usize
 }
 
-/// C `[rows, columns]` = or += A `[rows, depth]` · B `[depth, columns]`.
+/// C `[rows, columns]` = or += A `[rows, depth]` · B `[depth, columns]`, where `depth` counts words and C is f32.
 ///
 /// Columns are computed in whole vectors: B and C have rows of a multiple of [`LANES`] elements.
 #[derive(Debug)]
 pub(super) struct Multiply<'a> {
+    /// Words are pairs of bf16, of [`Isa::Avx512Bf16`].
+    pub pairs: bool,
     pub a: &'a [f32],
-    /// Elements between rows of A and between steps of its depth.
+    /// Words between rows of A and between steps of its depth.
     pub a_strides: (usize, usize),
     pub b: &'a [f32],
     pub b_stride: usize,
@@ -48,6 +52,14 @@ pub(super) struct Multiply<'a> {
 }
 
 impl Kernel for &mut Multiply<'_> {
+    #[inline(always)]
+    unsafe fn run<R: Lanes>(self) {
+        // SAFETY: the caller's.
+        unsafe { self.tiles::<R>() }
+    }
+}
+
+impl Products for &mut Multiply<'_> {
     #[inline(always)]
     unsafe fn run<R: Registers>(self) {
         // SAFETY: the caller's.
@@ -69,6 +81,12 @@ impl Multiply<'_> {
             assert!(self.a.len() > last(self.rows) * self.a_strides.0 + last(self.depth) * self.a_strides.1);
             assert!(self.b.len() >= last(self.depth) * self.b_stride + width);
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.pairs {
+            assert_eq!(isa, Isa::Avx512Bf16, "pairs of bf16 need its instruction");
+            // SAFETY: as below.
+            return unsafe { registers::run_pairs(self) };
+        }
         // SAFETY: the path is available; sizes are checked above.
         unsafe { registers::run(isa, self) };
     }
@@ -77,6 +95,7 @@ impl Multiply<'_> {
     unsafe fn tiles<R: Registers>(&mut self) {
         let vectors = self.columns.div_ceil(R::COUNT);
         let panels = vectors.div_ceil(R::TILE_VECTORS);
+        let word = if self.pairs { 2 } else { 1 };
         // Panels of nearly equal width: 5 vectors are 3 and 2, not 4 and 1.
         for panel in 0..panels {
             let first = panel * vectors / panels;
@@ -87,8 +106,8 @@ impl Multiply<'_> {
                 match self.limit {
                     Limit::None => {}
                     Limit::Columns(shift) => end = end.min(reach(shift, row + count).div_ceil(R::COUNT)),
-                    Limit::DepthEnd(shift) => depth.end = depth.end.min(reach(shift, row + count)),
-                    Limit::DepthStart(shift) => depth.start = reach(-shift, row).min(depth.end),
+                    Limit::DepthEnd(shift) => depth.end = depth.end.min(reach(shift, row + count).div_ceil(word)),
+                    Limit::DepthStart(shift) => depth.start = (reach(-shift, row) / word).min(depth.end),
                 }
                 if first < end && (!depth.is_empty() || !self.accumulate) {
                     // SAFETY: the caller's matrices hold these rows, columns and depth.

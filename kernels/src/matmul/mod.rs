@@ -21,7 +21,7 @@ pub(crate) use cpu::{Operand, multiply, multiply_here};
 pub(crate) use cuda::Matrix;
 pub use epilogue::Activation;
 pub use gemm::panel_bytes;
-pub(crate) use pack::{Source, transpose};
+pub(crate) use pack::{Source, pack_whole, words};
 
 use crate::activation::{Activate, ActivationBackward};
 use crate::elementwise::{cast, pass_gradient};

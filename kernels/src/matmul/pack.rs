@@ -71,14 +71,22 @@ pub(crate) unsafe fn pack_panels(
     }
 }
 
-/// `out[k][r] = source[r][k]` in f32, `width` words for each of `depth` k: zeros past the `rows` rows, of which there is one at
-/// least.
+/// All of a small operand as one panel: `width` words for each of `words(depth)`, zeros past the `rows` rows, of which there is
+/// one at least.
 ///
 /// # Safety
-/// The source covers the rows and k, and runs along k; `isa` is available.
-pub(crate) unsafe fn transpose(isa: Isa, source: Source, width: usize, rows: usize, depth: usize, out: &mut [u32]) {
+/// The source covers the rows and k; `isa` is available.
+pub(crate) unsafe fn pack_whole(
+    isa: Isa,
+    source: Source,
+    pairs: bool,
+    width: usize,
+    rows: usize,
+    depth: usize,
+    out: &mut [u32],
+) {
     // SAFETY: the caller's.
-    unsafe { pack_panel(isa, source, false, width, (0, rows), (0, depth), out) }
+    unsafe { pack_panel(isa, source, pairs, width, (0, rows), (0, depth), out) }
 }
 
 /// Asks for the cache lines of some columns of rows of memory.

@@ -4,7 +4,7 @@
 use super::epilogue::finish;
 use super::gemm::{Gemm, Place};
 use super::pack::fetch;
-use crate::simd::registers::{self, Kernel, Registers, Stored};
+use crate::simd::registers::{self, Kernel, Lanes, Registers, Stored};
 use crate::simd::{LANES, fold, prefetch};
 use engine::CpuQueue;
 use half::bf16;
@@ -56,7 +56,7 @@ struct Columns<'a, T> {
 
 impl<T: Stored> Kernel for Columns<'_, T> {
     #[inline(always)]
-    unsafe fn run<R: Registers>(self) {
+    unsafe fn run<R: Lanes>(self) {
         // SAFETY: the caller's.
         unsafe { columns::<R, T>(self.work, self.place, self.tile) }
     }

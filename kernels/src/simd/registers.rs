@@ -24,10 +24,61 @@ pub(crate) trait Registers: Copy {
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
 }
 
+/// What passes over rows do besides.
+///
+/// # Safety
+/// As [`Registers`].
+pub(crate) trait Lanes: Registers {
+    unsafe fn multiply(self, other: Self) -> Self;
+    /// The larger of each lane; `other` where one is NaN.
+    unsafe fn max(self, other: Self) -> Self;
+    /// The first `count` lanes, then those of `other`.
+    unsafe fn first(self, count: usize, other: Self) -> Self;
+    /// Zero where `x` is less than `bound`.
+    unsafe fn unless_below(self, x: Self, bound: Self) -> Self;
+    /// Two to the power of the integer whose two's complement ends the bits of each lane: at least -126, at most 127.
+    unsafe fn power_of_two(self) -> Self;
+    /// The largest lane, of lanes that are no NaN.
+    unsafe fn largest(self) -> f32;
+    /// The sum of the lanes.
+    unsafe fn total(self) -> f32;
+}
+
+/// e^x within 2 ulp for x up to 80; 0 below -87.33.
+///
+/// # Safety
+/// The CPU has the instruction set.
+#[inline(always)]
+pub(crate) unsafe fn exp<R: Lanes>(x: R) -> R {
+    // SAFETY: the caller's.
+    unsafe {
+        // 1.5 * 2^23: adding it rounds to an integer, kept in the low mantissa bits.
+        let (shift, bound) = (R::splat(12_582_912.0), R::splat(-87.33));
+        let bounded = bound.max(x);
+        let shifted = bounded.multiply_add(R::splat(std::f32::consts::LOG2_E), shift);
+        let n = shifted.add(R::splat(-12_582_912.0));
+        // ln 2 in two parts; n has at most 8 bits, so n times the first part is exact.
+        let r = n.multiply_add(R::splat(-0.693_145_75), bounded);
+        let r = n.multiply_add(R::splat(-1.428_606_8e-6), r);
+        let mut p = R::splat(1.0 / 5040.0);
+        for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            p = p.multiply_add(r, R::splat(coefficient));
+        }
+        p.multiply(shifted.power_of_two()).unless_below(x, bound)
+    }
+}
+
 /// What is done with the vectors of an instruction set that is chosen at run time. `run` and what it calls are to be inlined.
 pub(crate) trait Kernel {
     /// # Safety
     /// The CPU has the instruction set of these vectors, and what the kernel asks for.
+    unsafe fn run<R: Lanes>(self);
+}
+
+/// What is done with pairs of bf16, which only products read. As [`Kernel`].
+pub(crate) trait Products {
+    /// # Safety
+    /// As [`Kernel::run`].
     unsafe fn run<R: Registers>(self);
 }
 
@@ -60,6 +111,17 @@ pub(crate) unsafe fn run(isa: Isa, kernel: impl Kernel) {
     let _ = isa;
     // SAFETY: the caller's.
     unsafe { kernel.run::<Plain>() }
+}
+
+/// Runs a kernel whose factors are pairs of bf16.
+///
+/// # Safety
+/// The CPU has [`Isa::Avx512Bf16`], and what the kernel asks for.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+pub(crate) unsafe fn run_pairs(kernel: impl Products) {
+    // SAFETY: the caller's.
+    unsafe { kernel.run::<x86::Pairs>() }
 }
 
 /// What vectors are loaded from.
@@ -124,9 +186,40 @@ impl Registers for Plain {
     }
 }
 
+impl Lanes for Plain {
+    #[inline(always)]
+    unsafe fn multiply(self, other: Plain) -> Plain {
+        std::array::from_fn(|lane| self[lane] * other[lane])
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Plain) -> Plain {
+        std::array::from_fn(|lane| if self[lane] > other[lane] { self[lane] } else { other[lane] })
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize, other: Plain) -> Plain {
+        std::array::from_fn(|lane| if lane < count { self[lane] } else { other[lane] })
+    }
+    #[inline(always)]
+    unsafe fn unless_below(self, x: Plain, bound: Plain) -> Plain {
+        std::array::from_fn(|lane| if x[lane] < bound[lane] { 0.0 } else { self[lane] })
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Plain {
+        self.map(|value| f32::from_bits((value.to_bits() << 23).wrapping_add(127 << 23)))
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        self.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        (self[0] + self[2]) + (self[1] + self[3])
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Registers;
+    use super::{Lanes, Registers};
     use half::bf16;
     use std::arch::x86_64::*;
 
@@ -184,6 +277,144 @@ mod x86 {
     unsafe fn widen_8(from: *const bf16) -> __m256 {
         // SAFETY: the caller's.
         unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))) }
+    }
+
+    impl Lanes for __m512 {
+        #[inline(always)]
+        unsafe fn multiply(self, other: __m512) -> __m512 {
+            // SAFETY: the instruction set is the caller's promise, as in all of these.
+            unsafe { _mm512_mul_ps(self, other) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, other: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_max_ps(self, other) }
+        }
+        #[inline(always)]
+        unsafe fn first(self, count: usize, other: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_mask_blend_ps(((1u32 << count.min(16)) - 1) as __mmask16, other, self) }
+        }
+        #[inline(always)]
+        unsafe fn unless_below(self, x: __m512, bound: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, bound), self) }
+        }
+        #[inline(always)]
+        unsafe fn power_of_two(self) -> __m512 {
+            // SAFETY: as above.
+            unsafe {
+                let shifted = _mm512_slli_epi32::<23>(_mm512_castps_si512(self));
+                _mm512_castsi512_ps(_mm512_add_epi32(shifted, _mm512_set1_epi32(127 << 23)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn largest(self) -> f32 {
+            // SAFETY: as above.
+            unsafe { _mm512_extractf32x8_ps::<1>(self).max(_mm512_castps512_ps256(self)).largest() }
+        }
+        #[inline(always)]
+        unsafe fn total(self) -> f32 {
+            // SAFETY: as above.
+            unsafe { _mm512_castps512_ps256(self).add(_mm512_extractf32x8_ps::<1>(self)).total() }
+        }
+    }
+
+    impl Lanes for __m256 {
+        #[inline(always)]
+        unsafe fn multiply(self, other: __m256) -> __m256 {
+            // SAFETY: the instruction set is the caller's promise, as in all of these.
+            unsafe { _mm256_mul_ps(self, other) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, other: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_max_ps(self, other) }
+        }
+        #[inline(always)]
+        unsafe fn first(self, count: usize, other: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe {
+                let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                let kept = _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lanes);
+                _mm256_blendv_ps(other, self, _mm256_castsi256_ps(kept))
+            }
+        }
+        #[inline(always)]
+        unsafe fn unless_below(self, x: __m256, bound: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x, bound), self) }
+        }
+        #[inline(always)]
+        unsafe fn power_of_two(self) -> __m256 {
+            // SAFETY: as above.
+            unsafe {
+                let shifted = _mm256_slli_epi32::<23>(_mm256_castps_si256(self));
+                _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(127 << 23)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn largest(self) -> f32 {
+            // SAFETY: as above.
+            unsafe {
+                let halves = _mm_max_ps(_mm256_extractf128_ps::<1>(self), _mm256_castps256_ps128(self));
+                let pairs = _mm_max_ps(_mm_movehl_ps(halves, halves), halves);
+                let one = _mm_max_ss(_mm_movehdup_ps(pairs), pairs);
+                _mm_cvtss_f32(one)
+            }
+        }
+        #[inline(always)]
+        unsafe fn total(self) -> f32 {
+            // SAFETY: as above.
+            unsafe {
+                let halves = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
+                let pairs = _mm_add_ps(halves, _mm_movehl_ps(halves, halves));
+                _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehdup_ps(pairs)))
+            }
+        }
+    }
+
+    /// Sums in f32 of products of pairs: what is loaded and splatted as a factor are the bits of two bf16 of a pair.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Pairs(__m512);
+
+    impl Registers for Pairs {
+        const COUNT: usize = __m512::COUNT;
+        const TILE_VECTORS: usize = __m512::TILE_VECTORS;
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Pairs {
+            // SAFETY: the caller's, as in all of these.
+            Pairs(unsafe { __m512::splat(value) })
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Pairs {
+            // SAFETY: as above.
+            Pairs(unsafe { __m512::load(from) })
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Pairs {
+            // SAFETY: as above.
+            Pairs(unsafe { __m512::load_bf16(from) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { self.0.store(to) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, other: Pairs) -> Pairs {
+            // SAFETY: as above.
+            Pairs(unsafe { self.0.add(other.0) })
+        }
+        #[inline(always)]
+        unsafe fn multiply_add(self, factor: Pairs, sum: Pairs) -> Pairs {
+            // SAFETY: as above; both types are 64 bytes of any bits.
+            unsafe {
+                let pairs = |vector| std::mem::transmute::<__m512, __m512bh>(vector);
+                Pairs(_mm512_dpbf16_ps(sum.0, pairs(factor.0), pairs(self.0)))
+            }
+        }
     }
 
     // 6 x 4 sums, 4 vectors of B and a factor fill the 32 registers of AVX-512; 6 x 2 the 16 of AVX2.
