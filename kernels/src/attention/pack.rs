@@ -3,13 +3,19 @@
 //! Scratch rows are whole vectors of [`LANES`]; columns past the head dimension are 0.
 
 use super::cpu::Rows;
-use crate::simd::{Float, LANES, fold};
+use crate::simd::{Float, LANES, fold, prefetch};
 use crate::vectorized;
+
+/// Rows that are fetched ahead: the processor does not see that they are a stride apart.
+const AHEAD: usize = 16;
 
 vectorized! {
     /// Copies rows of `columns` elements, `stride` apart, into rows of `to_stride`.
     pub(super) fn load_rows<T: Float>(from: &[T], stride: usize, columns: usize, to: &mut [f32], to_stride: usize) {
         for (from, to) in from.chunks(stride).zip(to.chunks_exact_mut(to_stride)) {
+            for column in (0..columns).step_by(64 / size_of::<T>()) {
+                prefetch(from.as_ptr().wrapping_add(AHEAD * stride + column).cast());
+            }
             let (from, from_rest) = from[..columns].as_chunks::<LANES>();
             let (to, to_rest) = to.as_chunks_mut::<LANES>().0.split_at_mut(from.len());
             for (to, from) in to.iter_mut().zip(from) {

@@ -323,6 +323,8 @@ unsafe fn transpose_avx512<const BF16: bool>(
     assert!(out.len() >= kc * width && (1..=width).contains(&rows));
     let mask = |count: usize| ((1u32 << count) - 1) as __mmask16;
     let size = if BF16 { 2 } else { 4 };
+    // Short rows, as a head's, have their next 16 rows ahead.
+    let ahead = if kc > AHEAD_ALONG { AHEAD_ALONG } else { 16 * stride };
     for r in (0..width).step_by(16) {
         let (lanes, keep) = (rows.saturating_sub(r).min(16), mask((width - r).min(16)));
         // Every lane reads some row, without a branch; what must be zero is made so.
@@ -332,7 +334,7 @@ unsafe fn transpose_avx512<const BF16: bool>(
             let mut x = [_mm512_setzero_ps(); 16];
             for (lane, (row, &element)) in x.iter_mut().zip(&elements).enumerate() {
                 let mask = if lane < lanes { mask(depth) } else { 0 };
-                prefetch(source.wrapping_add((element + k + AHEAD_ALONG) * size));
+                prefetch(source.wrapping_add((element + k + ahead) * size));
                 // SAFETY: the mask keeps to the elements of a row that the source covers.
                 *row = unsafe {
                     if BF16 {
