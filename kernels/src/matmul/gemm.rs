@@ -7,6 +7,7 @@
 //! alone, so results are the same bits for any number of threads.
 
 use super::epilogue::{Epilogue, Target, fetch, finish};
+use super::first::{self, First, Rows};
 use super::micro::{MAX_TILE, Micro, select};
 use super::pack::{Source, pack_panels, words};
 use super::skinny::{skinny, suits};
@@ -119,6 +120,9 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
     let depth = words(kc, micro.pairs);
     let block = shared.fitting(depth, block_bytes);
     let group = own.fitting(depth, OWN_BYTES.min(block_bytes)).min(own.count().div_ceil(TASKS * queue.threads()));
+    // A whole tile of rows is there to be multiplied while panels of B are packed.
+    let by_rows = b_is_own && !work.b.k_contiguous && work.b.is_bf16 == micro.pairs && work.m >= micro.rows;
+    let pack_first = if by_rows { first::select(queue.isa(), work.b.is_bf16) } else { None };
     let [mut packed, mut sums] = buffers().pop().unwrap_or_default();
     {
         let packed = Shared::new(grown(&mut packed, depth * shared.width * block));
@@ -128,7 +132,7 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
             .then(|| Shared::new(bytemuck::cast_slice_mut::<u32, f32>(grown(&mut sums, work.m * work.n))));
         for k in (0..work.k.max(1)).step_by(kc) {
             let k = k..work.k.min(k + kc);
-            let stage = Stage { work, micro, depth: words(k.len(), micro.pairs), first: k.start == 0, last: k.end == work.k, partial };
+            let stage = Stage { work, micro, depth: words(k.len(), micro.pairs), k: k.clone(), partial };
             for first in (0..shared.count()).step_by(block) {
                 let panels = first..shared.count().min(first + block);
                 let size = stage.depth * shared.width;
@@ -146,7 +150,9 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
                     let range = task * group..own.count().min((task + 1) * group);
                     OWN.with_borrow_mut(|buffer| {
                         let mine = grown(buffer, range.len() * stage.depth * own.width);
-                        stage.pack(queue.isa(), &own, range.clone(), &k, mine);
+                        if pack_first.is_none() {
+                            stage.pack(queue.isa(), &own, range.clone(), &k, mine);
+                        }
                         // Threads take tasks in order, so others are at work on what is not packed yet.
                         let mut turns = 0;
                         while done.load(Ordering::Acquire) < packs {
@@ -159,7 +165,7 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
                         }
                         // SAFETY: only read from here on.
                         let held = unsafe { &*packed.part(0..panels.len() * size) };
-                        stage.multiply(queue.isa(), (panels.clone(), held), (range, mine), b_is_own);
+                        stage.multiply(queue.isa(), (panels.clone(), held), (range, mine), b_is_own, pack_first);
                     });
                 });
             }
@@ -183,9 +189,8 @@ struct Stage<'a> {
     micro: Micro,
     /// Words of k.
     depth: usize,
-    /// The first or last block of k.
-    first: bool,
-    last: bool,
+    /// The block of k.
+    k: Range<usize>,
     /// Sums of earlier blocks of k, where C cannot hold them.
     partial: Option<Shared<'a, f32>>,
 }
@@ -196,8 +201,15 @@ impl Stage<'_> {
         unsafe { pack_panels(isa, panels.source, self.micro.pairs, panels.width, panels.total, range, k, out) }
     }
 
-    /// All tiles of some panels of the operand in common and of those that a task has packed.
-    fn multiply(&self, isa: Isa, shared: (Range<usize>, &[u32]), own: (Range<usize>, &[u32]), b_is_own: bool) {
+    /// All tiles of some panels of the operand in common and of those that a task has packed, or with the first of them packs.
+    fn multiply(
+        &self,
+        isa: Isa,
+        shared: (Range<usize>, &[u32]),
+        own: (Range<usize>, &mut [u32]),
+        b_is_own: bool,
+        pack_first: Option<First>,
+    ) {
         let mut tile = [0.0f32; MAX_TILE];
         let (own_width, shared_width) = match b_is_own {
             true => (self.micro.columns, self.micro.rows),
@@ -210,33 +222,52 @@ impl Stage<'_> {
         for (i, shared_panel) in shared.0.enumerate() {
             let theirs = (shared_panel, panel(shared.1, i, self.depth * shared_width));
             for (j, own_panel) in own.0.clone().enumerate() {
+                if let Some(pack_first) = pack_first.filter(|_| i == 0) {
+                    let panel = &mut own.1[j * self.depth * own_width..][..self.depth * own_width];
+                    let place = self.place(shared_panel, own_panel);
+                    let k = (self.k.start, self.k.len());
+                    let rows = Rows::new(&self.work.b, k, (place.column, place.columns));
+                    fetch(place, &self.work.target, &self.work.epilogue);
+                    // SAFETY: the panels hold `depth` words, the rows are those of B; the ISA was chosen as available.
+                    unsafe { pack_first(theirs.1.as_ptr(), rows, panel.as_mut_ptr(), tile.as_mut_ptr()) };
+                    self.finish(isa, place, &mut tile);
+                    continue;
+                }
                 let mine = (own_panel, panel(own.1, j, self.depth * own_width));
                 let (a, b) = if b_is_own { (theirs, mine) } else { (mine, theirs) };
-                self.tile(isa, a, b, &mut tile);
+                let place = self.place(a.0, b.0);
+                fetch(place, &self.work.target, &self.work.epilogue);
+                // SAFETY: the panels hold `depth` words; the ISA was chosen as available.
+                unsafe { self.micro.run(place.rows)(self.depth, a.1.as_ptr(), b.1.as_ptr(), tile.as_mut_ptr()) };
+                self.finish(isa, place, &mut tile);
             }
         }
     }
 
-    fn tile(&self, isa: Isa, a: (usize, &[u32]), b: (usize, &[u32]), tile: &mut [f32; MAX_TILE]) {
+    /// Where the tile of two panels lies.
+    fn place(&self, a: usize, b: usize) -> Place {
         let (work, micro) = (self.work, self.micro);
-        let (row, column) = (a.0 * micro.rows, b.0 * micro.columns);
-        let place = Place {
+        let (row, column) = (a * micro.rows, b * micro.columns);
+        Place {
             row,
             rows: micro.rows.min(work.m - row),
             column,
             columns: micro.columns.min(work.n - column),
             stride: micro.columns,
-        };
-        fetch(place, &work.target, &work.epilogue);
-        // SAFETY: the panels hold `depth` words; the ISA was chosen as available; the tile of C belongs to this task.
+        }
+    }
+
+    /// What happens to the sums of a tile.
+    fn finish(&self, isa: Isa, place: Place, tile: &mut [f32; MAX_TILE]) {
+        let (work, first, last) = (self.work, self.k.start == 0, self.k.end == self.work.k);
+        let mut accumulate = work.target.accumulate;
+        // SAFETY: the tile of C belongs to this task.
         unsafe {
-            micro.run(place.rows)(self.depth, a.1.as_ptr(), b.1.as_ptr(), tile.as_mut_ptr());
-            let mut accumulate = work.target.accumulate;
             match self.partial {
-                None => accumulate |= !self.first,
-                Some(partial) => add_partial(tile, place, work.n, partial, self.first, self.last),
+                None => accumulate |= !first,
+                Some(partial) => add_partial(tile, place, work.n, partial, first, last),
             }
-            if self.partial.is_none() || self.last {
+            if self.partial.is_none() || last {
                 finish(isa, tile, place, &work.target, accumulate, &work.epilogue);
             }
         }
@@ -289,13 +320,13 @@ pub(crate) fn gemm_here(isa: Isa, work: &Gemm<'_>) {
     let depth = words(work.k, micro.pairs);
     let a = Panels { source: work.a, width: micro.rows, total: work.m };
     let b = Panels { source: work.b, width: micro.columns, total: work.n };
-    let stage = Stage { work, micro, depth, first: true, last: true, partial: None };
+    let stage = Stage { work, micro, depth, k: 0..work.k, partial: None };
     SMALL.with_borrow_mut(|[a_buffer, b_buffer]| {
         let a_packed = grown(a_buffer, depth * a.width * a.count());
         let b_packed = grown(b_buffer, depth * b.width * b.count());
         stage.pack(isa, &a, 0..a.count(), &(0..work.k), a_packed);
         stage.pack(isa, &b, 0..b.count(), &(0..work.k), b_packed);
-        stage.multiply(isa, (0..b.count(), b_packed), (0..a.count(), a_packed), false);
+        stage.multiply(isa, (0..b.count(), b_packed), (0..a.count(), a_packed), false, None);
     });
 }
 

@@ -9,6 +9,7 @@ mod column_sum;
 mod cpu;
 pub(crate) mod cuda;
 mod epilogue;
+mod first;
 pub(crate) mod gemm;
 mod micro;
 mod pack;
