@@ -1,7 +1,7 @@
 //! CPU code of the activations: one streaming pass.
 
 use super::Activation;
-use crate::simd::{Float, math};
+use crate::simd::{Float, map_of, math};
 use crate::vectorized;
 use engine::{CpuQueue, DType, Out, Result, Shared, View};
 use half::bf16;
@@ -46,25 +46,20 @@ fn typed<T: Float>(
 
 vectorized! {
     fn forward<T: Float>(kind: Activation, x: &[T], out: &mut [T], accumulate: bool) {
-        let store = |out: &mut T, value: f32| *out = T::narrow(if accumulate { out.widen() + value } else { value });
         match kind {
-            Activation::Gelu => out.iter_mut().zip(x).for_each(|(out, x)| store(out, math::gelu::<L>(x.widen()))),
-            Activation::QuickGelu => {
-                out.iter_mut().zip(x).for_each(|(out, x)| store(out, math::quick_gelu::<L>(x.widen())));
-            }
+            Activation::Gelu => map_of::<L, T, 1>(out, (x,), accumulate, |[x]| math::gelu::<L>(x)),
+            Activation::QuickGelu => map_of::<L, T, 1>(out, (x,), accumulate, |[x]| math::quick_gelu::<L>(x)),
         }
     }
 
     fn backward<T: Float>(kind: Activation, x: &[T], dy: &[T], out: &mut [T], accumulate: bool) {
-        let store = |out: &mut T, value: f32| *out = T::narrow(if accumulate { out.widen() + value } else { value });
-        let pairs = x.iter().zip(dy);
         match kind {
-            Activation::Gelu => out.iter_mut().zip(pairs).for_each(|(out, (x, dy))| {
-                store(out, dy.widen() * math::gelu_derivative::<L>(x.widen()));
-            }),
-            Activation::QuickGelu => out.iter_mut().zip(pairs).for_each(|(out, (x, dy))| {
-                store(out, dy.widen() * math::quick_gelu_derivative::<L>(x.widen()));
-            }),
+            Activation::Gelu => {
+                map_of::<L, T, 2>(out, (x, dy), accumulate, |[x, dy]| dy * math::gelu_derivative::<L>(x));
+            }
+            Activation::QuickGelu => {
+                map_of::<L, T, 2>(out, (x, dy), accumulate, |[x, dy]| dy * math::quick_gelu_derivative::<L>(x));
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Scratch rows are whole vectors of [`LANES`]; columns past the head dimension are 0.
 
 use super::cpu::Rows;
-use crate::simd::{Float, LANES, fold, prefetch};
+use crate::simd::{Float, LANES, Level, fold, prefetch};
 use crate::vectorized;
 
 /// Rows that are fetched ahead: the processor does not see that they are a stride apart.
@@ -36,7 +36,7 @@ vectorized! {
         for (index, from) in from.chunks_exact(from_stride).enumerate() {
             let scale = scales[index.min(scales.len() - 1)];
             let (to, accumulate) = to.row(index);
-            store_row(from, scale, accumulate, to);
+            store_row::<T, L>(from, scale, accumulate, to);
         }
     }
 
@@ -61,7 +61,7 @@ vectorized! {
 
 /// One row. Values wait in arrays: the compiler cannot know that scratch and tensor do not overlap.
 #[inline(always)]
-fn store_row<T: Float>(from: &[f32], scale: f32, accumulate: bool, to: &mut [T]) {
+fn store_row<T: Float, L: Level>(from: &[f32], scale: f32, accumulate: bool, to: &mut [T]) {
     let (to, to_rest) = to.as_chunks_mut::<LANES>();
     let (from, from_rest) = from.as_chunks::<LANES>().0.split_at(to.len());
     for (to, from) in to.iter_mut().zip(from) {
@@ -70,7 +70,7 @@ fn store_row<T: Float>(from: &[f32], scale: f32, accumulate: bool, to: &mut [T])
         if accumulate {
             values.iter_mut().zip(&*to).for_each(|(value, to)| *value += to.widen());
         }
-        to.iter_mut().zip(values).for_each(|(to, value)| *to = T::narrow(value));
+        *to = T::narrow_lanes::<L>(values);
     }
     for (to, from) in to_rest.iter_mut().zip(from_rest.iter().flatten()) {
         *to = T::narrow(if accumulate { to.widen() + from * scale } else { from * scale });

@@ -1,7 +1,7 @@
 //! CPU code of LayerNorm: a row stays in level-1 cache for its passes.
 
 use super::PARTS;
-use crate::simd::{Float, sum_of, sums_of};
+use crate::simd::{Float, map_of, sum_of, sums_of};
 use crate::vectorized;
 use engine::{CpuQueue, DType, Out, Result, Shared, View};
 use half::bf16;
@@ -106,9 +106,7 @@ fn backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut
 
 vectorized! {
     fn add<T: Float>(x: &[T], residual: &[T], sum: &mut [T]) {
-        for ((sum, x), residual) in sum.iter_mut().zip(x).zip(residual) {
-            *sum = T::narrow(x.widen() + residual.widen());
-        }
+        map_of::<L, T, 2>(sum, (x, residual), false, |[x, residual]| x + residual);
     }
 
     fn forward_rows<T: Float>(

@@ -2,7 +2,7 @@
 
 use crate::cross_entropy::write_mean;
 use crate::matmul::{Layout, Operand, Sizes, multiply};
-use crate::simd::{Float, math, max_of, sum_of};
+use crate::simd::{map_of, math, max_of, sum_of};
 use crate::vectorized;
 use engine::{CpuQueue, DType, Error, Out, Result, Shared, View};
 use half::bf16;
@@ -157,6 +157,6 @@ vectorized! {
     }
 
     fn narrow_row(wide: &[f32], out: &mut [bf16]) {
-        out.iter_mut().zip(wide).for_each(|(out, wide)| *out = Float::narrow(*wide));
+        map_of::<L, bf16, 1>(out, (wide,), false, |[wide]| wide);
     }
 }

@@ -2,7 +2,7 @@
 //! backward, residual; set or add; f32 or bf16.
 
 use super::gemm::Place;
-use crate::simd::{Float, LANES, math, prefetch};
+use crate::simd::{Float, LANES, Level, math, prefetch};
 use crate::vectorized;
 use engine::cpu::Isa;
 use half::bf16;
@@ -127,8 +127,8 @@ vectorized! {
             pass(tile, place, |_, column, count, values| add(values, load(&bias[column..column + count])));
         }
         match epilogue.activate {
-            Some((Activation::Gelu, side)) => activate::<T>(tile, place, side, math::gelu::<L>),
-            Some((Activation::QuickGelu, side)) => activate::<T>(tile, place, side, math::quick_gelu::<L>),
+            Some((Activation::Gelu, side)) => activate::<T, L>(tile, place, side, math::gelu::<L>),
+            Some((Activation::QuickGelu, side)) => activate::<T, L>(tile, place, side, math::quick_gelu::<L>),
             None => {}
         }
         match epilogue.activation_backward {
@@ -150,18 +150,19 @@ vectorized! {
         }
         pass(tile, place, |row, column, count, values| {
             // SAFETY: the caller's contract. What lies here was read in a pass before: residuals may be in place.
-            store(unsafe { part::<T>(target.pointer, target.stride, row, column, count) }, *values);
+            store(unsafe { part::<T>(target.pointer, target.stride, row, column, count) }, T::narrow_lanes::<L>(*values));
         });
     }
 }
 
 /// Keeps the values and applies the activation to what is kept: the value rounded to its storage type.
 #[inline(always)]
-fn activate<T: Float>(tile: &mut [f32], place: Place, side: Side<'_>, activation: impl Fn(f32) -> f32) {
+fn activate<T: Float, L: Level>(tile: &mut [f32], place: Place, side: Side<'_>, activation: impl Fn(f32) -> f32) {
     pass(tile, place, |row, column, count, values| {
+        let kept = T::narrow_lanes::<L>(*values);
         // SAFETY: the contract of `finish`.
-        store(unsafe { part::<T>(side.pointer, side.stride, row, column, count) }, *values);
-        values.iter_mut().for_each(|value| *value = activation(T::narrow(*value).widen()));
+        store(unsafe { part::<T>(side.pointer, side.stride, row, column, count) }, kept);
+        values.iter_mut().zip(kept).for_each(|(value, kept)| *value = activation(kept.widen()));
     });
 }
 
@@ -219,9 +220,9 @@ fn load<T: Float>(slice: &[T]) -> [f32; LANES] {
 
 /// As many of the values as the slice holds.
 #[inline(always)]
-fn store<T: Float>(slice: &mut [T], values: [f32; LANES]) {
+fn store<T: Float>(slice: &mut [T], values: [T; LANES]) {
     for (element, value) in slice.iter_mut().zip(values) {
-        *element = T::narrow(value);
+        *element = value;
     }
 }
 

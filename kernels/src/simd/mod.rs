@@ -30,11 +30,26 @@ pub const LANES: usize = 16;
 pub trait Level {
     /// `a * b + c`: one rounding where the set has the instruction, else two.
     fn fma(a: f32, b: f32, c: f32) -> f32;
+
+    /// The nearest bf16 of each lane, ties to even. Subnormal values may become 0.
+    #[inline(always)]
+    fn narrow(values: [f32; LANES]) -> [bf16; LANES] {
+        let mut halves = [bf16::ZERO; LANES];
+        for (half, value) in halves.iter_mut().zip(values) {
+            *half = bf16::narrow(value);
+        }
+        halves
+    }
 }
 
 /// Sets with fused multiply-add.
 #[derive(Clone, Copy, Debug)]
 pub struct Fused;
+
+/// Sets with fused multiply-add and an instruction that rounds to bf16.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub struct FusedBf16;
 
 /// Plain x86-64 and other processors.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +59,20 @@ impl Level for Fused {
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Level for FusedBf16 {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+    #[inline(always)]
+    fn narrow(values: [f32; LANES]) -> [bf16; LANES] {
+        use std::arch::x86_64::{__m256bh, _mm512_cvtneps_pbh, _mm512_loadu_ps};
+        // SAFETY: bodies of this level are only run where the CPU has the instruction.
+        unsafe { std::mem::transmute::<__m256bh, [bf16; LANES]>(_mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr()))) }
     }
 }
 
@@ -71,6 +100,8 @@ pub trait Float: Element {
     fn widen(self) -> f32;
     /// The nearest value, ties to even.
     fn narrow(value: f32) -> Self;
+    /// As [`Float::narrow`], by the instructions of a level.
+    fn narrow_lanes<L: Level>(values: [f32; LANES]) -> [Self; LANES];
     /// The elements as f32: themselves, or widened into the start of `buffer`. What goes over a row several times widens it
     /// once; sums of what is widened on the way do not always become vector code.
     fn wide<'a>(elements: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32];
@@ -84,6 +115,10 @@ impl Float for f32 {
     #[inline(always)]
     fn narrow(value: f32) -> f32 {
         value
+    }
+    #[inline(always)]
+    fn narrow_lanes<L: Level>(values: [f32; LANES]) -> [f32; LANES] {
+        values
     }
     #[inline(always)]
     fn wide<'a>(elements: &'a [f32], _buffer: &'a mut [f32]) -> &'a [f32] {
@@ -103,6 +138,10 @@ impl Float for bf16 {
         // Rounding would carry a NaN with a small payload into an infinity: keep it a quiet NaN.
         let quiet = bits >> 16 | 0x40;
         bf16::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { quiet } else { rounded } as u16)
+    }
+    #[inline(always)]
+    fn narrow_lanes<L: Level>(values: [f32; LANES]) -> [bf16; LANES] {
+        L::narrow(values)
     }
     #[inline(always)]
     fn wide<'a>(elements: &'a [bf16], buffer: &'a mut [f32]) -> &'a [f32] {
@@ -126,6 +165,10 @@ macro_rules! vectorized {
             fn body<L: $crate::simd::Level $($(, $T: $bound)+)?>($($arg: $ty),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+                fn avx512bf16 $(<$($T: $bound),+>)? ($($arg: $ty),*) $(-> $out)? {
+                    body::<$crate::simd::FusedBf16 $($(, $T)+)?>($($arg),*)
+                }
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
                 fn avx512 $(<$($T: $bound),+>)? ($($arg: $ty),*) $(-> $out)? {
                     body::<$crate::simd::Fused $($(, $T)+)?>($($arg),*)
@@ -136,7 +179,9 @@ macro_rules! vectorized {
                 }
                 match isa {
                     // SAFETY: an `Isa` in a queue was checked to be available on this machine.
-                    engine::cpu::Isa::Avx512 | engine::cpu::Isa::Avx512Bf16 => return unsafe { avx512 $(::<$($T),+>)? ($($arg),*) },
+                    engine::cpu::Isa::Avx512Bf16 => return unsafe { avx512bf16 $(::<$($T),+>)? ($($arg),*) },
+                    // SAFETY: as above.
+                    engine::cpu::Isa::Avx512 => return unsafe { avx512 $(::<$($T),+>)? ($($arg),*) },
                     // SAFETY: as above.
                     engine::cpu::Isa::Avx2 => return unsafe { avx2 $(::<$($T),+>)? ($($arg),*) },
                     engine::cpu::Isa::Scalar => {}
@@ -230,6 +275,55 @@ pub fn sums_of<const K: usize, const N: usize>(
     sums.map(fold)
 }
 
+/// `out = function(…)`, or `out +=` it, of the elements of all slices at each place; `out` is as long as they are.
+#[inline(always)]
+pub fn map_of<L: Level, T: Float, const K: usize>(
+    out: &mut [T],
+    slices: impl Slices<K>,
+    accumulate: bool,
+    function: impl Fn([f32; K]) -> f32,
+) {
+    let count = slices.elements();
+    let whole = count / LANES * LANES;
+    let (chunks, rest) = out[..count].as_chunks_mut::<LANES>();
+    for (index, out) in chunks.iter_mut().enumerate() {
+        *out = map_lanes::<L, T, K>(*out, slices.lanes(index * LANES), accumulate, &function);
+    }
+    if !rest.is_empty() {
+        let (mut lanes, mut last) = ([[0.0; LANES]; K], [T::narrow(0.0); LANES]);
+        for lane in 0..rest.len() {
+            let element = slices.element(whole + lane);
+            lanes.iter_mut().zip(element).for_each(|(lanes, element)| lanes[lane] = element);
+            last[lane] = rest[lane];
+        }
+        let last = map_lanes::<L, T, K>(last, lanes, accumulate, &function);
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn map_lanes<L: Level, T: Float, const K: usize>(
+    before: [T; LANES],
+    lanes: [[f32; LANES]; K],
+    accumulate: bool,
+    function: &impl Fn([f32; K]) -> f32,
+) -> [T; LANES] {
+    let mut values = [0.0; LANES];
+    for lane in 0..LANES {
+        let mut item = [0.0; K];
+        for (item, lanes) in item.iter_mut().zip(&lanes) {
+            *item = lanes[lane];
+        }
+        values[lane] = function(item);
+    }
+    if accumulate {
+        for (value, before) in values.iter_mut().zip(before) {
+            *value += before.widen();
+        }
+    }
+    T::narrow_lanes::<L>(values)
+}
+
 /// The lanes added pairwise.
 #[inline(always)]
 pub fn fold(mut lanes: [f32; LANES]) -> f32 {
@@ -269,6 +363,36 @@ mod tests {
             assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{value:e}");
         }
         assert_eq!(<bf16 as Float>::narrow(f32::MAX), bf16::INFINITY);
+    }
+
+    vectorized! {
+        fn double(x: &[f32], out: &mut [bf16], accumulate: bool) {
+            map_of::<L, _, 1>(out, (x,), accumulate, |[x]| 2.0 * x);
+        }
+    }
+
+    #[test]
+    fn lanes_round_as_single_values_do() {
+        let mut random = engine::rng::Philox::new(4, 0);
+        for count in 0..200 {
+            let x: Vec<f32> = (0..count).map(|_| f32::from_bits(random.next_u32())).collect();
+            let before: Vec<bf16> = (0..count).map(|_| bf16::from_f32(random.normal() as f32)).collect();
+            for isa in engine::cpu::Isa::available() {
+                for accumulate in [false, true] {
+                    let mut out = before.clone();
+                    double(isa, &x, &mut out, accumulate);
+                    for ((x, before), out) in x.iter().zip(&before).zip(out) {
+                        let exact = 2.0 * x + if accumulate { before.to_f32() } else { 0.0 };
+                        let nearest = bf16::from_f32(exact);
+                        let flushed = exact.abs() < f32::MIN_POSITIVE && out == bf16::ZERO;
+                        assert!(
+                            out == nearest || (out.is_nan() && nearest.is_nan()) || flushed,
+                            "{isa}: {exact:e} to {out}"
+                        );
+                    }
+                }
+            }
+        }
     }
 
     #[test]
