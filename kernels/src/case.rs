@@ -166,6 +166,9 @@ impl Tolerance {
     }
 }
 
+/// Rows and columns of benches of what memory bounds: a tensor of 64 MiB in f32, beyond the caches.
+pub(crate) const BEYOND_CACHES: (usize, usize) = (16384, 1024);
+
 /// An op, its inputs and its reference.
 #[derive(Clone, Debug)]
 pub struct Case {

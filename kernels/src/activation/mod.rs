@@ -3,7 +3,7 @@
 mod cpu;
 
 use crate::elementwise::{self, cuda::Operation};
-use crate::case::{Array, Case, Draw, Fill, Input, Reference, Tolerance};
+use crate::case::{BEYOND_CACHES, Array, Case, Draw, Fill, Input, Reference, Tolerance};
 pub use crate::matmul::Activation;
 use crate::simd::math::erf_f64;
 use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Recompute, Recorded, Result, Tape, Target, Tensor, View};
@@ -149,6 +149,8 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(kind, 7, 45, dtype));
             cases.push(Case { bench_only: true, ..case(kind, 1600, 3072, dtype) });
         }
+        let (rows, columns) = BEYOND_CACHES;
+        cases.push(Case { bench_only: true, ..case(Activation::Gelu, rows, columns, dtype) });
     }
     cases
 }

@@ -3,7 +3,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
+use crate::case::{BEYOND_CACHES, Array, Case, Draw, Input, Reference, Tolerance};
 use cuda::Operation;
 use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Recompute, Recorded, Result, Tape, Target, Tensor, View};
 use std::sync::Arc;
@@ -217,6 +217,12 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(Cast(DType::F32), 1, 5, 33, dtype));
         cases.push(case(Cast(DType::BF16), 1, 4, 35, dtype));
         cases.push(Case { bench_only: true, ..case(Add, 2, 1600, 768, dtype) });
+        let (rows, columns) = BEYOND_CACHES;
+        cases.push(Case { bench_only: true, ..case(Add, 2, rows, columns, dtype) });
+    }
+    let (rows, columns) = BEYOND_CACHES;
+    for (from, to) in [(DType::F32, DType::BF16), (DType::BF16, DType::F32)] {
+        cases.push(Case { bench_only: true, ..case(Cast(to), 1, rows, columns, from) });
     }
     cases
 }

@@ -112,6 +112,9 @@ pub fn cases() -> Vec<Case> {
         let at: Vec<i32> = (0..1100).map(|row| i32::from(row % 91 == 7)).collect();
         cases.push(text(&ids, &at, (310, 3, 4), dtype));
         cases.push(text(&[2, CLASS_ID, 2, 1, 2], &[0, 1, 0, 0, 0], (3, 2, 264), dtype));
+        let ids: Vec<i32> = (0..32768).map(|row| row * 7919 % 49408).collect();
+        let at: Vec<i32> = (0..32768).map(|row| row % 76).collect();
+        cases.push(Case { bench_only: true, ..text(&ids, &at, (49408, 77, 512), dtype) });
         cases.push(patches(3, 4, 33, true, dtype));
         cases.push(patches(37, 2, 40, true, dtype));
         cases.push(patches(2, 5, 70, false, dtype));

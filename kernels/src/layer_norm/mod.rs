@@ -4,7 +4,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::case::{Array, Case, Draw, Input, Reference, Tolerance};
+use crate::case::{BEYOND_CACHES, Array, Case, Draw, Input, Reference, Tolerance};
 use crate::elementwise::pass_gradient;
 use engine::{Cost, DType, Error, Meta, Op, Out, Queue, Recompute, Recorded, Result, Tape, Target, Tensor, View};
 use std::sync::Arc;
@@ -247,7 +247,9 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(5, 67, dtype, false));
         cases.push(case(33, 192, dtype, false));
         cases.push(case(3, 64, dtype, true));
-        cases.push(Case { bench_only: true, ..case(1600, 768, dtype, false) });
+        for (rows, columns) in [(1600, 768), BEYOND_CACHES] {
+            cases.push(Case { bench_only: true, ..case(rows, columns, dtype, false) });
+        }
     }
     cases.push(case(2, 1, DType::F32, false));
     // Several rows for each warp of a GPU, and rows of several packs a lane, the last of few lanes.
