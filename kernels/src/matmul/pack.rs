@@ -323,14 +323,15 @@ unsafe fn transpose_avx512<const BF16: bool>(
     assert!(out.len() >= kc * width && (1..=width).contains(&rows));
     let mask = |count: usize| ((1u32 << count) - 1) as __mmask16;
     let size = if BF16 { 2 } else { 4 };
-    // Short rows, as a head's, have their next 16 rows ahead.
-    let ahead = if kc > AHEAD_ALONG { AHEAD_ALONG } else { 16 * stride };
+    // Behind the end of a row come the rows of the next block, of this panel or another.
+    let (along, below) = (AHEAD_ALONG.min(kc), width.min(16) * stride);
     for r in (0..width).step_by(16) {
         let (lanes, keep) = (rows.saturating_sub(r).min(16), mask((width - r).min(16)));
         // Every lane reads some row, without a branch; what must be zero is made so.
         let elements: [usize; 16] = std::array::from_fn(|lane| (r + lane).min(rows - 1) * stride);
         for k in (0..kc).step_by(16) {
             let depth = (kc - k).min(16);
+            let ahead = if k + along < kc { along } else { below + along - kc };
             let mut x = [_mm512_setzero_ps(); 16];
             for (lane, (row, &element)) in x.iter_mut().zip(&elements).enumerate() {
                 let mask = if lane < lanes { mask(depth) } else { 0 };
