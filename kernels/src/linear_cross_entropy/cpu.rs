@@ -2,8 +2,10 @@
 
 use crate::cross_entropy::write_mean;
 use crate::matmul::{Layout, Operand, Sizes, multiply};
-use crate::simd::{map_of, math, max_of, sum_of};
+use crate::simd::exponentials::exponentials;
+use crate::simd::{Float, map_of};
 use crate::vectorized;
+use engine::cpu::Isa;
 use engine::{CpuQueue, DType, Error, Out, Result, Shared, View};
 use half::bf16;
 
@@ -48,17 +50,20 @@ pub(super) fn forward(
         let sizes = Sizes { m: rows, n: vocabulary, k: width };
         // SAFETY: the views cover these rows; the logits hold a chunk.
         unsafe { multiply(queue, Layout::Nn, sizes, operand(hidden, start), operand(weight, 0), target, false) };
-        let losses = Shared::new(&mut row_loss[start..start + rows]);
+        let (losses, wide) = (Shared::new(&mut row_loss[start..start + rows]), Shared::new(&mut *logits));
         queue.parallel_ranges(rows, 4, |range| {
             for row in range {
-                let logits = &logits[row * vocabulary..(row + 1) * vocabulary];
                 let label = labels[start + row];
                 // SAFETY: tasks have rows of their own.
-                let out = unsafe { &mut losses.part(row..row + 1)[0] };
+                let (out, logits) = unsafe {
+                    (&mut losses.part(row..row + 1)[0], wide.part(row * vocabulary..(row + 1) * vocabulary))
+                };
                 *out = if label == ignore {
                     0.0
                 } else {
-                    log_sum_exp(queue.isa(), logits) - logits[label as usize]
+                    let target = logits[label as usize];
+                    let (largest, sum) = exponentials(queue.isa(), logits);
+                    largest + sum.ln() - target
                 };
             }
         });
@@ -106,14 +111,9 @@ pub(super) fn backward(
                 // SAFETY: tasks have rows of their own.
                 let (loss, logits) = unsafe { (&mut losses.part(row..row + 1)[0], wide.part(span.clone())) };
                 let label = usize::try_from(label).ok().filter(|_| label != ignore);
-                if is_bf16 {
-                    // SAFETY: as above.
-                    let out = unsafe { small.part(span) };
-                    *loss = row_gradient(queue.isa(), logits, label, scale);
-                    narrow_row(queue.isa(), logits, out);
-                } else {
-                    *loss = row_gradient(queue.isa(), logits, label, scale);
-                }
+                // SAFETY: as above.
+                let out = if is_bf16 { unsafe { small.part(span) } } else { &mut [] };
+                *loss = row_gradient(queue.isa(), logits, label, scale, out);
             }
         });
         let pointer = if is_bf16 { narrow.as_ptr().cast::<u8>() } else { logits.as_ptr().cast() };
@@ -133,30 +133,39 @@ pub(super) fn backward(
     write_mean(row_loss, valid, loss)
 }
 
+/// Turns the logits of a row into `scale (softmax - one hot)`, or zeros without a label: into `narrow` if that is as long, else
+/// in place. Returns the row's loss.
+fn row_gradient(isa: Isa, logits: &mut [f32], label: Option<usize>, scale: f32, narrow: &mut [bf16]) -> f32 {
+    let Some(label) = label else {
+        match narrow {
+            [] => logits.fill(0.0),
+            _ => narrow.fill(bf16::ZERO),
+        }
+        return 0.0;
+    };
+    let target = logits[label];
+    let (largest, sum) = exponentials(isa, logits);
+    let factor = scale / sum;
+    let own = logits[label] * factor - scale;
+    match narrow {
+        [] => {
+            multiply_row(isa, logits, factor);
+            logits[label] = own;
+        }
+        _ => {
+            narrow_row(isa, logits, factor, narrow);
+            narrow[label] = bf16::narrow(own);
+        }
+    }
+    largest + sum.ln() - target
+}
+
 vectorized! {
-    fn log_sum_exp(logits: &[f32]) -> f32 {
-        let largest = max_of(logits);
-        let sum = sum_of((logits,), |[logit]| math::exp::<L>(logit - largest));
-        largest + sum.ln()
+    fn multiply_row(row: &mut [f32], factor: f32) {
+        row.iter_mut().for_each(|value| *value *= factor);
     }
 
-    /// Turns the logits of a row into `scale (softmax - one hot)`, or zeros without a label; returns the row's loss.
-    fn row_gradient(logits: &mut [f32], label: Option<usize>, scale: f32) -> f32 {
-        let Some(label) = label else {
-            logits.fill(0.0);
-            return 0.0;
-        };
-        let largest = max_of(logits);
-        let target = logits[label];
-        logits.iter_mut().for_each(|logit| *logit = math::exp::<L>(*logit - largest));
-        let sum = sum_of((&*logits,), |[value]| value);
-        let factor = scale / sum;
-        logits.iter_mut().for_each(|logit| *logit *= factor);
-        logits[label] -= scale;
-        largest + sum.ln() - target
-    }
-
-    fn narrow_row(wide: &[f32], out: &mut [bf16]) {
-        map_of::<L, bf16, 1>(out, (wide,), false, |[wide]| wide);
+    fn narrow_row(row: &[f32], factor: f32, narrow: &mut [bf16]) {
+        map_of::<L, bf16, 1>(narrow, (row,), false, |[value]| value * factor);
     }
 }

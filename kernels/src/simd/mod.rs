@@ -16,6 +16,7 @@
 //! queue.parallel_ranges(n, 4096, |range| axpy(queue.isa(), a, &x[range.clone()], …));
 //! ```
 
+pub(crate) mod exponentials;
 pub mod math;
 pub(crate) mod registers;
 pub(crate) mod transpose;
