@@ -215,30 +215,25 @@ impl Stage<'_> {
             true => (self.micro.columns, self.micro.rows),
             false => (self.micro.rows, self.micro.columns),
         };
-        // By index: without k the panels have no words, and C is still written.
-        fn panel(all: &[u32], index: usize, size: usize) -> &[u32] {
-            &all[index * size..][..size]
-        }
         for (i, shared_panel) in shared.0.enumerate() {
-            let theirs = (shared_panel, panel(shared.1, i, self.depth * shared_width));
+            // By index: without k the panels have no words, and C is still written.
+            let theirs = shared.1[i * self.depth * shared_width..][..self.depth * shared_width].as_ptr();
             for (j, own_panel) in own.0.clone().enumerate() {
-                if let Some(pack_first) = pack_first.filter(|_| i == 0) {
-                    let panel = &mut own.1[j * self.depth * own_width..][..self.depth * own_width];
-                    let place = self.place(shared_panel, own_panel);
-                    let k = (self.k.start, self.k.len());
-                    let rows = Rows::new(&self.work.b, k, (place.column, place.columns));
-                    fetch(place, &self.work.target, &self.work.epilogue);
-                    // SAFETY: the panels hold `depth` words, the rows are those of B; the ISA was chosen as available.
-                    unsafe { pack_first(theirs.1.as_ptr(), rows, panel.as_mut_ptr(), tile.as_mut_ptr()) };
-                    self.finish(isa, place, &mut tile);
-                    continue;
-                }
-                let mine = (own_panel, panel(own.1, j, self.depth * own_width));
-                let (a, b) = if b_is_own { (theirs, mine) } else { (mine, theirs) };
-                let place = self.place(a.0, b.0);
+                let mine = own.1[j * self.depth * own_width..][..self.depth * own_width].as_mut_ptr();
+                let (a, b) = if b_is_own { (shared_panel, own_panel) } else { (own_panel, shared_panel) };
+                let place = self.place(a, b);
                 fetch(place, &self.work.target, &self.work.epilogue);
-                // SAFETY: the panels hold `depth` words; the ISA was chosen as available.
-                unsafe { self.micro.run(place.rows)(self.depth, a.1.as_ptr(), b.1.as_ptr(), tile.as_mut_ptr()) };
+                // SAFETY: the panels hold `depth` words, the rows are those of B; the ISA was chosen as available.
+                unsafe {
+                    if let Some(pack_first) = pack_first.filter(|_| i == 0) {
+                        let k = (self.k.start, self.k.len());
+                        let rows = Rows::new(&self.work.b, k, (place.column, place.columns));
+                        pack_first(theirs, rows, mine, tile.as_mut_ptr());
+                    } else {
+                        let (a, b) = if b_is_own { (theirs, mine.cast_const()) } else { (mine.cast_const(), theirs) };
+                        self.micro.run(place.rows)(self.depth, a, b, tile.as_mut_ptr());
+                    }
+                }
                 self.finish(isa, place, &mut tile);
             }
         }
