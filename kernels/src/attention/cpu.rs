@@ -161,8 +161,7 @@ impl<'a> Call<'a> {
             let (words, size) = (bytemuck::cast_slice(from.rows(rows, column)), size_of::<T>());
             return Left { words, stride: from.stride() * size / size_of::<f32>() };
         }
-        let buffer = &mut buffer[..rows.len() * self.padded()];
-        load_rows(self.isa, from.rows(rows, column), from.stride(), self.head_dim, buffer, self.padded());
+        self.across(from, rows, column, buffer);
         Left { words: buffer, stride: self.padded() }
     }
 
