@@ -6,6 +6,7 @@
 //! larger operand is read once and never written back. Every task owns its part of C and the order of sums depends on shapes
 //! alone, so results are the same bits for any number of threads.
 
+use super::ahead::Ahead;
 use super::epilogue::{Epilogue, Target, fetch, finish};
 use super::first::{self, First, Rows};
 use super::micro::{MAX_TILE, Micro, select};
@@ -165,7 +166,9 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
                         }
                         // SAFETY: only read from here on.
                         let held = unsafe { &*packed.part(0..panels.len() * size) };
-                        stage.multiply(queue.isa(), (panels.clone(), held), (range, mine), b_is_own, pack_first);
+                        let mut ahead = stage.ahead(&own, (task + queue.threads()) * group, group);
+                        let shared = (panels.clone(), held);
+                        stage.multiply(queue.isa(), shared, (range, mine), b_is_own, pack_first, &mut ahead);
                     });
                 });
             }
@@ -201,6 +204,12 @@ impl Stage<'_> {
         unsafe { pack_panels(isa, panels.source, self.micro.pairs, panels.width, panels.total, range, k, out) }
     }
 
+    /// `count` panels of an operand from `first` on, as many as there are.
+    fn ahead(&self, panels: &Panels, first: usize, count: usize) -> Ahead {
+        let [start, end] = [first, first + count].map(|panel| panels.total.min(panel * panels.width));
+        Ahead::new(&panels.source, start..end, &self.k)
+    }
+
     /// All tiles of some panels of the operand in common and of those that a task has packed, or with the first of them packs.
     fn multiply(
         &self,
@@ -209,6 +218,7 @@ impl Stage<'_> {
         own: (Range<usize>, &mut [u32]),
         b_is_own: bool,
         pack_first: Option<First>,
+        ahead: &mut Ahead,
     ) {
         let mut tile = [0.0f32; MAX_TILE];
         let (own_width, shared_width) = match b_is_own {
@@ -231,7 +241,7 @@ impl Stage<'_> {
                         pack_first(theirs, rows, mine, tile.as_mut_ptr());
                     } else {
                         let (a, b) = if b_is_own { (theirs, mine.cast_const()) } else { (mine.cast_const(), theirs) };
-                        self.micro.run(place.rows)(self.depth, a, b, tile.as_mut_ptr());
+                        self.micro.run(place.rows)(self.depth, a, b, tile.as_mut_ptr(), ahead.lines(self.depth));
                     }
                 }
                 self.finish(isa, place, &mut tile);
@@ -321,7 +331,8 @@ pub(crate) fn gemm_here(isa: Isa, work: &Gemm<'_>) {
         let b_packed = grown(b_buffer, depth * b.width * b.count());
         stage.pack(isa, &a, 0..a.count(), &(0..work.k), a_packed);
         stage.pack(isa, &b, 0..b.count(), &(0..work.k), b_packed);
-        stage.multiply(isa, (0..b.count(), b_packed), (0..a.count(), a_packed), false, None);
+        let mut ahead = stage.ahead(&a, a.count(), 0);
+        stage.multiply(isa, (0..b.count(), b_packed), (0..a.count(), a_packed), false, None, &mut ahead);
     });
 }
 

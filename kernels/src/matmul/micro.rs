@@ -2,16 +2,20 @@
 //!
 //! Tile sizes fill the registers: 14 x 32 of zmm (28 accumulators, 2 of B, one broadcast), 6 x 16 of ymm, 4 x 8 plain.
 
+use super::ahead::Lines;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::prefetch_far;
 use engine::cpu::Isa;
 
 /// The largest tile of any kernel, in elements.
 pub(crate) const MAX_TILE: usize = 14 * 32;
 
-/// A micro-kernel: `tile[i][j] = Σ_k a[k][i] · b[k][j]` over `depth` words of k, for the first of the panel's rows or for all.
+/// A micro-kernel: `tile[i][j] = Σ_k a[k][i] · b[k][j]` over `depth` words of k, for the first of the panel's rows or for all;
+/// fetches a line for each word besides.
 ///
 /// # Safety
 /// `a` holds `depth` times the panel's rows, `b` `depth` times its columns, `tile` its rows times its columns; the CPU has the ISA.
-pub(crate) type Run = unsafe fn(depth: usize, a: *const u32, b: *const u32, tile: *mut f32);
+pub(crate) type Run = unsafe fn(depth: usize, a: *const u32, b: *const u32, tile: *mut f32, ahead: Lines);
 
 /// The micro-kernels of a tile.
 #[derive(Clone, Copy)]
@@ -52,13 +56,14 @@ pub(crate) fn select(isa: Isa, is_bf16: bool) -> Micro {
 /// As [`Run`], of which it computes `R` rows.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn avx512<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32, mut ahead: Lines) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
     // SAFETY: the panels hold `depth` words of each row and column; the tile holds 14 x 32 values.
     unsafe {
         for _ in 0..depth {
+            prefetch_far(ahead.next());
             let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
             for (i, sum) in sums.iter_mut().enumerate() {
                 let value = _mm512_set1_ps(*a.add(i));
@@ -79,7 +84,7 @@ unsafe fn avx512<const R: usize>(depth: usize, a: *const u32, b: *const u32, til
 /// As [`Run`], of which it computes `R` rows.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn avx512_bf16<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn avx512_bf16<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32, mut ahead: Lines) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = (a.cast::<i32>(), b.cast::<i32>());
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
@@ -87,6 +92,7 @@ unsafe fn avx512_bf16<const R: usize>(depth: usize, a: *const u32, b: *const u32
     unsafe {
         let pairs = |vector: __m512i| std::mem::transmute::<__m512i, __m512bh>(vector);
         for _ in 0..depth {
+            prefetch_far(ahead.next());
             let b0 = pairs(_mm512_loadu_si512(b.cast()));
             let b1 = pairs(_mm512_loadu_si512(b.add(16).cast()));
             for (i, sum) in sums.iter_mut().enumerate() {
@@ -108,13 +114,14 @@ unsafe fn avx512_bf16<const R: usize>(depth: usize, a: *const u32, b: *const u32
 /// As [`Run`], of which it computes `R` rows.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn avx2<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile: *mut f32, mut ahead: Lines) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
     // SAFETY: the panels hold `depth` words of each row and column; the tile holds 6 x 16 values.
     unsafe {
         for _ in 0..depth {
+            prefetch_far(ahead.next());
             // A panel of B comes from the level-2 cache; prefetching beyond its end does nothing.
             crate::simd::prefetch(b.wrapping_add(16 * 16).cast());
             let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
@@ -133,7 +140,7 @@ unsafe fn avx2<const R: usize>(depth: usize, a: *const u32, b: *const u32, tile:
     }
 }
 
-unsafe fn scalar(depth: usize, a: *const u32, b: *const u32, tile: *mut f32) {
+unsafe fn scalar(depth: usize, a: *const u32, b: *const u32, tile: *mut f32, _: Lines) {
     // SAFETY: the panels hold `depth` words of each row and column; the tile holds 4 x 8 values.
     let (a, b, tile) = unsafe {
         (

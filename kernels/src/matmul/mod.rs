@@ -4,6 +4,7 @@
 //! weights); `Tn` A `[k, m]` · B `[k, n]` (a weight's gradient). Leading dimensions of A (and of both in `Tn`) are rows.
 //! Accumulation is f32 whatever the storage.
 
+mod ahead;
 mod cases;
 mod column_sum;
 mod cpu;

@@ -95,6 +95,17 @@ pub(crate) fn prefetch(from: *const u8) {
     let _ = from;
 }
 
+/// As [`prefetch`], into the level-2 cache.
+#[inline(always)]
+pub(crate) fn prefetch_far(from: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(from.cast())
+    };
+    let _ = from;
+}
+
 /// Storage types of activations and weights; arithmetic is always f32.
 pub trait Float: Element {
     /// The exact f32.
