@@ -8,6 +8,8 @@ use trainer::lab::peers::process::Process;
 
 /// The script that runs open_clip's training step.
 pub const STEP: &str = include_str!("../peers/open_clip_step.py");
+/// The script that trains timm's Vision Transformer as a classifier.
+pub const VIT: &str = include_str!("../peers/vit_step.py");
 /// The script that runs open_clip's model in use.
 pub const INFERENCE: &str = include_str!("../peers/open_clip_inference.py");
 
@@ -30,10 +32,23 @@ impl Peer {
         arguments: &[String],
         tuned: bool,
     ) -> io::Result<Peer> {
+        let mut command = Command::new(python);
+        command.args(["-c", script]);
+        Peer::command(command, config, arguments, tuned)
+    }
+
+    /// The same of a program that speaks as the scripts do.
+    ///
+    /// # Errors
+    /// It does not start, or ends before it is ready.
+    pub fn program(program: &Path, config: &CocaConfig, arguments: &[String], tuned: bool) -> io::Result<Peer> {
+        Peer::command(Command::new(program), config, arguments, tuned)
+    }
+
+    fn command(mut command: Command, config: &CocaConfig, arguments: &[String], tuned: bool) -> io::Result<Peer> {
         let path = std::env::temp_dir().join(format!("coca-peer-{}.json", std::process::id()));
         std::fs::write(&path, config.to_open_clip())?;
-        let mut command = Command::new(python);
-        command.args(["-c", script]).arg(&path).args(arguments);
+        command.arg(&path).args(arguments);
         if tuned {
             // Pages stay with the process, in huge pages: by default glibc gives every large activation back.
             command

@@ -1,6 +1,7 @@
-//! Training steps, ours and open_clip's in PyTorch, taking turns in one run on the same shapes.
+//! Training steps, ours and open_clip's in PyTorch, taking turns in one run on the same shapes; with `--classes` those of the
+//! image encoder alone, beside timm's Vision Transformer and burn's.
 //!
-//! Peers run if `--python` names an interpreter with open_clip_torch; without one only ours is measured.
+//! Peers run if `--python` names an interpreter with open_clip_torch, or `--peer` a program; without them only ours is measured.
 
 use benches::outcome::{self, median};
 use benches::peer::{self, Peer};
@@ -27,6 +28,9 @@ struct Arguments {
     /// Ids of every caption; 0: as many as the model reads.
     #[arg(long, default_value_t = 0)]
     tokens: usize,
+    /// Only the image encoder, as a classifier of so many classes.
+    #[arg(long)]
+    classes: Option<usize>,
     /// f32 or bf16.
     #[arg(long, default_value = "f32")]
     dtype: String,
@@ -42,6 +46,9 @@ struct Arguments {
     /// Peers: eager, compile, max-autotune (compile with its search), tuned (eager, with an allocator that keeps its pages).
     #[arg(long, value_delimiter = ',', default_value = "eager,tuned")]
     peers: Vec<String>,
+    /// With --classes, a program that speaks as benches/peers/vit_step.py does, such as benches/peers/crates/target/release/vit.
+    #[arg(long, requires = "classes")]
+    peer: Vec<PathBuf>,
     /// A file that gets one more line of JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -70,7 +77,11 @@ struct Outcome {
     machine: Environment,
     preset: String,
     batch: usize,
+    /// 0 for an image encoder alone.
     tokens: usize,
+    /// Of an image encoder alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<usize>,
     dtype: String,
     /// Multiply-add rate before, between and after the rounds.
     peak_gflops: Vec<f64>,
@@ -92,20 +103,41 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut machine = Environment::now(&queue);
     let config = outcome::model(&arguments.preset)?;
-    let tokens = if arguments.tokens == 0 { config.text.context_length } else { arguments.tokens };
+    let tokens = match (arguments.classes, arguments.tokens) {
+        (Some(_), _) => 0,
+        (None, 0) => config.text.context_length,
+        (None, tokens) => tokens,
+    };
 
+    let words = |mode: &str| {
+        let size = arguments.classes.unwrap_or(tokens);
+        let [batch, size, threads] = [arguments.batch, size, machine.threads].map(|count| count.to_string());
+        [batch, size, arguments.dtype.clone(), mode.to_owned(), threads, arguments.device.clone()]
+    };
     let mut peers = Vec::new();
     if let Some(python) = &arguments.python {
+        let (script, library) =
+            if arguments.classes.is_some() { (peer::VIT, "timm") } else { (peer::STEP, "open_clip") };
         for name in &arguments.peers {
-            let mode: &str = if name == "tuned" { "eager" } else { name };
-            let [batch, tokens, threads] = [arguments.batch, tokens, machine.threads].map(|count| count.to_string());
-            let (dtype, device) = (arguments.dtype.clone(), arguments.device.clone());
-            let words = [batch, tokens, dtype, mode.to_owned(), threads, device];
-            peers.push((name.clone(), Peer::start(python, peer::STEP, &config, &words, name == "tuned")?, Vec::new()));
+            let (mode, tuned) = if name == "tuned" { ("eager", true) } else { (name.as_str(), false) };
+            let started = Peer::start(python, script, &config, &words(mode), tuned)?;
+            peers.push((format!("{library} {name}"), started, Vec::new()));
+        }
+    }
+    for program in &arguments.peer {
+        // With the allocator tuned as PyTorch's is, which helps any program that gives large buffers back.
+        for (tuned, name) in [(false, "default"), (true, "tuned")] {
+            let started = Peer::program(program, &config, &words("eager"), tuned)
+                .map_err(|error| format!("{}: {error}", program.display()))?;
+            let file = program.file_stem().unwrap_or_default().display();
+            peers.push((format!("{file} {name}"), started, Vec::new()));
         }
     }
 
-    let mut ours = OurStep::new(&queue, config, dtype, arguments.batch, tokens)?;
+    let mut ours = match arguments.classes {
+        Some(classes) => OurStep::classifier(&queue, config, dtype, arguments.batch, classes)?,
+        None => OurStep::new(&queue, config, dtype, arguments.batch, tokens)?,
+    };
     let (mut seconds, mut peaks) = (Vec::new(), Vec::new());
     let warm_up = if arguments.device == "cuda" { 2 } else { 1 };
     for round in 0..arguments.rounds.max(warm_up + 1) {
@@ -136,11 +168,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rows = vec![row("coca".into(), seconds, held)];
     for (name, mut peer, times) in peers {
         let bytes = peer.peak_bytes()?;
-        rows.push(row(format!("open_clip {name}"), times, bytes));
+        rows.push(row(name, times, bytes));
     }
 
+    let task = arguments.classes.map_or(format!("{tokens} tokens"), |classes| format!("images in {classes} classes"));
     println!(
-        "{} batch {} of {tokens} tokens, {}; {}; {gflop:.0} GFLOP a step, peak {peak:.0} GFLOP/s",
+        "{} batch {} of {task}, {}; {}; {gflop:.0} GFLOP a step, peak {peak:.0} GFLOP/s",
         arguments.preset,
         arguments.batch,
         arguments.dtype,
@@ -166,8 +199,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         print!("{}", profiler.table(1));
     }
     if let Some(file) = &arguments.json {
-        let (preset, batch, dtype) = (arguments.preset, arguments.batch, arguments.dtype);
-        let outcome = Outcome { machine, preset, batch, tokens, dtype, peak_gflops: peaks, gflop, rows };
+        let Arguments { preset, batch, classes, dtype, .. } = arguments;
+        let outcome = Outcome { machine, preset, batch, tokens, classes, dtype, peak_gflops: peaks, gflop, rows };
         outcome::append(file, &outcome)?;
     }
     Ok(())

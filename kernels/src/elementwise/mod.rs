@@ -2,6 +2,9 @@
 
 mod cpu;
 pub(crate) mod cuda;
+mod sums;
+
+pub(crate) use sums::{add_to, write_sum};
 
 use crate::case::{BEYOND_CACHES, Array, Case, Draw, Input, Reference, Tolerance};
 use cuda::Operation;
@@ -68,7 +71,10 @@ impl Op for Add {
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
         match queue {
-            Queue::Cpu(cpu) => cpu::add(cpu, &inputs[0], Some(&inputs[1]), &mut outputs[0]),
+            Queue::Cpu(cpu) => {
+                cpu::add(cpu, &inputs[0], Some(&inputs[1]), &mut outputs[0]);
+                Ok(())
+            }
             Queue::Cuda(queue) => cuda::run(queue, Operation::Add, &inputs[0], Some(&inputs[1]), &mut outputs[0]),
         }
     }
@@ -103,7 +109,10 @@ impl Op for Copy {
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
         match queue {
-            Queue::Cpu(cpu) => cpu::add(cpu, &inputs[0], None, &mut outputs[0]),
+            Queue::Cpu(cpu) => {
+                cpu::add(cpu, &inputs[0], None, &mut outputs[0]);
+                Ok(())
+            }
             Queue::Cuda(queue) => cuda::run(queue, Operation::Copy, &inputs[0], None, &mut outputs[0]),
         }
     }
@@ -139,7 +148,10 @@ impl Op for Cast {
 
     fn run(&self, queue: &Queue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
         match queue {
-            Queue::Cpu(cpu) => cpu::cast(cpu, &inputs[0], &mut outputs[0]),
+            Queue::Cpu(cpu) => {
+                cpu::cast(cpu, &inputs[0], &mut outputs[0]);
+                Ok(())
+            }
             Queue::Cuda(queue) => cuda::run(queue, Operation::Copy, &inputs[0], None, &mut outputs[0]),
         }
     }

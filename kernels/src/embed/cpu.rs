@@ -1,11 +1,16 @@
 //! CPU code of the embeddings.
 
 use super::CLASS_ID;
+use crate::elementwise::{add_to, write_sum};
 use crate::rows::scatter_add;
-use crate::simd::Float;
-use crate::vectorized;
+use crate::simd::registers::Stored;
+use crate::simd::{Write, prefetch};
 use engine::{CpuQueue, DType, Error, Out, Result, Shared, View};
 use half::bf16;
+
+/// Rows that are fetched ahead, from all over a table; f32 of a cache line.
+const AHEAD: usize = 2;
+const LINE: usize = 16;
 
 /// Rows of a task; columns of a reduction task.
 const ROWS: usize = 32;
@@ -25,7 +30,7 @@ pub(super) fn text(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>
     }
 }
 
-fn text_typed<T: Float>(
+fn text_typed<T: Stored>(
     queue: &CpuQueue,
     ids: &[i32],
     at: &[i32],
@@ -35,14 +40,20 @@ fn text_typed<T: Float>(
     let (tokens, positions, class) =
         (inputs[2].slice::<f32>()?, inputs[3].slice::<f32>()?, inputs[4].slice::<f32>()?);
     let n = class.len();
+    let write = Write::of::<T>(false, ids.len() * n);
     let out = Shared::new(outputs[0].slice_mut::<T>()?);
+    let token = |row: usize| if ids[row] == CLASS_ID { class } else { &tokens[ids[row] as usize * n..][..n] };
     queue.parallel_ranges(ids.len(), ROWS, |range| {
         for row in range {
-            let token = if ids[row] == CLASS_ID { class } else { &tokens[ids[row] as usize * n..][..n] };
+            if row + AHEAD < ids.len() {
+                token(row + AHEAD).chunks(LINE).for_each(|line| prefetch(line.as_ptr().cast()));
+            }
+            let token = token(row);
             // SAFETY: tasks have rows of their own.
             let out = unsafe { out.part(row * n..(row + 1) * n) };
-            add_rows::<f32, T>(queue.isa(), token, &positions[at[row] as usize * n..][..n], out);
+            write_sum(queue.isa(), token, &positions[at[row] as usize * n..][..n], out, write);
         }
+        write.finish();
     });
     Ok(())
 }
@@ -54,7 +65,7 @@ pub(super) fn text_backward(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut
     }
 }
 
-fn text_backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+fn text_backward_typed<T: Stored>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
     let (ids, at, dy) = (inputs[0].slice::<i32>()?, inputs[1].slice::<i32>()?, inputs[2].slice::<T>()?);
     let [tokens, positions, class, ..] = outputs else { unreachable!("declared by infer") };
     // `scatter_add` passes over negative indices: the class rows of the token table, all others of the class table.
@@ -67,7 +78,7 @@ fn text_backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs:
         class.fill(0.0);
     }
     for (row, _) in ids.iter().enumerate().filter(|&(_, &id)| id == CLASS_ID) {
-        accumulate_row::<T>(queue.isa(), &dy[row * n..(row + 1) * n], class);
+        add_to(queue.isa(), &dy[row * n..(row + 1) * n], class);
     }
     Ok(())
 }
@@ -79,12 +90,13 @@ pub(super) fn patches(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<
     }
 }
 
-fn patches_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+fn patches_typed<T: Stored>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
     let (patches, positions) = (inputs[0].slice::<T>()?, inputs[1].slice::<f32>()?);
     let class = inputs.get(2).map(View::slice::<f32>).transpose()?;
     let (rows, n) = (inputs[1].shape().rows(), inputs[0].shape().columns());
     let offset = usize::from(class.is_some());
     let count = outputs[0].shape().rows();
+    let write = Write::of::<T>(false, count * n);
     let out = Shared::new(outputs[0].slice_mut::<T>()?);
     queue.parallel_ranges(count, ROWS, |range| {
         for row in range {
@@ -93,13 +105,14 @@ fn patches_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut 
             // SAFETY: tasks have rows of their own.
             let out = unsafe { out.part(row * n..(row + 1) * n) };
             match class {
-                Some(class) if within == 0 => add_rows::<f32, T>(queue.isa(), class, position, out),
+                Some(class) if within == 0 => write_sum(queue.isa(), class, position, out, write),
                 _ => {
                     let patch = image * (rows - offset) + within - offset;
-                    add_rows::<T, T>(queue.isa(), &patches[patch * n..(patch + 1) * n], position, out);
+                    write_sum(queue.isa(), &patches[patch * n..(patch + 1) * n], position, out, write);
                 }
             }
         }
+        write.finish();
     });
     Ok(())
 }
@@ -111,7 +124,7 @@ pub(super) fn patches_backward(queue: &CpuQueue, inputs: &[View<'_>], outputs: &
     }
 }
 
-fn patches_backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+fn patches_backward_typed<T: Stored>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
     let dy = inputs[0].slice::<T>()?;
     let (rows, n) = (inputs[1].shape().rows(), inputs[0].shape().columns());
     let images = inputs[0].shape().rows() / rows;
@@ -126,7 +139,11 @@ fn patches_backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outpu
             let row = patch / per_image * rows + patch % per_image + offset;
             // SAFETY: tasks have rows of their own.
             let out = unsafe { patches.part(patch * n..(patch + 1) * n) };
-            copy_row::<T>(queue.isa(), &dy[row * n..(row + 1) * n], out, accumulate);
+            let dy = &dy[row * n..(row + 1) * n];
+            match accumulate {
+                true => add_to(queue.isa(), dy, out),
+                false => out.copy_from_slice(dy),
+            }
         }
     });
     let accumulate = positions.accumulates();
@@ -138,7 +155,7 @@ fn patches_backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outpu
             out.fill(0.0);
         }
         for image in 0..images {
-            accumulate_row::<T>(queue.isa(), &dy[(image * rows + within) * n..][..n], out);
+            add_to(queue.isa(), &dy[(image * rows + within) * n..][..n], out);
         }
     });
     if let Some(class) = class.first_mut() {
@@ -152,27 +169,9 @@ fn patches_backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outpu
             }
             for image in 0..images {
                 let start = image * rows * n;
-                accumulate_row::<T>(queue.isa(), &dy[start + columns.start..start + columns.end], out);
+                add_to(queue.isa(), &dy[start + columns.start..start + columns.end], out);
             }
         });
     }
     Ok(())
-}
-
-vectorized! {
-    fn add_rows<S: Float, T: Float>(a: &[S], b: &[f32], out: &mut [T]) {
-        out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = T::narrow(a.widen() + b));
-    }
-
-    fn accumulate_row<T: Float>(dy: &[T], out: &mut [f32]) {
-        out.iter_mut().zip(dy).for_each(|(out, dy)| *out += dy.widen());
-    }
-
-    fn copy_row<T: Float>(dy: &[T], out: &mut [T], accumulate: bool) {
-        if accumulate {
-            out.iter_mut().zip(dy).for_each(|(out, dy)| *out = T::narrow(out.widen() + dy.widen()));
-        } else {
-            out.copy_from_slice(dy);
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use crate::cross_entropy::write_mean;
 use crate::matmul::{Layout, Operand, Sizes, multiply};
 use crate::simd::exponentials::exponentials;
-use crate::simd::{Float, map_of};
+use crate::simd::{Float, Write, map_of};
 use crate::vectorized;
 use engine::cpu::Isa;
 use engine::{CpuQueue, DType, Error, Out, Result, Shared, View};
@@ -166,6 +166,6 @@ vectorized! {
     }
 
     fn narrow_row(row: &[f32], factor: f32, narrow: &mut [bf16]) {
-        map_of::<L, bf16, 1>(narrow, (row,), false, |[value]| value * factor);
+        map_of::<L, bf16, 1>(narrow, (row,), Write::Set, |[value]| value * factor);
     }
 }

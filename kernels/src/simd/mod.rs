@@ -19,7 +19,10 @@
 pub(crate) mod exponentials;
 pub mod math;
 pub(crate) mod registers;
+pub(crate) mod stream;
 pub(crate) mod transpose;
+
+pub use stream::Write;
 
 use engine::Element;
 use half::bf16;
@@ -287,19 +290,34 @@ pub fn sums_of<const K: usize, const N: usize>(
     sums.map(fold)
 }
 
-/// `out = function(…)`, or `out +=` it, of the elements of all slices at each place; `out` is as long as they are.
+/// Writes `function(…)` of the elements of all slices at each place; `out` is as long as they are.
 #[inline(always)]
 pub fn map_of<L: Level, T: Float, const K: usize>(
     out: &mut [T],
     slices: impl Slices<K>,
-    accumulate: bool,
+    write: Write,
     function: impl Fn([f32; K]) -> f32,
 ) {
     let count = slices.elements();
     let whole = count / LANES * LANES;
     let (chunks, rest) = out[..count].as_chunks_mut::<LANES>();
-    for (index, out) in chunks.iter_mut().enumerate() {
-        *out = map_lanes::<L, T, K>(*out, slices.lanes(index * LANES), accumulate, &function);
+    match write {
+        Write::Set => {
+            for (index, out) in chunks.iter_mut().enumerate() {
+                *out = map_lanes::<L, T, K>(slices.lanes(index * LANES), None, &function);
+            }
+        }
+        Write::Add => {
+            for (index, out) in chunks.iter_mut().enumerate() {
+                *out = map_lanes::<L, T, K>(slices.lanes(index * LANES), Some(*out), &function);
+            }
+        }
+        Write::Stream => {
+            for (index, out) in chunks.iter_mut().enumerate() {
+                stream::stream(out, map_lanes::<L, T, K>(slices.lanes(index * LANES), None, &function));
+            }
+            write.finish();
+        }
     }
     if !rest.is_empty() {
         let (mut lanes, mut last) = ([[0.0; LANES]; K], [T::narrow(0.0); LANES]);
@@ -308,16 +326,15 @@ pub fn map_of<L: Level, T: Float, const K: usize>(
             lanes.iter_mut().zip(element).for_each(|(lanes, element)| lanes[lane] = element);
             last[lane] = rest[lane];
         }
-        let last = map_lanes::<L, T, K>(last, lanes, accumulate, &function);
-        rest.copy_from_slice(&last[..rest.len()]);
+        let before = (write == Write::Add).then_some(last);
+        rest.copy_from_slice(&map_lanes::<L, T, K>(lanes, before, &function)[..rest.len()]);
     }
 }
 
 #[inline(always)]
 fn map_lanes<L: Level, T: Float, const K: usize>(
-    before: [T; LANES],
     lanes: [[f32; LANES]; K],
-    accumulate: bool,
+    before: Option<[T; LANES]>,
     function: &impl Fn([f32; K]) -> f32,
 ) -> [T; LANES] {
     let mut values = [0.0; LANES];
@@ -328,7 +345,7 @@ fn map_lanes<L: Level, T: Float, const K: usize>(
         }
         values[lane] = function(item);
     }
-    if accumulate {
+    if let Some(before) = before {
         for (value, before) in values.iter_mut().zip(before) {
             *value += before.widen();
         }
@@ -378,8 +395,8 @@ mod tests {
     }
 
     vectorized! {
-        fn double(x: &[f32], out: &mut [bf16], accumulate: bool) {
-            map_of::<L, _, 1>(out, (x,), accumulate, |[x]| 2.0 * x);
+        fn double(x: &[f32], out: &mut [bf16], write: Write) {
+            map_of::<L, _, 1>(out, (x,), write, |[x]| 2.0 * x);
         }
     }
 
@@ -390,11 +407,11 @@ mod tests {
             let x: Vec<f32> = (0..count).map(|_| f32::from_bits(random.next_u32())).collect();
             let before: Vec<bf16> = (0..count).map(|_| bf16::from_f32(random.normal() as f32)).collect();
             for isa in engine::cpu::Isa::available() {
-                for accumulate in [false, true] {
+                for write in [Write::Set, Write::Add, Write::Stream] {
                     let mut out = before.clone();
-                    double(isa, &x, &mut out, accumulate);
+                    double(isa, &x, &mut out, write);
                     for ((x, before), out) in x.iter().zip(&before).zip(out) {
-                        let exact = 2.0 * x + if accumulate { before.to_f32() } else { 0.0 };
+                        let exact = 2.0 * x + if write == Write::Add { before.to_f32() } else { 0.0 };
                         let nearest = bf16::from_f32(exact);
                         let flushed = exact.abs() < f32::MIN_POSITIVE && out == bf16::ZERO;
                         assert!(

@@ -4,6 +4,7 @@ pub mod burn;
 pub mod candle;
 #[cfg(test)]
 mod tests;
+pub mod vit;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
