@@ -32,6 +32,9 @@ const PACKED_PANELS: usize = 4;
 /// Tasks for each thread, if there are panels enough: what one thread does while the others have finished is short.
 const TASKS: usize = 8;
 
+/// The last tasks have so many times fewer panels.
+const SMALLER: usize = 4;
+
 /// Looks at what others are packing before this thread sleeps a little: they may want its core.
 const SPINS: usize = 1000;
 const NAP: Duration = Duration::from_micros(50);
@@ -101,6 +104,36 @@ impl Panels {
     }
 }
 
+/// Panels divided among tasks. The last ones are small: what one thread does while the others have finished is short.
+#[derive(Clone, Copy)]
+struct Groups {
+    panels: usize,
+    /// Panels of a task, how many such tasks there are, and panels of one after them.
+    large: usize,
+    count: usize,
+    small: usize,
+}
+
+impl Groups {
+    fn new(panels: usize, large: usize, threads: usize) -> Groups {
+        let small = large.div_ceil(SMALLER);
+        Groups { panels, large, count: (panels / large.max(1)).saturating_sub(threads), small: small.max(1) }
+    }
+
+    fn count(&self) -> usize {
+        self.count + (self.panels - self.count * self.large).div_ceil(self.small)
+    }
+
+    /// Panels of a task, none of one behind the last.
+    fn range(&self, task: usize) -> Range<usize> {
+        let start = |task: usize| match task.checked_sub(self.count) {
+            None => task * self.large,
+            Some(more) => self.panels.min(self.count * self.large + more * self.small),
+        };
+        start(task)..start(task + 1)
+    }
+}
+
 /// Runs on the queue's threads.
 pub(crate) fn gemm(queue: &CpuQueue, work: &Gemm<'_>) {
     if suits(work) {
@@ -121,6 +154,7 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
     let depth = words(kc, micro.pairs);
     let block = shared.fitting(depth, block_bytes);
     let group = own.fitting(depth, OWN_BYTES.min(block_bytes)).min(own.count().div_ceil(TASKS * queue.threads()));
+    let groups = Groups::new(own.count(), group, queue.threads());
     // A whole tile of rows is there to be multiplied while panels of B are packed.
     let by_rows = b_is_own && !work.b.k_contiguous && work.b.is_bf16 == micro.pairs && work.m >= micro.rows;
     let pack_first = if by_rows { first::select(queue.isa(), work.b.is_bf16) } else { None };
@@ -137,9 +171,9 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
             for first in (0..shared.count()).step_by(block) {
                 let panels = first..shared.count().min(first + block);
                 let size = stage.depth * shared.width;
-                let (packs, groups) = (panels.len().div_ceil(PACKED_PANELS), own.count().div_ceil(group));
+                let packs = panels.len().div_ceil(PACKED_PANELS);
                 let done = AtomicUsize::new(0);
-                queue.parallel(packs + groups, |task| {
+                queue.parallel(packs + groups.count(), |task| {
                     let Some(task) = task.checked_sub(packs) else {
                         let _done = Done(&done);
                         let range = task * PACKED_PANELS..panels.len().min((task + 1) * PACKED_PANELS);
@@ -148,7 +182,7 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
                         stage.pack(queue.isa(), &shared, first + range.start..first + range.end, &k, out);
                         return;
                     };
-                    let range = task * group..own.count().min((task + 1) * group);
+                    let range = groups.range(task);
                     OWN.with_borrow_mut(|buffer| {
                         let mine = grown(buffer, range.len() * stage.depth * own.width);
                         if pack_first.is_none() {
@@ -166,7 +200,7 @@ fn blocked(queue: &CpuQueue, work: &Gemm<'_>, block_bytes: usize) {
                         }
                         // SAFETY: only read from here on.
                         let held = unsafe { &*packed.part(0..panels.len() * size) };
-                        let mut ahead = stage.ahead(&own, (task + queue.threads()) * group, group);
+                        let mut ahead = stage.ahead(&own, groups.range(task + queue.threads()));
                         let shared = (panels.clone(), held);
                         stage.multiply(queue.isa(), shared, (range, mine), b_is_own, pack_first, &mut ahead);
                     });
@@ -204,9 +238,9 @@ impl Stage<'_> {
         unsafe { pack_panels(isa, panels.source, self.micro.pairs, panels.width, panels.total, range, k, out) }
     }
 
-    /// `count` panels of an operand from `first` on, as many as there are.
-    fn ahead(&self, panels: &Panels, first: usize, count: usize) -> Ahead {
-        let [start, end] = [first, first + count].map(|panel| panels.total.min(panel * panels.width));
+    /// Panels of an operand that are not packed yet.
+    fn ahead(&self, panels: &Panels, range: Range<usize>) -> Ahead {
+        let [start, end] = [range.start, range.end].map(|panel| panels.total.min(panel * panels.width));
         Ahead::new(&panels.source, start..end, &self.k)
     }
 
@@ -331,7 +365,7 @@ pub(crate) fn gemm_here(isa: Isa, work: &Gemm<'_>) {
         let b_packed = grown(b_buffer, depth * b.width * b.count());
         stage.pack(isa, &a, 0..a.count(), &(0..work.k), a_packed);
         stage.pack(isa, &b, 0..b.count(), &(0..work.k), b_packed);
-        let mut ahead = stage.ahead(&a, a.count(), 0);
+        let mut ahead = stage.ahead(&a, 0..0);
         stage.multiply(isa, (0..b.count(), b_packed), (0..a.count(), a_packed), false, None, &mut ahead);
     });
 }
