@@ -33,7 +33,7 @@ const PACKED_PANELS: usize = 4;
 const TASKS: usize = 8;
 
 /// The last tasks have so many times fewer panels.
-const SMALLER: usize = 4;
+const SMALLER: usize = 2;
 
 /// Looks at what others are packing before this thread sleeps a little: they may want its core.
 const SPINS: usize = 1000;
