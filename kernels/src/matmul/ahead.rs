@@ -7,6 +7,10 @@ use std::ops::Range;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
+/// Bytes between rows across k from which on they are not fetched: they would fall into few sets of the cache, and take the panels
+/// out of it.
+const FAR: usize = 16 << 10;
+
 /// Cache lines, one after the other: pieces of `piece` lines, with a gap from the end of each to the next. Any address will do.
 #[derive(Clone, Copy)]
 pub(crate) struct Lines {
@@ -50,14 +54,16 @@ impl Ahead {
         let stride = source.stride * size;
         let first = source.pointer.wrapping_add(across.start * stride + along.start * size);
         let lines = (along.len() * size).div_ceil(LINE);
-        Ahead { first, stride, piece: lines.max(1), next: 0, count: across.len() * lines }
+        let count = if !source.k_contiguous && stride > FAR { 0 } else { across.len() * lines };
+        Ahead { first, stride, piece: lines.max(1), next: 0, count }
     }
 
-    /// The next `count` lines; after the last row the first line again and again.
+    /// The next `count` lines; after the last row one that is in the first-level cache, again and again.
     pub fn lines(&mut self, count: usize) -> Lines {
         let Ahead { first, stride, piece, next, .. } = *self;
         if next >= self.count {
-            return Lines { first, left: 1, piece: 1, gap: -(LINE as isize) };
+            let near = std::ptr::from_ref(self).cast();
+            return Lines { first: near, left: 1, piece: 1, gap: -(LINE as isize) };
         }
         self.next += count;
         let (row, line) = (next / piece, next % piece);
