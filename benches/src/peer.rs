@@ -6,10 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use trainer::lab::peers::process::Process;
 
-/// The script that runs open_clip's training step.
-pub const STEP: &str = include_str!("../peers/open_clip_step.py");
-/// The script that trains timm's Vision Transformer as a classifier.
-pub const VIT: &str = include_str!("../peers/vit_step.py");
+/// The script that runs the training steps of open_clip's CoCa, and of timm's Vision Transformer.
+pub const STEP: &str = include_str!("../peers/torch_step.py");
 /// The script that runs open_clip's model in use.
 pub const INFERENCE: &str = include_str!("../peers/open_clip_inference.py");
 

@@ -46,7 +46,7 @@ struct Arguments {
     /// Peers: eager, compile, max-autotune (compile with its search), tuned (eager, with an allocator that keeps its pages).
     #[arg(long, value_delimiter = ',', default_value = "eager,tuned")]
     peers: Vec<String>,
-    /// With --classes, a program that speaks as benches/peers/vit_step.py does, such as benches/peers/crates/target/release/vit.
+    /// With --classes, a program that speaks as benches/peers/torch_step.py does, such as benches/peers/crates/target/release/vit.
     #[arg(long, requires = "classes")]
     peer: Vec<PathBuf>,
     /// A file that gets one more line of JSON.
@@ -110,17 +110,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
 
     let words = |mode: &str| {
-        let size = arguments.classes.unwrap_or(tokens);
+        let (task, size) = arguments.classes.map_or(("coca", tokens), |classes| ("classes", classes));
         let [batch, size, threads] = [arguments.batch, size, machine.threads].map(|count| count.to_string());
-        [batch, size, arguments.dtype.clone(), mode.to_owned(), threads, arguments.device.clone()]
+        let [task, mode] = [task, mode].map(str::to_owned);
+        [task, batch, size, arguments.dtype.clone(), mode, threads, arguments.device.clone()]
     };
     let mut peers = Vec::new();
     if let Some(python) = &arguments.python {
-        let (script, library) =
-            if arguments.classes.is_some() { (peer::VIT, "timm") } else { (peer::STEP, "open_clip") };
+        let library = if arguments.classes.is_some() { "timm" } else { "open_clip" };
         for name in &arguments.peers {
             let (mode, tuned) = if name == "tuned" { ("eager", true) } else { (name.as_str(), false) };
-            let started = Peer::start(python, script, &config, &words(mode), tuned)?;
+            let started = Peer::start(python, peer::STEP, &config, &words(mode), tuned)?;
             peers.push((format!("{library} {name}"), started, Vec::new()));
         }
     }

@@ -4,9 +4,10 @@ use crate::simd::registers::{self, Kernel, Lanes, Stored};
 use crate::simd::stream::stream;
 use crate::simd::{LANES, Write};
 use engine::cpu::Isa;
+use std::ops::Range;
 
 /// `a`, or `a + b`, of a range of elements, and where it goes. The output may be an input, of the same type.
-pub(crate) struct Sums<A, B, T> {
+pub(super) struct Sums<A, B, T> {
     pub a: *const A,
     pub b: Option<*const B>,
     pub out: *mut T,
@@ -14,7 +15,24 @@ pub(crate) struct Sums<A, B, T> {
     pub write: Write,
 }
 
+// SAFETY: tasks work on disjoint parts.
+unsafe impl<A, B, T> Send for Sums<A, B, T> {}
+// SAFETY: as above.
+unsafe impl<A, B, T> Sync for Sums<A, B, T> {}
+
 impl<A: Stored, B: Stored, T: Stored> Sums<A, B, T> {
+    /// Those of a part of the range.
+    ///
+    /// # Safety
+    /// The part is inside it.
+    pub unsafe fn part(&self, part: Range<usize>) -> Sums<A, B, T> {
+        // SAFETY: the caller's.
+        unsafe {
+            let (a, b) = (self.a.add(part.start), self.b.map(|b| b.add(part.start)));
+            Sums { a, b, out: self.out.add(part.start), count: part.len(), write: self.write }
+        }
+    }
+
     /// Writes them; the task that has streamed some ends with [`Write::finish`].
     ///
     /// # Safety
@@ -23,6 +41,22 @@ impl<A: Stored, B: Stored, T: Stored> Sums<A, B, T> {
     pub unsafe fn run(self, isa: Isa) {
         // SAFETY: the caller's.
         unsafe { registers::run(isa, self) };
+    }
+
+    /// Those of the vector at `at`. A closure would not be compiled for the instruction set.
+    #[inline(always)]
+    unsafe fn at<R: Lanes>(&self, at: usize) -> R {
+        // SAFETY: inside the ranges, by contract.
+        unsafe {
+            let mut sum = A::load::<R>(self.a.add(at));
+            if let Some(b) = self.b {
+                sum = sum.add(B::load(b.add(at)));
+            }
+            if self.write == Write::Add {
+                sum = sum.add(T::load(self.out.add(at)));
+            }
+            sum
+        }
     }
 }
 
@@ -40,24 +74,6 @@ pub(crate) fn add_to<A: Stored, T: Stored>(isa: Isa, a: &[A], out: &mut [T]) {
     let (count, out) = (a.len(), out.as_mut_ptr());
     // SAFETY: both have these elements; the instruction set is a queue's.
     unsafe { Sums { a: a.as_ptr(), b: None::<*const A>, out, count, write: Write::Add }.run(isa) };
-}
-
-impl<A: Stored, B: Stored, T: Stored> Sums<A, B, T> {
-    /// Those of the vector at `at`. A closure would not be compiled for the instruction set.
-    #[inline(always)]
-    unsafe fn at<R: Lanes>(&self, at: usize) -> R {
-        // SAFETY: inside the ranges, by contract.
-        unsafe {
-            let mut sum = A::load::<R>(self.a.add(at));
-            if let Some(b) = self.b {
-                sum = sum.add(B::load(b.add(at)));
-            }
-            if self.write == Write::Add {
-                sum = sum.add(T::load(self.out.add(at)));
-            }
-            sum
-        }
-    }
 }
 
 impl<A: Stored, B: Stored, T: Stored> Kernel for Sums<A, B, T> {

@@ -1,7 +1,9 @@
 //! CPU code of LayerNorm: a row stays in level-1 cache for its passes.
 
 use super::PARTS;
-use crate::simd::{Float, Write, map_of, sum_of, sums_of};
+use crate::elementwise::write_sum;
+use crate::simd::registers::Stored;
+use crate::simd::{Float, Write, sum_of, sums_of};
 use crate::vectorized;
 use engine::{CpuQueue, DType, Out, Result, Shared, View};
 use half::bf16;
@@ -39,7 +41,7 @@ pub(super) fn backward(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out
     }
 }
 
-fn forward_typed<T: Float>(
+fn forward_typed<T: Stored>(
     queue: &CpuQueue,
     epsilon: f32,
     inputs: &[View<'_>],
@@ -63,7 +65,7 @@ fn forward_typed<T: Float>(
         };
         let x = match (residual, sum) {
             (Some(residual), Some(sum)) => {
-                add::<T>(queue.isa(), &x[span.clone()], &residual[span], sum);
+                write_sum(queue.isa(), &x[span.clone()], &residual[span], sum, Write::Set);
                 &*sum
             }
             _ => &x[span],
@@ -105,10 +107,6 @@ fn backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut
 }
 
 vectorized! {
-    fn add<T: Float>(x: &[T], residual: &[T], sum: &mut [T]) {
-        map_of::<L, T, 2>(sum, (x, residual), Write::Set, |[x, residual]| x + residual);
-    }
-
     fn forward_rows<T: Float>(
         epsilon: f32,
         x: &[T],

@@ -58,9 +58,8 @@ impl Encoder {
     fn new(sizes: Sizes, device: &Device) -> Encoder {
         let Sizes { image, patch, width, mlp_width, layers, heads, classes } = sizes;
         let rows = (image / patch).pow(2) + 1;
-        let start = |rows: usize| {
-            Param::from_tensor(Tensor::random([1, rows, width], Distribution::Normal(0.0, 0.02), device))
-        };
+        let start =
+            |rows: usize| Param::from_tensor(Tensor::random([1, rows, width], Distribution::Normal(0.0, 0.02), device));
         let blocks = TransformerEncoderConfig::new(width, mlp_width, heads, layers);
         Encoder {
             patches: Conv2dConfig::new([3, width], [patch, patch])

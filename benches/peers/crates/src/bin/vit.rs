@@ -1,5 +1,5 @@
 //! burn's training step of a Vision Transformer, for the bench `step --classes`; arguments and protocol are those of
-//! `benches/peers/vit_step.py`.
+//! `benches/peers/torch_step.py`.
 
 use peers::vit::{Sizes, Vit};
 use serde_json::{Value, json};
@@ -8,9 +8,12 @@ use std::time::Instant;
 
 fn main() -> peers::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [path, batch, classes, dtype, _, threads, device] = words.as_slice() else {
-        return Err("give CONFIG.json BATCH CLASSES DTYPE MODE THREADS DEVICE".into());
+    let [path, task, batch, classes, dtype, _, threads, device] = words.as_slice() else {
+        return Err("give CONFIG.json classes BATCH CLASSES DTYPE MODE THREADS DEVICE".into());
     };
+    if task != "classes" {
+        return Err(format!("burn trains a classifier here: the task is classes, not {task}").into());
+    }
     let here = rayon::current_num_threads();
     if dtype != "f32" || device != "cpu" || threads.parse() != Ok(here) {
         let wanted = format!("{dtype} with {threads} threads on {device}");
