@@ -1,10 +1,10 @@
 //! CPU code of LayerNorm: a row stays in level-1 cache for its passes.
 
 use super::PARTS;
+use super::rows::{Backward, Forward};
 use crate::elementwise::write_sum;
-use crate::simd::registers::Stored;
-use crate::simd::{Float, Write, sum_of, sums_of};
-use crate::vectorized;
+use crate::simd::registers::{self, Stored};
+use crate::simd::Write;
 use engine::{CpuQueue, DType, Out, Result, Shared, View};
 use half::bf16;
 use std::cell::RefCell;
@@ -57,6 +57,7 @@ fn forward_typed<T: Stored>(
     };
     let (y, mean, rstd) =
         (Shared::new(y.slice_mut::<T>()?), Shared::new(mean.slice_mut::<f32>()?), Shared::new(rstd.slice_mut::<f32>()?));
+    let write = Write::of::<T>(false, rows * n);
     queue.parallel_ranges(rows, GRAIN.div_ceil(n), |range| {
         let span = range.start * n..range.end * n;
         // SAFETY: tasks have rows of their own.
@@ -70,12 +71,16 @@ fn forward_typed<T: Stored>(
             }
             _ => &x[span],
         };
-        with_rows(n, |wide| forward_rows::<T>(queue.isa(), epsilon, x, weight, bias, y, mean, rstd, wide));
+        with_rows(n, |wide| {
+            let rows = Forward { epsilon, x, weight, bias, y, means: mean, rstds: rstd, wide, write };
+            // SAFETY: the instruction set is a queue's.
+            unsafe { registers::run(queue.isa(), rows) };
+        });
     });
     Ok(())
 }
 
-fn backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+fn backward_typed<T: Stored>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
     let (x, weight) = (inputs[0].slice::<T>()?, inputs[1].slice::<f32>()?);
     let (mean, rstd, dy) = (inputs[2].slice::<f32>()?, inputs[3].slice::<f32>()?, inputs[4].slice::<T>()?);
     let (rows, n) = (inputs[0].shape().rows(), inputs[0].shape().columns());
@@ -89,9 +94,15 @@ fn backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut
         let span = range.start * n..range.end * n;
         // SAFETY: tasks have rows and a partial sum of their own.
         let (dx, sums) = unsafe { (dx.part(span.clone()), partial.part(part * 2 * n..(part + 1) * 2 * n)) };
-        let (mean, rstd) = (&mean[range.clone()], &rstd[range]);
+        let (means, rstds) = (&mean[range.clone()], &rstd[range]);
         let (x, dy) = (&x[span.clone()], &dy[span]);
-        with_rows(n, |wide| backward_rows::<T>(queue.isa(), x, weight, mean, rstd, dy, dx, accumulate, sums, wide));
+        sums.fill(0.0);
+        let (dweight, dbias) = sums.split_at_mut(n);
+        with_rows(n, |wide| {
+            let rows = Backward { x, weight, means, rstds, dy, dx, accumulate, dweight, dbias, wide };
+            // SAFETY: the instruction set is a queue's.
+            unsafe { registers::run(queue.isa(), rows) };
+        });
     });
     for (out, half) in [(dweight, 0), (dbias, 1)] {
         let accumulate = out.accumulates();
@@ -104,72 +115,4 @@ fn backward_typed<T: Float>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut
         }
     }
     Ok(())
-}
-
-vectorized! {
-    fn forward_rows<T: Float>(
-        epsilon: f32,
-        x: &[T],
-        weight: &[f32],
-        bias: &[f32],
-        y: &mut [T],
-        means: &mut [f32],
-        rstds: &mut [f32],
-        wide: &mut [f32],
-    ) {
-        let n = weight.len();
-        for (row, (x, y)) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).enumerate() {
-            let x = T::wide(x, wide);
-            let mean = sum_of((x,), |[x]| x) / n as f32;
-            let variance = sum_of((x,), |[x]| {
-                let centred = x - mean;
-                centred * centred
-            }) / n as f32;
-            let rstd = 1.0 / (variance + epsilon).sqrt();
-            (means[row], rstds[row]) = (mean, rstd);
-            for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                *y = T::narrow(L::fma((x - mean) * rstd, *weight, *bias));
-            }
-        }
-    }
-
-    fn backward_rows<T: Float>(
-        x: &[T],
-        weight: &[f32],
-        means: &[f32],
-        rstds: &[f32],
-        dy: &[T],
-        dx: &mut [T],
-        accumulate: bool,
-        sums: &mut [f32],
-        wide: &mut [f32],
-    ) {
-        let n = weight.len();
-        let (wide_x, wide_dy) = wide.split_at_mut(n);
-        sums.fill(0.0);
-        let (dweight, dbias) = sums.split_at_mut(n);
-        for row in 0..means.len() {
-            let (mean, rstd) = (means[row], rstds[row]);
-            let x = T::wide(&x[row * n..(row + 1) * n], wide_x);
-            let dy = T::wide(&dy[row * n..(row + 1) * n], wide_dy);
-            let [sum_g, sum_gx] = sums_of((dy, weight, x), |[dy, weight, x]| {
-                let g = dy * weight;
-                [g, g * ((x - mean) * rstd)]
-            });
-            let (mean_g, mean_gx) = (sum_g / n as f32, sum_gx / n as f32);
-            let parts = x.iter().zip(dy).zip(weight).zip(&mut *dweight).zip(&mut *dbias);
-            let gradient = |((((x, dy), weight), dweight), dbias): ((((&f32, &f32), &f32), &mut f32), &mut f32)| {
-                let hat = (x - mean) * rstd;
-                *dweight += dy * hat;
-                *dbias += dy;
-                rstd * (dy * weight - mean_g - hat * mean_gx)
-            };
-            let targets = dx[row * n..(row + 1) * n].iter_mut();
-            if accumulate {
-                parts.zip(targets).for_each(|(parts, dx)| *dx = T::narrow(dx.widen() + gradient(parts)));
-            } else {
-                parts.zip(targets).for_each(|(parts, dx)| *dx = T::narrow(gradient(parts)));
-            }
-        }
-    }
 }

@@ -3,6 +3,7 @@
 
 mod cpu;
 pub(crate) mod cuda;
+mod rows;
 
 use crate::case::{BEYOND_CACHES, Array, Case, Draw, Input, Reference, Tolerance};
 use crate::elementwise::pass_gradient;
