@@ -8,7 +8,7 @@ use super::scratch::with_scratch;
 use super::softmax::{Block, softmax_backward};
 use super::tile::{Limit, Multiply, TILE_ROWS};
 use super::{Attention, SHARED_QUERY_GROUPS, Source};
-use crate::simd::Float;
+use crate::simd::registers::Stored;
 use engine::{CpuQueue, DType, Out, Result, View};
 use half::bf16;
 
@@ -35,7 +35,7 @@ struct Operands<'a, T> {
     dvalue: Target<'a, T>,
 }
 
-fn typed<T: Float>(op: &Attention, queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+fn typed<T: Stored>(op: &Attention, queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
     let (own, tensors) = (op.input_count(), op.tensors());
     let metas: Vec<_> = inputs[..own].iter().map(View::meta).collect();
     let geometry = Geometry::check(op, &metas)?;
@@ -95,7 +95,7 @@ fn typed<T: Float>(op: &Attention, queue: &CpuQueue, inputs: &[View<'_>], output
 
 impl Call<'_> {
     /// The gradients of one head of one sequence. Query gradients go to the rows from `first_gradient` on.
-    fn backward_pair<T: Float, Q: Float>(
+    fn backward_pair<T: Stored, Q: Stored>(
         &self,
         sequence: usize,
         head: usize,

@@ -12,6 +12,7 @@ use super::softmax::{Block, KeyMask, fill_bias};
 use super::tile::{Limit, Multiply, TILE_ROWS};
 use super::{Attention, Visibility};
 use crate::matmul::{self, pack_whole};
+use crate::simd::registers::Stored;
 use crate::simd::{Float, LANES};
 use engine::cpu::Isa;
 use engine::{DType, Element, Out, Result, Shared, View};
@@ -150,7 +151,7 @@ impl<'a> Call<'a> {
     }
 
     /// A head's columns of `rows` as words along rows: where they lie, or widened in `buffer`.
-    pub fn along<'b, T: Float>(
+    pub fn along<'b, T: Stored>(
         &self,
         from: &Matrix<'b, T>,
         rows: &Range<usize>,
@@ -166,7 +167,7 @@ impl<'a> Call<'a> {
     }
 
     /// Copies a head's columns of `rows`: a row of words for each, or for each two.
-    pub fn across<T: Float>(&self, from: &Matrix<'_, T>, rows: &Range<usize>, column: usize, to: &mut [f32]) {
+    pub fn across<T: Stored>(&self, from: &Matrix<'_, T>, rows: &Range<usize>, column: usize, to: &mut [f32]) {
         let to = &mut to[..self.words(rows.len()) * self.padded()];
         match self.pairs {
             true => self.pack(from, rows, column, false, self.padded(), to),
@@ -218,7 +219,7 @@ impl<'a> Call<'a> {
     ///
     /// # Safety
     /// No other task touches these rows and columns of the target.
-    pub unsafe fn store<T: Float>(
+    pub unsafe fn store<T: Stored>(
         &self,
         from: &[f32],
         to: &Target<'_, T>,

@@ -4,10 +4,10 @@ use super::cpu::{Call, Matrix, Target, Tiles, blocks};
 use super::geometry::{Columns, Geometry};
 use super::scratch::with_scratch;
 use super::pairs::pair_along_rows;
-use super::softmax::{Running, online_softmax};
+use super::softmax::{Running, log_sum_exp, online_softmax};
 use super::tile::TILE_ROWS;
 use super::Attention;
-use crate::simd::Float;
+use crate::simd::registers::Stored;
 use engine::{CpuQueue, DType, Out, Result, View};
 use half::bf16;
 
@@ -31,7 +31,7 @@ struct Operands<'a, T> {
     log_sum_exp: Target<'a, f32>,
 }
 
-fn typed<T: Float>(op: &Attention, queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+fn typed<T: Stored>(op: &Attention, queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
     let metas: Vec<_> = inputs.iter().map(View::meta).collect();
     let geometry = Geometry::check(op, &metas)?;
     let call = Call::new(op, queue.isa(), &geometry, inputs)?;
@@ -53,7 +53,7 @@ fn typed<T: Float>(op: &Attention, queue: &CpuQueue, inputs: &[View<'_>], output
 
 impl Call<'_> {
     /// The result and the log-sum-exp of one head of one sequence.
-    fn forward_pair<T: Float>(&self, sequence: usize, head: usize, operands: &Operands<'_, T>) {
+    fn forward_pair<T: Stored>(&self, sequence: usize, head: usize, operands: &Operands<'_, T>) {
         let (queries, keys) = (self.sequences.queries(sequence), self.sequences.keys(sequence));
         if queries.is_empty() {
             return;
@@ -96,13 +96,12 @@ impl Call<'_> {
                     }
                     self.multiply_by_keys(scores, &values[self.words(tile.start) * padded..], block_o, &part, !first);
                 }
-                for (index, row) in (first_output + block.start..first_output + block.end).enumerate() {
-                    let seen = largest[index] > f32::NEG_INFINITY;
+                let (largest, total) = (&mut largest[..block.len()], &mut total[..block.len()]);
+                log_sum_exp(self.isa, largest, total, self.scale);
+                for (row, &value) in (first_output + block.start..).zip(&*largest) {
                     // SAFETY: this task alone writes the statistics of its rows and head.
                     let statistic = unsafe { operands.log_sum_exp.part(row, head, 1) };
-                    let value = if seen { largest[index] * self.scale + total[index].ln() } else { 0.0 };
                     statistic[0] = if operands.log_sum_exp.accumulate { statistic[0] + value } else { value };
-                    total[index] = if seen { 1.0 / total[index] } else { 0.0 };
                 }
                 let rows = first_output + block.start..first_output + block.end;
                 // SAFETY: this task alone writes the columns of its head in the rows of its sequence.

@@ -3,43 +3,93 @@
 //! Scratch rows are whole vectors of [`LANES`]; columns past the head dimension are 0.
 
 use super::cpu::Rows;
-use crate::simd::{Float, LANES, Level, fold, prefetch};
+use crate::simd::registers::{self, Kernel, Lanes, Stored};
+use crate::simd::{Float, LANES, fold, prefetch};
 use crate::vectorized;
+use engine::cpu::Isa;
 
 /// Rows that are fetched ahead: the processor does not see that they are a stride apart.
 const AHEAD: usize = 16;
 
-vectorized! {
-    /// Copies rows of `columns` elements, `stride` apart, into rows of `to_stride`.
-    pub(super) fn load_rows<T: Float>(from: &[T], stride: usize, columns: usize, to: &mut [f32], to_stride: usize) {
+/// Copies rows of `columns` elements, `stride` apart, into rows of `to_stride`.
+pub(super) fn load_rows<T: Stored>(
+    isa: Isa,
+    from: &[T],
+    stride: usize,
+    columns: usize,
+    to: &mut [f32],
+    to_stride: usize,
+) {
+    // SAFETY: the instruction set is a queue's.
+    unsafe { registers::run(isa, Load { from, stride, columns, to, to_stride }) };
+}
+
+/// Rows of scratch into a tensor, or added to it: each times its scale, or all times the only one.
+pub(super) fn store_rows<T: Stored>(isa: Isa, from: &[f32], from_stride: usize, scales: &[f32], to: Rows<'_, T>) {
+    // SAFETY: the instruction set is a queue's.
+    unsafe { registers::run(isa, Store { from, from_stride, scales, to }) };
+}
+
+struct Load<'a, T> {
+    from: &'a [T],
+    stride: usize,
+    columns: usize,
+    to: &'a mut [f32],
+    to_stride: usize,
+}
+
+impl<T: Stored> Kernel for Load<'_, T> {
+    #[inline(always)]
+    unsafe fn run<R: Lanes>(self) {
+        let Load { from, stride, columns, to, to_stride } = self;
+        let whole = columns / R::COUNT * R::COUNT;
         for (from, to) in from.chunks(stride).zip(to.chunks_exact_mut(to_stride)) {
             for column in (0..columns).step_by(64 / size_of::<T>()) {
                 prefetch(from.as_ptr().wrapping_add(AHEAD * stride + column).cast());
             }
-            let (from, from_rest) = from[..columns].as_chunks::<LANES>();
-            let (to, to_rest) = to.as_chunks_mut::<LANES>().0.split_at_mut(from.len());
-            for (to, from) in to.iter_mut().zip(from) {
-                for (to, &from) in to.iter_mut().zip(from) {
-                    *to = from.widen();
-                }
+            let (from, to) = (&from[..columns], &mut to[..]);
+            for at in (0..whole).step_by(R::COUNT) {
+                // SAFETY: whole vectors of both rows.
+                unsafe { T::load::<R>(from.as_ptr().add(at)).store(to.as_mut_ptr().add(at)) };
             }
-            if let Some(to) = to_rest.first_mut() {
-                *to = [0.0; LANES];
-                to.iter_mut().zip(from_rest).for_each(|(to, &from)| *to = from.widen());
-            }
+            to[whole..].fill(0.0);
+            to[whole..].iter_mut().zip(&from[whole..]).for_each(|(to, &from)| *to = from.widen());
         }
     }
+}
 
-    /// Rows of scratch into a tensor, or added to it: each times its scale, or all times the only one.
-    pub(super) fn store_rows<T: Float>(from: &[f32], from_stride: usize, scales: &[f32], to: Rows<'_, T>) {
-        let mut to = to;
+struct Store<'a, 'b, T> {
+    from: &'a [f32],
+    from_stride: usize,
+    scales: &'a [f32],
+    to: Rows<'b, T>,
+}
+
+impl<T: Stored> Kernel for Store<'_, '_, T> {
+    #[inline(always)]
+    unsafe fn run<R: Lanes>(self) {
+        let Store { from, from_stride, scales, mut to } = self;
         for (index, from) in from.chunks_exact(from_stride).enumerate() {
             let scale = scales[index.min(scales.len() - 1)];
             let (to, accumulate) = to.row(index);
-            store_row::<T, L>(from, scale, accumulate, to);
+            let from = &from[..to.len()];
+            let whole = to.len() / R::COUNT * R::COUNT;
+            for at in (0..whole).step_by(R::COUNT) {
+                // SAFETY: whole vectors of both rows.
+                unsafe {
+                    let (from, to) = (from.as_ptr().add(at), to.as_mut_ptr().add(at));
+                    let values = R::load(from).multiply(R::splat(scale));
+                    T::store(if accumulate { values.add(T::load(to)) } else { values }, to);
+                }
+            }
+            for (to, from) in to[whole..].iter_mut().zip(&from[whole..]) {
+                *to = T::narrow(if accumulate { to.widen() + from * scale } else { from * scale });
+            }
         }
     }
+}
 
+vectorized! {
     /// The dot product of each row of the result with its gradient; rows of both are `stride` apart.
     pub(super) fn row_dots<T: Float>(result: &[T], gradient: &[T], stride: usize, columns: usize, dots: &mut [f32]) {
         for ((result, gradient), dot) in result.chunks(stride).zip(gradient.chunks(stride)).zip(dots) {
@@ -56,23 +106,5 @@ vectorized! {
             }
             *dot = fold(sums);
         }
-    }
-}
-
-/// One row. Values wait in arrays: the compiler cannot know that scratch and tensor do not overlap.
-#[inline(always)]
-fn store_row<T: Float, L: Level>(from: &[f32], scale: f32, accumulate: bool, to: &mut [T]) {
-    let (to, to_rest) = to.as_chunks_mut::<LANES>();
-    let (from, from_rest) = from.as_chunks::<LANES>().0.split_at(to.len());
-    for (to, from) in to.iter_mut().zip(from) {
-        let mut values = *from;
-        values.iter_mut().for_each(|value| *value *= scale);
-        if accumulate {
-            values.iter_mut().zip(&*to).for_each(|(value, to)| *value += to.widen());
-        }
-        *to = T::narrow_lanes::<L>(values);
-    }
-    for (to, from) in to_rest.iter_mut().zip(from_rest.iter().flatten()) {
-        *to = T::narrow(if accumulate { to.widen() + from * scale } else { from * scale });
     }
 }

@@ -2,8 +2,9 @@
 
 use super::tile::{TILE_ROWS, reach};
 use super::{SEEN_BY_ITSELF, SEEN_LATER};
-use crate::simd::LANES;
+use crate::simd::{LANES, math};
 use crate::simd::registers::{self, Kernel, Lanes, exp};
+use crate::vectorized;
 use engine::cpu::Isa;
 
 /// A block of scores: queries `first_query ..` against the keys `first_key ..` of a tile, both counted in their
@@ -104,6 +105,19 @@ pub(super) fn softmax_backward(
 ) {
     // SAFETY: the instruction set is a queue's.
     unsafe { registers::run(isa, Backward { block, scores, gradients, log_sum_exp, delta }) };
+}
+
+vectorized! {
+    /// Turns the largest score of each query into its log-sum-exp, and the sum of its terms into what they are multiplied by. Both
+    /// are 0 for a query that has seen nothing.
+    pub(super) fn log_sum_exp(largest: &mut [f32], total: &mut [f32], scale: f32) {
+        for (largest, total) in largest.iter_mut().zip(total) {
+            let seen = *largest > f32::NEG_INFINITY;
+            let value = *largest * scale + math::ln::<L>(*total);
+            *largest = if seen { value } else { 0.0 };
+            *total = if seen { 1.0 / *total } else { 0.0 };
+        }
+    }
 }
 
 struct Online<'a, 'b> {
