@@ -5,6 +5,7 @@
 use crate::config::{CocaConfig, Pooler};
 use engine::rng::Philox;
 use engine::{Parameters, Result, Shape};
+use rayon::prelude::*;
 
 /// One parameter tensor, stored in f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,9 +42,9 @@ pub fn parameters(config: &CocaConfig) -> Vec<ParamSpec> {
 }
 
 /// Draws every parameter of `list`, which `parameters` hold in this order, from its starting distribution. Stream i of the
-/// generator makes parameter i.
+/// generator makes parameter i, so that threads draw them side by side.
 pub(crate) fn initialize(list: &[ParamSpec], parameters: &Parameters, seed: u64) -> Result<()> {
-    for (index, spec) in list.iter().enumerate() {
+    list.par_iter().enumerate().try_for_each(|(index, spec)| {
         let mut random = Philox::new(seed, index as u64);
         let count = spec.shape.elements();
         let values: Vec<f32> = match spec.init {
@@ -51,9 +52,8 @@ pub(crate) fn initialize(list: &[ParamSpec], parameters: &Parameters, seed: u64)
             Init::Normal(deviation) => (0..count).map(|_| random.normal() as f32 * deviation).collect(),
             Init::Uniform(bound) => (0..count).map(|_| (2.0 * random.uniform() - 1.0) as f32 * bound).collect(),
         };
-        parameters.write(&spec.name, &values)?;
-    }
-    Ok(())
+        parameters.write(&spec.name, &values)
+    })
 }
 
 /// Whether weight decay applies: open_clip's rule, by number of dimensions and by name.
