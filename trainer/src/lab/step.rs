@@ -279,7 +279,7 @@ impl Observer for Recorder {
             results: step.scratch.iter().take_while(|&&scratch| !scratch).count().max(1),
             reference: reference(step.op),
             tolerance: match op.is::<LayerNorm>() {
-                // The mean of what has none: as far off as a sum of such terms may be.
+                // The mean of normalised rows is nearly 0; it is as far off as one of such terms may be.
                 true => tolerance.scale(largest(step.inputs)?),
                 false => tolerance,
             },
