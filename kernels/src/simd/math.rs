@@ -48,7 +48,7 @@ pub fn ln<L: Level>(x: f32) -> f32 {
     let p = L::fma(p, r, -1.666_805_8e-1);
     let p = L::fma(p, r, 2.000_071_5e-1);
     let p = L::fma(p, r, -2.499_999_4e-1);
-    let p = L::fma(p, r, 3.333_333_1e-1);
+    let p = L::fma(p, r, 3.333_333e-1);
     let square = r * r;
     // ln 2 in two parts; n times the first is exact.
     let low = L::fma(n, -2.121_944_4e-4, p * r * square);
@@ -82,7 +82,7 @@ pub fn tanh<L: Level>(x: f32) -> f32 {
     let s = bounded * bounded;
     let p = L::fma(s, -8.488_864e-14, 5.278_01e-11);
     let p = L::fma(p, s, -2.022_535_6e-8);
-    let p = L::fma(p, s, 1.115_434_05e-5);
+    let p = L::fma(p, s, 1.115_434e-5);
     let p = L::fma(p, s, 3.103_959_3e-3);
     let p = L::fma(p, s, 1.308_401_3e-1);
     let p = L::fma(p, s, 1.0);
