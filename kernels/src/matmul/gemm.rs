@@ -275,7 +275,7 @@ impl Stage<'_> {
                         pack_first(theirs, rows, mine, tile.as_mut_ptr());
                     } else {
                         let (a, b) = if b_is_own { (theirs, mine.cast_const()) } else { (mine.cast_const(), theirs) };
-                        self.micro.run(place.rows)(self.depth, a, b, tile.as_mut_ptr(), ahead.lines(self.depth));
+                        self.micro.run(place.rows, place.columns)(self.depth, a, b, tile.as_mut_ptr(), ahead.lines(self.depth));
                     }
                 }
                 self.finish(isa, place, &mut tile);
