@@ -26,7 +26,7 @@ pub(crate) struct Micro {
     pub pairs: bool,
     /// For 2 rows, for 4 and so on, the last one for all.
     runs: &'static [Run],
-    /// The same for the first half of the columns, where there are such.
+    /// The same for the first half of the columns, or again for all.
     halves: &'static [Run],
 }
 
@@ -34,7 +34,7 @@ impl Micro {
     /// The one that computes the first `rows` rows and `columns` columns, at least one of each, and as few besides as there is a
     /// kernel for.
     pub fn run(&self, rows: usize, columns: usize) -> Run {
-        let runs = if 2 * columns <= self.columns && !self.halves.is_empty() { self.halves } else { self.runs };
+        let runs = if 2 * columns <= self.columns { self.halves } else { self.runs };
         runs[(rows.div_ceil(2) - 1).min(runs.len() - 1)]
     }
 }
@@ -56,12 +56,13 @@ pub(crate) fn select(isa: Isa, is_bf16: bool) -> Micro {
             return Micro { rows: 14, columns: 32, pairs: false, runs, halves };
         }
         Isa::Avx2 => {
-            return Micro { rows: 6, columns: 16, pairs: false, runs: &[avx2::<2>, avx2::<4>, avx2::<6>], halves: &[] };
+            let runs: &[Run] = &[avx2::<2>, avx2::<4>, avx2::<6>];
+            return Micro { rows: 6, columns: 16, pairs: false, runs, halves: runs };
         }
         Isa::Scalar => {}
     }
     let _ = (isa, is_bf16);
-    Micro { rows: 4, columns: 8, pairs: false, runs: &[scalar], halves: &[] }
+    Micro { rows: 4, columns: 8, pairs: false, runs: &[scalar], halves: &[scalar] }
 }
 
 /// # Safety

@@ -55,11 +55,17 @@ pub fn ln<L: Level>(x: f32) -> f32 {
     L::fma(n, 0.693_359_4, L::fma(square, -0.5, low) + r) + x * 0.0
 }
 
+/// x, or the nearer end of -`end` to `end`; NaN stays.
+#[inline(always)]
+fn within(x: f32, end: f32) -> f32 {
+    let bounded = if x > end { end } else { x };
+    if bounded < -end { -end } else { bounded }
+}
+
 /// The error function, absolute error below 5e-7 (rational minimax in x², saturated at |x| = 4).
 #[inline(always)]
 pub fn erf<L: Level>(x: f32) -> f32 {
-    let bounded = if x > 4.0 { 4.0 } else { x };
-    let bounded = if bounded < -4.0 { -4.0 } else { bounded };
+    let bounded = within(x, 4.0);
     let s = bounded * bounded;
     let p = L::fma(s, -2.726_142_3e-10, 2.770_681_4e-8);
     let p = L::fma(p, s, -2.101_024e-6);
@@ -77,8 +83,7 @@ pub fn erf<L: Level>(x: f32) -> f32 {
 /// tanh x within 6 ulp: x times a rational minimax in x², ±1 beyond 9.
 #[inline(always)]
 pub fn tanh<L: Level>(x: f32) -> f32 {
-    let bounded = if x > 9.0 { 9.0 } else { x };
-    let bounded = if bounded < -9.0 { -9.0 } else { bounded };
+    let bounded = within(x, 9.0);
     let s = bounded * bounded;
     let p = L::fma(s, -8.488_864e-14, 5.278_01e-11);
     let p = L::fma(p, s, -2.022_535_6e-8);
@@ -107,8 +112,7 @@ pub fn gelu<L: Level>(x: f32) -> f32 {
 /// Derivative of [`gelu`], Φ(x) + x φ(x): 1/2 and an odd rational minimax in x², saturated at |x| = 5.7. Absolute error below 4e-7.
 #[inline(always)]
 pub fn gelu_derivative<L: Level>(x: f32) -> f32 {
-    let bounded = if x > 5.7 { 5.7 } else { x };
-    let bounded = if bounded < -5.7 { -5.7 } else { bounded };
+    let bounded = within(x, 5.7);
     let s = bounded * bounded;
     let p = L::fma(s, 1.764_988_6e-10, 1.475_088e-7);
     let p = L::fma(p, s, 3.437_454_5e-5);

@@ -9,7 +9,7 @@ use crate::plan::data::{Opened, first_batch};
 use crate::run::{State, Stepper};
 use crate::{Error, Result};
 use engine::rng::Philox;
-use engine::{Cost, DType, Element, Meta, Observer, Op, Phase, Queue, StepView, View};
+use engine::{Cost, DType, Element, Meta, Observer, Phase, Queue, StepView, View};
 use half::bf16;
 use kernels::case::{Fill, Input, Pass, Reference, Role, Tolerance};
 use kernels::layer_norm::LayerNorm;
@@ -261,7 +261,8 @@ impl Observer for Recorder {
         }
         let op: &dyn Any = &**step.op;
         // An operand that is an activation of another agrees with it.
-        let agree = op.downcast_ref::<Matmul>().is_some_and(|product| product.activated_input.is_some());
+        let product = op.downcast_ref::<Matmul>();
+        let agree = product.is_some_and(|product| product.activated_input.is_some());
         let most = if agree { usize::MAX } else { EXACT };
         let inputs: Vec<Input> = step.inputs.iter().map(|view| input(view, most)).collect::<Result<_>>()?;
         let shapes = metas.iter().map(Meta::to_string).collect::<Vec<_>>().join(", ");
@@ -277,7 +278,8 @@ impl Observer for Recorder {
             inputs,
             run: Pass::Forward,
             results: step.scratch.iter().take_while(|&&scratch| !scratch).count().max(1),
-            reference: reference(step.op),
+            // Of those whose parts can be computed alone.
+            reference: product.map(|product| Arc::new(*product) as Arc<dyn Reference>),
             tolerance: match op.is::<LayerNorm>() {
                 // The mean of normalised rows is nearly 0; it is as far off as one of such terms may be.
                 true => tolerance.scale(largest(step.inputs)?),
@@ -286,12 +288,6 @@ impl Observer for Recorder {
         });
         Ok(())
     }
-}
-
-/// The plain version of an op, of those that have parts which can be computed alone.
-fn reference(op: &Arc<dyn Op>) -> Option<Arc<dyn Reference>> {
-    let op: &dyn Any = &**op;
-    op.downcast_ref::<Matmul>().map(|product| Arc::new(*product) as Arc<dyn Reference>)
 }
 
 /// The elements of a tensor.
