@@ -15,11 +15,14 @@ impl Tape {
             return Err(Error::invalid("backward was already called on this tape"));
         }
         for &(tensor, gradient) in seeds {
+            self.own(tensor)?;
+            self.own(gradient)?;
             if tensor.meta().elements() != gradient.meta().elements() {
                 let (tensor, gradient) = (tensor.meta(), gradient.meta());
                 return Err(Error::invalid(format!("the gradient of {tensor} was seeded with {gradient}")));
             }
             let root = self.root(tensor.id);
+            self.seeds.insert(self.root(gradient.id));
             if self.gradients.insert(root, gradient).is_some() {
                 return Err(Error::invalid(format!("a tensor of {} was seeded twice", tensor.meta())));
             }
@@ -98,7 +101,7 @@ impl Tape {
         }
         let taken = self.gradients.contains_key(&root) || self.leaf_gradients.contains_key(&root);
         let fits = owner.meta.dtype == gradient.dtype() && owner.meta.elements() == gradient.meta().elements();
-        let seeded = self.infos[donor as usize].name.is_some();
+        let seeded = self.seeds.contains(&donor);
         if taken
             || self.donated.contains(&donor)
             || seeded
@@ -119,7 +122,7 @@ impl Tape {
         let root = self.root(of.id);
         if let Some(&gradient) = self.gradients.get(&root) {
             // A seed is the caller's; adding to it would change what the next run is seeded with.
-            if matches!(self.home(gradient.id), Home::Owned(..)) && self.infos[gradient.id as usize].name.is_some() {
+            if self.seeds.contains(&self.root(gradient.id)) {
                 return Err(Error::invalid(format!("{} was seeded and also receives a gradient", of.meta())));
             }
             return Ok((gradient, When::Add));

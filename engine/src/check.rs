@@ -61,13 +61,16 @@ impl Observer for NanCheck {
             };
             if let Some((element, value)) = broken(pointer, meta)? {
                 let mut inputs = Vec::new();
-                for (input, view) in step.inputs.iter().enumerate() {
+                let overwritten =
+                    |view: &View| step.outputs.iter().any(|output| output.0.cast_const() == view.pointer());
+                for (input, view) in step.inputs.iter().enumerate().filter(|(_, view)| !overwritten(view)) {
                     if broken(view.pointer(), view.meta())?.is_some() {
                         inputs.push(input.to_string());
                     }
                 }
                 let inherited = if inputs.is_empty() {
-                    "all its inputs are finite".to_owned()
+                    let kept = if step.inputs.iter().any(overwritten) { " that it did not overwrite" } else { "" };
+                    format!("all its inputs{kept} are finite")
                 } else {
                     format!("inputs {} are not finite either", inputs.join(", "))
                 };
@@ -174,7 +177,7 @@ impl CpuCheck {
         let largest = |(index, (moved, plain)): (usize, (&Arc<Buffer>, &Arc<Buffer>))| {
             let meta = step.outputs[index].1;
             let (moved, plain) = (to_f64(moved.pointer(), meta), to_f64(plain.pointer(), meta));
-            moved.iter().zip(&plain).fold(0.0f64, |largest, (moved, plain)| largest.max((moved - plain).abs())) / share
+            largest_finite(moved.iter().zip(&plain).map(|(moved, plain)| moved - plain)) / share
         };
         Ok(moved.iter().zip(plain).enumerate().map(largest).collect())
     }
@@ -208,11 +211,12 @@ impl Observer for CpuCheck {
             }
             let fast = to_f64(step.local(pointer, meta.bytes())?.pointer(), meta);
             let plain = to_f64(buffer.pointer(), meta);
-            let largest = plain.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+            let largest = largest_finite(plain.iter().copied());
             // Two orders of summation of up to 2^16 terms in f32, and a rounding to the coarsest type that the op stores:
             // an f32 gradient may be a sum over intermediates in bf16.
             let rounding = 2.0 * coarsest + 256.0 * f32::EPSILON as f64;
             let differs = |bound: f64| {
+                // Equal infinities differ by NaN, which is not above the bound.
                 let off = |(a, b): (&f64, &f64)| (a - b).abs() > bound || a.is_nan() != b.is_nan();
                 fast.iter().zip(&plain).position(off)
             };
@@ -234,6 +238,11 @@ impl Observer for CpuCheck {
         }
         Ok(())
     }
+}
+
+/// The largest magnitude of what is finite; 0 of nothing.
+fn largest_finite(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(f64::abs).filter(|value| value.is_finite()).fold(0.0, f64::max)
 }
 
 fn first_where(pointer: *const u8, meta: Meta, found: impl Fn(f32) -> bool) -> Option<(usize, f32)> {

@@ -11,6 +11,7 @@ impl Tape {
             let count = values.len();
             return Err(Error::invalid(format!("cannot write {count} values of {} into {}", T::DTYPE, tensor.meta())));
         }
+        self.own(tensor)?;
         match self.home(tensor.id) {
             Home::Owned(buffer, offset) => buffer.write(*offset, values),
             _ => Err(Error::invalid("only inputs can be written before a run")),
@@ -22,6 +23,7 @@ impl Tape {
         if T::DTYPE != tensor.dtype() {
             return Err(Error::invalid(format!("cannot read {} as {}", tensor.meta(), T::DTYPE)));
         }
+        self.own(tensor)?;
         match self.home(tensor.id) {
             Home::Owned(buffer, offset) => buffer.read(*offset, tensor.meta().elements()),
             _ => Err(Error::invalid("a recorded tensor has no values before its program runs")),

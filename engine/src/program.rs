@@ -58,6 +58,8 @@ enum Address {
 #[derive(Debug)]
 pub struct Program {
     id: u64,
+    /// The tape that it was compiled from.
+    tape: u32,
     steps: Vec<Step>,
     spans: Vec<String>,
     ragged: Vec<(Ragged, Home)>,
@@ -116,6 +118,7 @@ impl Program {
         }
         Ok(Program {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            tape: tape.id,
             steps,
             spans: tape.spans.iter().map(|span| span.path.clone()).collect(),
             ragged: tape.ragged.iter().map(|&group| (group, tape.home(group.offsets.id).clone())).collect(),
@@ -406,9 +409,8 @@ impl Program {
     }
 
     fn slot(&self, tensor: Tensor) -> Result<&Slot> {
-        self.slots
-            .get(&tensor.id)
-            .ok_or_else(|| Error::invalid(format!("a tensor of {} is not part of this program", tensor.meta())))
+        let slot = self.slots.get(&tensor.id).filter(|_| tensor.tape == self.tape);
+        slot.ok_or_else(|| Error::invalid(format!("a tensor of {} is not part of this program", tensor.meta())))
     }
 
     fn used(&self, group: usize) -> Result<usize> {

@@ -22,12 +22,21 @@ impl Tape {
                 tensor.meta()
             )));
         }
+        self.own(tensor)?;
+        self.own(offsets)?;
+        let root = self.root(tensor.id);
+        let whole = self.infos[root as usize].meta;
+        if whole.shape.dims().first() != Some(&capacity) {
+            return Err(Error::invalid(format!(
+                "{} cannot be ragged: it is {whole} under another shape",
+                tensor.meta()
+            )));
+        }
         let same = |group: &Ragged| group.offsets == offsets && group.capacity == capacity;
         let group = self.ragged.iter().position(same).unwrap_or_else(|| {
             self.ragged.push(Ragged { offsets, capacity });
             self.ragged.len() - 1
         });
-        let root = self.root(tensor.id);
         self.infos[root as usize].ragged = Some(group);
         self.infos[tensor.id as usize].ragged = Some(group);
         Ok(())
@@ -44,17 +53,26 @@ impl Tape {
     }
 }
 
-/// Reads how many rows of a ragged group are in use; an error if they exceed the capacity.
+/// Reads how many rows of a ragged group are in use; an error if offsets decrease or exceed the capacity.
 pub(crate) fn rows_in_use(group: &Ragged, home: &Home) -> Result<usize> {
     let Home::Owned(buffer, offset) = home else {
         return Err(Error::invalid("the row offsets of a ragged tensor must be an input"));
     };
-    let last = group.offsets.meta().elements() - 1;
-    let used: i32 = buffer.read(*offset, last + 1)?[last];
-    match usize::try_from(used) {
-        Ok(used) if used <= group.capacity => Ok(used),
-        _ => Err(Error::invalid(format!("row offsets end at {used}, the plan holds 0 to {} rows", group.capacity))),
+    let offsets: Vec<i32> = buffer.read(*offset, group.offsets.meta().elements())?;
+    let mut used = 0;
+    for (index, &next) in offsets.iter().enumerate() {
+        match usize::try_from(next) {
+            Ok(next) if (used..=group.capacity).contains(&next) => used = next,
+            _ => {
+                let capacity = group.capacity;
+                return Err(Error::invalid(format!(
+                    "row offset {index} is {next}: neither less than the one before, {used}, nor more than the plan's \
+                     {capacity} rows is possible"
+                )));
+            }
+        }
     }
+    Ok(used)
 }
 
 /// A description with its leading dimension cut to the rows in use.

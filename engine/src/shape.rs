@@ -34,9 +34,9 @@ impl Shape {
         self.rank as usize
     }
 
-    /// Number of elements (1 for a scalar).
+    /// Number of elements (1 for a scalar); the largest integer if there are more.
     pub fn elements(&self) -> usize {
-        self.dims().iter().product()
+        product(self.dims())
     }
 
     /// The size of the innermost dimension (1 for a scalar).
@@ -48,9 +48,13 @@ impl Shape {
     pub fn rows(&self) -> usize {
         match self.dims() {
             [] => 1,
-            [outer @ .., _] => outer.iter().product(),
+            [outer @ .., _] => product(outer),
         }
     }
+}
+
+fn product(sizes: &[usize]) -> usize {
+    if sizes.contains(&0) { 0 } else { sizes.iter().fold(1, |product, &size| product.saturating_mul(size)) }
 }
 
 impl<const N: usize> From<[usize; N]> for Shape {
@@ -89,9 +93,9 @@ impl Meta {
         Meta { shape: shape.into(), dtype }
     }
 
-    /// Bytes of the contents.
+    /// Bytes of the contents; the largest integer if there are more.
     pub fn bytes(&self) -> usize {
-        self.shape.elements() * self.dtype.size()
+        self.shape.elements().saturating_mul(self.dtype.size())
     }
 
     /// Number of elements.

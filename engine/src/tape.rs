@@ -8,15 +8,17 @@ use crate::buffer::Buffer;
 use crate::op::{Op, Recorded, Write};
 use crate::ragged::Ragged;
 use crate::{DType, Device, Error, Meta, Parameters, Queue, Result, Shape};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::panic::Location;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A handle to a tensor of one tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tensor {
     pub(crate) id: u32,
+    pub(crate) tape: u32,
     meta: Meta,
 }
 
@@ -131,12 +133,16 @@ pub(crate) struct Span {
 /// A list of ops under construction; see the module documentation.
 #[derive(Debug)]
 pub struct Tape {
+    /// Told apart from all other tapes by this: its tensors carry it.
+    pub(crate) id: u32,
     pub(crate) eager: Option<Queue>,
     pub(crate) infos: Vec<Info>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) spans: Vec<Span>,
     pub(crate) ragged: Vec<Ragged>,
     pub(crate) gradients: HashMap<u32, Tensor>,
+    /// Roots of the gradients that the caller gave.
+    pub(crate) seeds: HashSet<u32>,
     pub(crate) leaves: HashMap<(String, usize, usize, DType), Tensor>,
     pub(crate) leaf_gradients: HashMap<u32, (Arc<Buffer>, usize)>,
     /// Gradients that the node whose backward runs now has passed on.
@@ -149,13 +155,16 @@ pub struct Tape {
 
 impl Tape {
     fn new(eager: Option<Queue>) -> Tape {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         Tape {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             eager,
             infos: Vec::new(),
             nodes: Vec::new(),
             spans: vec![Span { path: String::new(), block: None }],
             ragged: Vec::new(),
             gradients: HashMap::new(),
+            seeds: HashSet::new(),
             leaves: HashMap::new(),
             leaf_gradients: HashMap::new(),
             donated: Vec::new(),
@@ -248,10 +257,19 @@ impl Tape {
         location: &'static Location<'static>,
     ) -> Result<Tensor> {
         let key = (name.to_owned(), rows.start, rows.end, dtype);
-        if let Some(&tensor) = self.leaves.get(&key) {
-            return Ok(tensor);
-        }
         let entry = parameters.find(name)?;
+        let (buffer, offset) = parameters.locate(entry, rows.start, dtype)?;
+        if let Some(&tensor) = self.leaves.get(&key) {
+            return match self.home(tensor.id) {
+                Home::Owned(known, _) if Arc::ptr_eq(known, &buffer) => Ok(tensor),
+                _ => Err(Error::invalid(format!(
+                    "parameter '{name}' of another model is on this tape: give one of the two another name"
+                ))),
+            };
+        }
+        if let Some(queue) = &self.eager {
+            queue.check(&buffer)?;
+        }
         let overlaps =
             |other: &(String, usize, usize, DType)| other.0 == name && (other.1 < rows.end && rows.start < other.2);
         if entry.trainable
@@ -262,7 +280,6 @@ impl Tape {
                 other.1, other.2, other.3
             )));
         }
-        let (buffer, offset) = parameters.locate(entry, rows.start, dtype)?;
         let trainable = entry.trainable && parameters.gradient().is_some();
         let home = Home::Owned(buffer, offset);
         let tensor = self.add_tensor(Meta { shape, dtype }, home, Some(name.to_owned()), trainable, location);
@@ -280,6 +297,7 @@ impl Tape {
     #[track_caller]
     pub fn reshape(&mut self, tensor: Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
+        self.own(tensor)?;
         let info = &self.infos[tensor.id as usize];
         let ragged = info.ragged;
         let leading = |shape: Shape| shape.dims().first().copied();
@@ -357,6 +375,11 @@ impl Tape {
         targets: &[Target],
         location: &'static Location<'static>,
     ) -> Result<Vec<Tensor>> {
+        let of_target = |target: &Target| match *target {
+            Target::Fresh => None,
+            Target::Gradient(tensor) | Target::Replace(tensor) => Some(tensor),
+        };
+        inputs.iter().copied().chain(targets.iter().filter_map(of_target)).try_for_each(|tensor| self.own(tensor))?;
         let source = self.override_source.unwrap_or(Source { span: self.current, location });
         let metas: Vec<Meta> = inputs.iter().map(|input| input.meta).collect();
         let wrap = |tape: &Tape, error| tape.explain(error, op.as_ref(), &metas, source);
@@ -373,7 +396,14 @@ impl Tape {
                     let home = self.value_home(meta)?;
                     let tensor = self.add_tensor(meta, home, None, needs_gradient && meta.dtype.is_float(), location);
                     if let Some(input) = op.rows_from(index).and_then(|input| inputs.get(input)) {
-                        self.infos[tensor.id as usize].ragged = self.infos[input.id as usize].ragged;
+                        let ragged = self.infos[input.id as usize].ragged;
+                        let leading = |shape: Shape| shape.dims().first().copied();
+                        if ragged.is_some() && leading(meta.shape) != leading(input.shape()) {
+                            let detail =
+                                format!("output {index}, {meta}, has other rows than the ragged {}", input.meta);
+                            return Err(wrap(self, Error::invalid(detail + ": reshape that to a matrix")));
+                        }
+                        self.infos[tensor.id as usize].ragged = ragged;
                     }
                     (tensor, When::Set)
                 }
@@ -420,16 +450,26 @@ impl Tape {
         let id = self.infos.len() as u32;
         let source = self.override_source.unwrap_or(Source { span: self.current, location });
         self.infos.push(Info { meta, home, name, needs_gradient, keep: false, ragged: None, source });
-        Tensor { id, meta }
+        Tensor { id, tape: self.id, meta }
+    }
+
+    /// An error if the tensor is one of another tape.
+    pub(crate) fn own(&self, tensor: Tensor) -> Result<()> {
+        if tensor.tape == self.id {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("a tensor of {} belongs to another tape", tensor.meta)))
     }
 
     pub(crate) fn value_home(&self, meta: Meta) -> Result<Home> {
+        check_size(meta)?;
         Ok(if self.is_eager() { Home::Owned(self.buffer(meta)?, 0) } else { Home::Planned })
     }
 
     /// Memory of its own for a tensor: of an eager tape on its queue's device, of a recording one on the host, from where
     /// a program takes its first values to where it runs.
     fn buffer(&self, meta: Meta) -> Result<Arc<Buffer>> {
+        check_size(meta)?;
         match &self.eager {
             Some(queue) => Buffer::on(queue.device(), meta.bytes()),
             None => Buffer::zeroed(meta.bytes()),
@@ -461,5 +501,12 @@ impl Tape {
         let path = &self.spans[span as usize].path;
         let at = format!("{}:{}", location.file(), location.line());
         if path.is_empty() { at } else { format!("{path} ({at})") }
+    }
+}
+
+fn check_size(meta: Meta) -> Result<()> {
+    match isize::try_from(meta.bytes()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::invalid(format!("a tensor of {meta} is larger than any memory"))),
     }
 }

@@ -22,10 +22,13 @@ pub(super) fn candidates() -> Result<Vec<Candidate>> {
     if let Some(named) = env::var_os("COCA_NVRTC").filter(|named| !named.is_empty()) {
         let named = PathBuf::from(named);
         let folder = if named.is_dir() { named.as_path() } else { named.parent().unwrap_or(Path::new("")) };
-        let found = in_folder(folder);
+        let mut found = in_folder(folder);
+        if let (false, Ok(file)) = (named.is_dir(), named.canonicalize()) {
+            found.retain(|candidate| candidate.library.canonicalize().is_ok_and(|library| library == file));
+        }
         if !named.exists() || found.is_empty() {
             return Err(Error::invalid(format!(
-                "COCA_NVRTC: {} is not a folder with libnvrtc.so.* and libnvrtc-builtins.so.*",
+                "COCA_NVRTC: {} is neither libnvrtc.so.MAJOR beside libnvrtc-builtins.so.* nor a folder with both",
                 named.display()
             )));
         }

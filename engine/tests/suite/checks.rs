@@ -94,6 +94,9 @@ fn planted_faults_are_found_where_they_are() {
         assert!(error.starts_with("faulty: ") && error.contains(text), "{fault:?}: {error}");
         assert!(error.contains("at tower.mlp (") && error.contains("checks.rs:"), "{fault:?}: {error}");
     }
+    // What is infinite on both paths does not hide what is not.
+    let error = check(Check::Cpu, Fault::FastPathOff, f32::INFINITY).expect_err("a planted fault").to_string();
+    assert!(error.contains("element 1 is"), "{error}");
 }
 
 #[test]

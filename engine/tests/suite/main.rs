@@ -4,6 +4,7 @@ mod backward;
 mod checkpointing;
 mod checks;
 mod errors;
+mod misuse;
 mod ops;
 mod planner;
 mod profiler;

@@ -70,7 +70,7 @@ fn rows_in_use_give_what_a_dense_tape_gives() {
 #[test]
 fn offsets_outside_the_plan_are_refused() {
     let mut ragged = model(CAPACITY, true);
-    for (last, text) in [(6, "row offsets end at 6, the plan holds 0 to 5 rows"), (-1, "row offsets end at -1")] {
+    for (last, text) in [(6, "is 6: neither"), (-1, "is -1: neither less than the one before")] {
         let error = ragged.run(&[0, 0, last], &[]).expect_err("outside").to_string();
         assert!(error.contains(text), "{error}");
     }

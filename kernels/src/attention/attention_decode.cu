@@ -127,6 +127,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) attention_decode(
         sum = fmaf(share, sums[other][threadIdx.x], sum);
     }
     T* to = result + (u64)sequence * width + head * dim + threadIdx.x;
-    const float value = total > 0.0f ? sum / total : 0.0f;
+    const float value = total == 0.0f ? 0.0f : sum / total;  // NaN stays
     *to = narrow<T>(accumulate ? widen(*to) + value : value);
 }

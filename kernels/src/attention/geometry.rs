@@ -56,6 +56,17 @@ impl Geometry {
             return Err(Error::invalid("masks are for self-attention on a packed tensor"));
         }
         let query_rows = tensors[0].shape.rows();
+        let lengths_agree = match op.source {
+            Source::Packed => op.keys == op.queries,
+            Source::SharedQuery => op.queries == Length::Fixed(query_rows),
+            Source::Separate => true,
+        };
+        if !lengths_agree {
+            let Attention { queries, keys, .. } = op;
+            return Err(Error::invalid(format!(
+                "packed queries are as long as their keys, shared ones all {query_rows} rows: got {queries:?} and {keys:?}"
+            )));
+        }
         let key_rows = tensors[op.tensors() - 1].shape.rows();
         let mut rest = inputs[op.tensors()..].iter();
         let queries = match (op.source, op.queries) {

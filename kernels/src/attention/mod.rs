@@ -273,6 +273,11 @@ impl Op for AttentionBackward {
             return Err(Error::invalid(format!("expects {} inputs, got {}", own + 3, inputs.len())));
         }
         let geometry = Geometry::check(&self.of, &inputs[..own])?;
+        let result = Meta::new([geometry.output_rows, geometry.width], inputs[0].dtype);
+        let log_sum_exp = Meta::new([geometry.output_rows, self.of.heads], DType::F32);
+        if inputs[own..] != [result, log_sum_exp, result] {
+            return Err(Error::invalid(format!("expects {result}, {log_sum_exp} and {result} after the forward inputs")));
+        }
         let mut outputs = inputs[..self.of.tensors()].to_vec();
         if self.of.source == Source::SharedQuery {
             let groups = geometry.sequences.min(SHARED_QUERY_GROUPS);

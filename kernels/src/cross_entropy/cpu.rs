@@ -70,8 +70,11 @@ vectorized! {
         let largest = max_of(logits);
         let sum = sum_of((logits,), |[logit]| math::exp::<L>(logit - largest));
         // Differences from the largest logit, so that large logits do not cancel.
-        let mean = sum_of((logits,), |[logit]| logit - largest) / logits.len() as f32;
-        sum.ln() - (1.0 - smoothing) * (logits[label] - largest) - smoothing * mean
+        let loss = sum.ln() - (1.0 - smoothing) * (logits[label] - largest);
+        if smoothing == 0.0 {
+            return loss; // the mean of the logits may be infinite
+        }
+        loss - smoothing * sum_of((logits,), |[logit]| logit - largest) / logits.len() as f32
     }
 
     /// Adds `scale (softmax - target)`.

@@ -17,17 +17,22 @@ const ROWS: usize = 32;
 const COLUMNS: usize = 64;
 
 pub(super) fn text(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
+    let (ids, at) = checked(inputs, inputs[2].shape().rows(), inputs[3].shape().rows())?;
+    match outputs[0].meta().dtype {
+        DType::BF16 => text_typed::<bf16>(queue, ids, at, inputs, outputs),
+        _ => text_typed::<f32>(queue, ids, at, inputs, outputs),
+    }
+}
+
+/// Ids and positions, of which each has a row.
+fn checked<'a>(inputs: &'a [View<'_>], vocabulary: usize, positions: usize) -> Result<(&'a [i32], &'a [i32])> {
     let (ids, at) = (inputs[0].slice::<i32>()?, inputs[1].slice::<i32>()?);
-    let (vocabulary, positions) = (inputs[2].shape().rows(), inputs[3].shape().rows());
     for (what, values, count, least) in [("id", ids, vocabulary, CLASS_ID), ("position", at, positions, 0)] {
         if let Some(row) = values.iter().position(|&value| value < least || value >= count as i32) {
             return Err(Error::invalid(format!("{what} {} of row {row} is not below {count}", values[row])));
         }
     }
-    match outputs[0].meta().dtype {
-        DType::BF16 => text_typed::<bf16>(queue, ids, at, inputs, outputs),
-        _ => text_typed::<f32>(queue, ids, at, inputs, outputs),
-    }
+    Ok((ids, at))
 }
 
 fn text_typed<T: Stored>(
@@ -66,8 +71,9 @@ pub(super) fn text_backward(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut
 }
 
 fn text_backward_typed<T: Stored>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut [Out<'_>]) -> Result<()> {
-    let (ids, at, dy) = (inputs[0].slice::<i32>()?, inputs[1].slice::<i32>()?, inputs[2].slice::<T>()?);
+    let dy = inputs[2].slice::<T>()?;
     let [tokens, positions, class, ..] = outputs else { unreachable!("declared by infer") };
+    let (ids, at) = checked(inputs, tokens.shape().rows(), positions.shape().rows())?;
     // `scatter_add` passes over negative indices: the class rows of the token table, all others of the class table.
     scatter_add::<T, f32>(queue, ids, dy, tokens)?;
     scatter_add::<T, f32>(queue, at, dy, positions)?;

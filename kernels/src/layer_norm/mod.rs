@@ -125,11 +125,14 @@ impl Op for LayerNormBackward {
     }
 
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
-        let &[x, weight, _, _, dy] = inputs else {
+        let &[x, weight, mean, rstd, dy] = inputs else {
             return Err(Error::invalid("expects x, weight, mean, rstd and dy"));
         };
-        if x != dy {
-            return Err(Error::invalid("x and dy must have one shape and dtype"));
+        let [affine, statistic] = [x.shape.columns(), x.shape.rows()].map(|count| Meta::new([count], DType::F32));
+        if !x.dtype.is_float() || x != dy || weight != affine || mean != statistic || rstd != statistic {
+            return Err(Error::invalid(format!(
+                "expects x and dy of one shape and dtype, the weight {affine}, mean and rstd {statistic}"
+            )));
         }
         let scratch = Meta::new([parts(x.shape.rows()), 2, x.shape.columns()], DType::F32);
         Ok(vec![x, weight, weight, scratch])

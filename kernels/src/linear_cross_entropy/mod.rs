@@ -171,6 +171,9 @@ impl Op for LinearCrossEntropyBackward {
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
         let (rows, vocabulary) = check(inputs)?;
         self.chunks.check()?;
+        if !self.weight_gradient.is_float() {
+            return Err(Error::invalid(format!("the weight's gradient is f32 or bf16, not {}", self.weight_gradient)));
+        }
         let scratch = |rows_at_once: usize, dtype| Meta::new([rows.min(rows_at_once), vocabulary], dtype);
         let weight = Meta { shape: inputs[1].shape, dtype: self.weight_gradient };
         let [one, row_loss] = [Meta::new([1], DType::F32), Meta::new([rows], DType::F32)];

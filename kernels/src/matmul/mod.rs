@@ -211,6 +211,9 @@ impl Op for Matmul {
     }
 
     fn infer(&self, inputs: &[Meta]) -> Result<Vec<Meta>> {
+        if self.activation.is_some() && self.residual {
+            return Err(Error::invalid("a product has an activation or a residual, not both"));
+        }
         let roles = self.roles(inputs)?;
         let (a, b) = (roles.a, roles.b);
         if a.dtype != b.dtype || !a.dtype.is_float() || !self.output.is_float() {
@@ -314,7 +317,7 @@ impl Op for Matmul {
 
     fn remake(&self, output: usize) -> Option<(usize, Arc<dyn Op>)> {
         match self.activation {
-            Some(kind) if output == 0 && !self.residual => Some((1, Arc::new(Activate(kind)))),
+            Some(kind) if output == 0 => Some((1, Arc::new(Activate(kind)))),
             _ => None,
         }
     }
