@@ -3,6 +3,7 @@
 
 use super::colours::Colours;
 use super::drawing::random_view;
+use super::fault::guarded;
 use super::{Fault, FaultKind, Raw, RawImage, clips};
 use crate::config::{AugmentKind, Augmentation, Config, Data};
 use engine::rng::Philox;
@@ -46,7 +47,7 @@ impl Augmenter {
     /// them, so that what moves in a clip moves as it did.
     ///
     /// # Errors
-    /// They are not `count` images, or as [`Augmenter::image`].
+    /// They are not `count` images, a decoder panics over one, or as [`Augmenter::image`].
     pub fn images(&self, raw: &Raw, count: usize, random: &mut Philox) -> Result<Vec<u8>, Fault> {
         if raw.images.len() != count {
             let detail = format!("{} images where every sample has {count}", raw.images.len());
@@ -56,7 +57,7 @@ impl Augmenter {
         let mut pixels = Vec::with_capacity(count * self.size * self.size * 3);
         for image in &raw.images {
             *random = start.clone();
-            pixels.extend(self.image(&raw.key, image, random)?);
+            pixels.extend(guarded(&raw.key, || self.image(&raw.key, image, random))?);
         }
         Ok(pixels)
     }

@@ -5,6 +5,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 /// Name of the ledger in a run folder.
@@ -75,6 +76,18 @@ impl Fault {
     pub fn new(kind: FaultKind, key: impl Into<String>, detail: impl ToString) -> Fault {
         Fault { kind, key: key.into(), detail: detail.to_string() }
     }
+}
+
+/// What `make` makes of the sample `key`, whose image is corrupt if a decoder panics over it.
+pub(super) fn guarded<T>(
+    key: &str,
+    make: impl FnOnce() -> std::result::Result<T, Fault>,
+) -> std::result::Result<T, Fault> {
+    std::panic::catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(Fault::new(FaultKind::CorruptImage, key, format!("a decoder panicked: {text}")))
+    })
 }
 
 /// Counts faults and writes each distinct one to a file once.

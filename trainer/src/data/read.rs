@@ -181,6 +181,15 @@ mod tests {
     }
 
     #[test]
+    fn a_picture_over_which_a_decoder_panics_is_corrupt() {
+        let source = TestSource::new(vec![Some(vec![Kind::Good, Kind::Panics, Kind::Good])]);
+        let mut ledger = Ledger::new(1.0);
+        let samples = read_all(&source, &model(8), &Data::default(), &mut ledger).unwrap();
+        assert_eq!(samples.iter().map(|sample| sample.key.as_str()).collect::<Vec<_>>(), ["0/0", "0/2"]);
+        assert_eq!(ledger.summary(), "1 corrupt_image");
+    }
+
+    #[test]
     fn images_of_a_sample_lie_one_after_another() {
         let mut source = TestSource::new(vec![Some(vec![Kind::Two, Kind::Good, Kind::Two])]);
         source.images = 2;

@@ -1,5 +1,6 @@
 //! What `coca data stats` and `coca data check` say about a source.
 
+use super::fault::guarded;
 use super::read::for_each;
 use super::{Augmenter, Fault, FaultKind, Raw, RawImage, Source};
 use crate::Result;
@@ -35,7 +36,7 @@ fn sides(image: &RawImage) -> Option<(u32, u32)> {
             _ => None,
         },
         RawImage::Frame(frame) => {
-            let image = frame.image().ok()?;
+            let image = guarded("", || frame.image()).ok()?;
             Some((u32::try_from(image.width).ok()?, u32::try_from(image.height).ok()?))
         }
     }

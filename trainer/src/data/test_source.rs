@@ -53,6 +53,8 @@ pub enum Kind {
     Bad(FaultKind),
     /// The image does not decode.
     Corrupt,
+    /// A drawing of more pixels than can be counted, over which the test panics that looks at it.
+    Panics,
     /// A small file whose header claims 2^31 pixels.
     Bomb,
 }
@@ -127,6 +129,7 @@ impl Part for TestPart {
             Kind::Drawing => vec![drawing(9, index.is_multiple_of(2))],
             Kind::Two => vec![drawing(9, false), drawing(7, false)],
             Kind::Corrupt => vec![RawImage::Encoded(self.image[..self.image.len() / 2].to_vec())],
+            Kind::Panics => vec![RawImage::Drawing { side: usize::MAX, rgb: Vec::new(), transparent: Vec::new() }],
             Kind::Bomb => {
                 let mut image = self.image.clone();
                 image[16..20].copy_from_slice(&0xffffu32.to_be_bytes());

@@ -177,6 +177,19 @@ impl Part for PanickingPart {
 }
 
 #[test]
+fn a_picture_over_which_a_decoder_panics_is_left_out() {
+    let folder = crate::test_folder("stream-panics");
+    let source = Arc::new(TestSource::new(vec![Some(vec![Kind::Good, Kind::Panics, Kind::Good])]));
+    let (config, ledger) = (config(2, 2, false, 4), Ledger::in_folder(&folder, 1.0).unwrap());
+    let from = Position::default();
+    let mut stream = Stream::start(source, TOKENIZER.clone(), None, &model(8), &config, ledger, from).unwrap();
+    assert_eq!(keys(&[stream.next().unwrap(), stream.next().unwrap()]), ["0/0", "0/2", "0/0", "0/2"]);
+    let text = std::fs::read_to_string(folder.join(crate::data::LEDGER)).unwrap();
+    let start = r#"{"kind":"corrupt_image","key":"0/1","detail":"a decoder panicked: "#;
+    assert!(text.starts_with(start) && text.lines().count() == 1, "{text}");
+}
+
+#[test]
 fn a_dead_worker_is_an_error() {
     for workers in [1, 3] {
         let source = Arc::new(Panics(TestSource::all_good(&[9])));
