@@ -18,6 +18,10 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// Starts the name of a folder that is being written or removed.
 const TEMPORARY: &str = ".tmp-";
+/// Starts the name of a checkpoint while another of the same step takes its place.
+const REPLACED: &str = ".old-";
+/// Starts the name of a checkpoint that was set aside. Nothing here looks at it again.
+const ASIDE: &str = "aside-";
 
 /// Size and checksum of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +58,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoints {
-    /// Opens or creates the folder, takes it for this process, and removes what a killed process left half-written.
+    /// Opens or creates the folder, takes it for this process, and removes what a killed process left half-written. A
+    /// checkpoint that was to be replaced and was not has its name again.
     ///
     /// # Errors
     /// The folder cannot be written, or another process has it.
@@ -70,10 +75,13 @@ impl Checkpoints {
             TryLockError::Error(source) => Error::io(&path, source),
         })?;
         for name in names(root)? {
-            if name.starts_with(TEMPORARY) {
-                let path = root.join(name);
-                fs::remove_dir_all(&path).map_err(|source| Error::io(&path, source))?;
-            }
+            let path = root.join(&name);
+            let done = match name.strip_prefix(REPLACED).map(|name| root.join(name)) {
+                Some(target) if !target.exists() => fs::rename(&path, target),
+                replaced if replaced.is_some() || name.starts_with(TEMPORARY) => fs::remove_dir_all(&path),
+                _ => Ok(()),
+            };
+            done.map_err(|source| Error::io(&path, source))?;
         }
         Ok(Checkpoints { root: root.to_owned(), keep: keep.max(1), _lock: lock })
     }
@@ -88,9 +96,10 @@ impl Checkpoints {
         let written = self.write_and_rename(step, &temporary, &target, write);
         if let Err(error) = written {
             let _ = fs::remove_dir_all(&temporary);
-            let kept = match Checkpoints::latest(&self.root, |_| ())? {
-                Some(checkpoint) => format!("the newest is still {}", checkpoint.folder.display()),
-                None => "there is none before it".to_owned(),
+            let kept = match Checkpoints::latest(&self.root, |_| ()) {
+                Ok(Some(checkpoint)) => format!("the newest is still {}", checkpoint.folder.display()),
+                Ok(None) => "there is none before it".to_owned(),
+                Err(error) => error.to_string(),
             };
             return Err(Error::invalid(format!("the checkpoint of step {step} was not written ({kept}): {error}")));
         }
@@ -116,35 +125,47 @@ impl Checkpoints {
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| Error::io(temporary, error.into()))?;
         files.add_bytes(MANIFEST, &text)?;
         sync_folder(temporary)?;
-        // A folder of this name is either the same checkpoint, saved twice, or a damaged one that a resume passed over.
-        if target.exists() {
-            if Checkpoint::open(target).is_ok_and(|same| same.manifest == manifest) {
-                return fs::remove_dir_all(temporary).map_err(|source| Error::io(temporary, source));
-            }
-            remove(target)?;
+        if !target.exists() {
+            fs::rename(temporary, target).map_err(|source| Error::io(target, source))?;
+            return sync_folder(&self.root);
         }
-        fs::rename(temporary, target).map_err(|source| Error::io(target, source))?;
-        sync_folder(&self.root)
+        // The step was saved before, as when a resumed run ends where it began. The old one goes once the new one has its name.
+        let old = self.root.join(format!("{REPLACED}{}", folder_name(step)));
+        fs::rename(target, &old).map_err(|source| Error::io(target, source))?;
+        if let Err(source) = fs::rename(temporary, target) {
+            let _ = fs::rename(&old, target);
+            return Err(Error::io(target, source));
+        }
+        sync_folder(&self.root)?;
+        fs::remove_dir_all(&old).map_err(|source| Error::io(&old, source))
     }
 
-    /// Removes all but the newest up to `step`. Those of later steps go too: the run resumed before them, and a later
-    /// resume must not find them.
+    /// Removes all but the newest up to `step`; those of later steps are set aside.
     fn prune(&self, step: u64) -> Result<()> {
-        let mut kept = 0;
-        for (found, path) in list(&self.root)? {
-            if found <= step && kept < self.keep {
-                kept += 1;
-            } else {
-                remove(&path)?;
-            }
+        self.set_later_aside(step, |_| ())?;
+        list(&self.root)?.iter().skip(self.keep).try_for_each(|(_, path)| remove(path))
+    }
+
+    /// Sets aside the checkpoints of steps after `step`, damaged ones too: the run goes on before them, and a later resume
+    /// must not find them. `told` hears of each.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn set_later_aside(&self, step: u64, mut told: impl FnMut(&str)) -> Result<()> {
+        for (found, path) in list(&self.root)?.into_iter().take_while(|(found, _)| *found > step) {
+            let mut places = (1..).map(|number: u32| self.root.join(format!("{ASIDE}{number}-{}", folder_name(found))));
+            let place = places.find(|place| !place.exists()).unwrap_or_else(|| path.clone());
+            fs::rename(&path, &place).map_err(|source| Error::io(&path, source))?;
+            told(&format!("{} is of a later step and is now {}", path.display(), place.display()));
         }
-        Ok(())
+        sync_folder(&self.root)
     }
 
     /// The newest whole checkpoint in a folder. `passed_over` hears of each newer one that is torn or corrupt.
     ///
     /// # Errors
-    /// The folder cannot be read. One that does not exist holds no checkpoint.
+    /// The folder or a file in it cannot be read, which says nothing of what it holds. A folder that does not exist holds no
+    /// checkpoint.
     pub fn latest(root: &Path, mut passed_over: impl FnMut(&str)) -> Result<Option<Checkpoint>> {
         if !root.exists() {
             return Ok(None);
@@ -152,6 +173,9 @@ impl Checkpoints {
         for (_, path) in list(root)? {
             match Checkpoint::open(&path) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(Error::Io { path, source }) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::Io { path, source });
+                }
                 Err(error) => passed_over(&format!("passed over a damaged checkpoint: {error}")),
             }
         }

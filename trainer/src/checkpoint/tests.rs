@@ -50,7 +50,8 @@ fn the_newest_two_stay() {
     assert_eq!(folders(&root), ["step-00000015", "step-123456789"]);
     // A run that went back leaves nothing newer for a later resume to find.
     save(&checkpoints, 20).unwrap();
-    assert_eq!(folders(&root), ["step-00000015", "step-00000020"]);
+    assert_eq!(folders(&root), ["aside-1-step-123456789", "step-00000015", "step-00000020"]);
+    assert_eq!(latest(&root).0, Some(20));
     let error = Checkpoint::open(&root.join("step-00000020")).unwrap().read("wieghts").unwrap_err().to_string();
     assert!(error.ends_with("no file 'wieghts', only state, weights"), "{error}");
 }
@@ -86,6 +87,58 @@ fn every_tear_is_passed_over_with_its_reason() {
         save(&checkpoints, 10).unwrap();
         assert_eq!(latest(&root), (Some(10), vec![]));
     }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_damaged() {
+    let root = test_folder("checkpoint-unreadable");
+    let checkpoints = Checkpoints::open(&root, 2).unwrap();
+    save(&checkpoints, 5).unwrap();
+    let weights = save(&checkpoints, 10).unwrap().join("weights");
+    // A folder opens as a file does, and then gives an error to whoever reads it, also to root.
+    fs::remove_file(&weights).unwrap();
+    fs::create_dir(&weights).unwrap();
+    let error = Checkpoints::latest(&root, |_| ()).unwrap_err().to_string();
+    assert!(error.contains("step-00000010/weights: Is a directory"), "{error}");
+}
+
+#[test]
+fn later_checkpoints_are_set_aside_and_stay() {
+    let root = test_folder("checkpoint-aside");
+    let checkpoints = Checkpoints::open(&root, 3).unwrap();
+    [5, 10, 15].into_iter().for_each(|step| drop(save(&checkpoints, step).unwrap()));
+    fs::remove_file(root.join("step-00000015").join(MANIFEST)).unwrap();
+    let mut told = Vec::new();
+    checkpoints.set_later_aside(5, |text| told.push(text.to_owned())).unwrap();
+    assert!(told.len() == 2 && told[1].ends_with("/aside-1-step-00000010"), "{told:?}");
+    // A second time around and some saves later all are still there.
+    save(&checkpoints, 10).unwrap();
+    checkpoints.set_later_aside(5, |_| ()).unwrap();
+    drop(checkpoints);
+    let checkpoints = Checkpoints::open(&root, 1).unwrap();
+    [6, 7].into_iter().for_each(|step| drop(save(&checkpoints, step).unwrap()));
+    let expected = ["aside-1-step-00000010", "aside-1-step-00000015", "aside-2-step-00000010", "step-00000007"];
+    assert_eq!(folders(&root), expected);
+    assert!(Checkpoint::open(&root.join("aside-1-step-00000010")).is_ok());
+}
+
+#[test]
+fn a_kill_while_a_step_is_saved_again_loses_neither() {
+    let root = test_folder("checkpoint-again");
+    let target = save(&Checkpoints::open(&root, 2).unwrap(), 5).unwrap();
+    let old = root.join(".old-step-00000005");
+    // Killed before the new one had the name, and after.
+    fs::rename(&target, &old).unwrap();
+    fs::create_dir(root.join(".tmp-step-00000005")).unwrap();
+    drop(Checkpoints::open(&root, 2).unwrap());
+    assert_eq!((folders(&root), latest(&root)), (vec!["step-00000005".to_owned()], (Some(5), vec![])));
+    fs::create_dir(&old).unwrap();
+    let checkpoints = Checkpoints::open(&root, 2).unwrap();
+    assert_eq!((folders(&root), latest(&root)), (vec!["step-00000005".to_owned()], (Some(5), vec![])));
+    // With other content, as of another time.
+    checkpoints.save(5, |files| files.add_bytes("weights", b"new")).unwrap();
+    assert_eq!(Checkpoint::open(&target).unwrap().read("weights").unwrap(), b"new");
+    assert_eq!(folders(&root), ["step-00000005"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod layers;
 mod paradigm;
+mod resume;
 mod table;
 #[cfg(test)]
 mod tests;

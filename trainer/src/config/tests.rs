@@ -1,3 +1,4 @@
+use super::resume::FREE;
 use super::*;
 
 fn parse(text: &str, sets: &[&str]) -> Result<Config> {
@@ -35,6 +36,38 @@ fn the_written_configuration_loads_back() {
     for documented in [false, true] {
         assert_eq!(parse(&config.to_toml(documented), &[]).unwrap(), config);
     }
+}
+
+#[test]
+fn another_run_is_told_from_the_same_one() {
+    let saved = parse("", &["schedule.steps=50", "schedule.warmup_steps=5", "optimizer.scales.visual=0"]).unwrap();
+    let table: toml::Table = toml::from_str(&saved.to_toml(true)).unwrap();
+    assert_eq!(saved.changes_since(&table), [""; 0]);
+    let changes = |sets: &[&str]| {
+        let own = ["schedule.steps=50", "schedule.warmup_steps=5", "optimizer.scales.visual=0"];
+        parse("", &[&own, sets].concat()).unwrap().changes_since(&table)
+    };
+    let free = ["run.out=x", "compute.threads=3", "checkpoint.every=7", "evaluation.data=x", "logging.report=false"];
+    assert_eq!(changes(&free), [""; 0]);
+    // A longer run may have a longer warm-up.
+    assert_eq!(changes(&["schedule.steps=100", "schedule.warmup_steps=10"]), [""; 0]);
+    assert_eq!(changes(&["schedule.warmup_steps=10"]), ["schedule.warmup_steps: 5 -> 10"]);
+    let other = ["run.seed=1", "data.train=x", "optimizer.scales.visual=1", "ema.decay=0.5", "compute.dtype=bf16"];
+    let expected = [
+        "run.seed: 0 -> 1",
+        "data.train: \"emoji\" -> \"x\"",
+        "optimizer.scales: { visual = 0 } -> { visual = 1 }",
+        "ema.decay: 0.0 -> 0.5",
+        "compute.dtype: \"f32\" -> \"bf16\"",
+    ];
+    assert_eq!(changes(&other), expected);
+    // An earlier version had neither the key nor any other value.
+    assert_eq!(Config::default().changes_since(&toml::Table::new()), [""; 0]);
+    assert!(FREE.iter().all(|free| {
+        let (section, key) = free.split_once('.').unwrap_or((free, ""));
+        let section = SECTIONS.iter().find(|known| known.name == section).unwrap();
+        key.is_empty() || section.keys.iter().any(|known| known.name == key)
+    }));
 }
 
 #[test]

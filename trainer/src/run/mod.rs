@@ -3,6 +3,7 @@
 mod device;
 mod findings;
 mod finish;
+mod folder;
 mod rates;
 mod state;
 mod step;
@@ -12,10 +13,11 @@ mod unreached;
 
 pub(crate) use device::{processor, refuse_missing};
 pub(crate) use findings::TRAINING_PAIRS;
+pub use folder::{CHECKPOINT_FOLDER, METRICS_FILE, MODEL_FOLDER};
 pub use state::{Progress, State, dtype};
 pub use step::{Gradient, Losses, PairStepper, SampleStepper, Stepper, check, feature_flops, with_room};
 
-use crate::checkpoint::{Checkpoint, Checkpoints, MANIFEST};
+use crate::checkpoint::Checkpoints;
 use crate::cli::Resume;
 use crate::config::Config;
 use crate::data::{self, Batch, Ledger, Source, Stream};
@@ -26,9 +28,10 @@ use crate::task::Task;
 use crate::tensorboard::EventWriter;
 use crate::{Error, Result, progress, schedule};
 use engine::{CudaQueue, Observer, Profiler, Queue};
+use folder::{CONFIG_FILE, EVENT_FOLDER, PROFILE_FILES, find_checkpoint, newest, refuse_another, set_aside};
 use kernels::{gauge, reduce};
 use model::tokenizer::Tokenizer;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,33 +39,6 @@ use std::time::{Duration, Instant};
 const MOST_SKIPPED_IN_A_ROW: u64 = 20;
 /// At the end the share of faulty samples is judged if this many would be allowed: of fewer, one says nothing.
 const JUDGED_FROM: f64 = 10.0;
-/// Name of the folder with the trained model in a run folder.
-pub const MODEL_FOLDER: &str = "model";
-/// Name of the folder with the checkpoints in a run folder.
-pub const CHECKPOINT_FOLDER: &str = "checkpoints";
-/// Name of the metrics file in a run folder.
-pub const METRICS_FILE: &str = "metrics.jsonl";
-/// Name of the resolved configuration in a run folder.
-const CONFIG_FILE: &str = "config.toml";
-/// Name of the folder with TensorBoard's event files in a run folder.
-const EVENT_FOLDER: &str = "tensorboard";
-/// The table, the lines and the trace of a profile in a run folder.
-const PROFILE_FILES: [&str; 3] = ["profile.txt", "profile.jsonl", "trace.json"];
-/// All that a run writes, checkpoints first: without them nothing of it is resumed.
-const RUN_FILES: [&str; 11] = [
-    CHECKPOINT_FOLDER,
-    METRICS_FILE,
-    EVENT_FOLDER,
-    data::LEDGER,
-    MODEL_FOLDER,
-    "report.html",
-    "report.json",
-    PROFILE_FILES[0],
-    PROFILE_FILES[1],
-    PROFILE_FILES[2],
-    CONFIG_FILE,
-];
-
 /// Trains, evaluates and reports. Returns the table of a task's test sets, empty without them.
 ///
 /// # Errors
@@ -109,6 +85,8 @@ pub struct Run {
     peak_gflops: Option<f64>,
     notes: Vec<String>,
     profile: Option<Profiler>,
+    /// The step after which this process saved last.
+    saved: Option<u64>,
 }
 
 impl Run {
@@ -135,12 +113,20 @@ impl Run {
         let root = folder.join(CHECKPOINT_FOLDER);
         let mut checkpoints = Checkpoints::open(&root, config.checkpoint.keep)?;
         let mut notes = Vec::new();
+        let note = |notes: &mut Vec<String>, text: &str| {
+            eprintln!("{text}");
+            notes.push(text.to_owned());
+        };
         let checkpoint = match resume {
             Resume::None => None,
-            Resume::Auto => Checkpoints::latest(&root, |text| notes.push(text.to_owned()))?,
-            Resume::From(folder) => Some(find_checkpoint(folder, |text| notes.push(text.to_owned()))?),
+            Resume::Auto => newest(&root, |text| note(&mut notes, text))?,
+            Resume::From(folder) => Some(find_checkpoint(folder, |text| note(&mut notes, text))?),
         };
-        notes.iter().for_each(|note| eprintln!("{note}"));
+        let home = |folder: &Path| folder.canonicalize().ok();
+        let own = checkpoint.as_ref().filter(|found| found.folder().parent().and_then(home) == home(&root));
+        if let Some(checkpoint) = own {
+            refuse_another(&config, checkpoint)?;
+        }
         let tokenizer = match &checkpoint {
             Some(checkpoint) => State::tokenizer(checkpoint)?,
             None => tokenizer(&config, source.as_ref())?,
@@ -164,17 +150,14 @@ impl Run {
             state.move_to(cuda.device())?;
         }
         if let Some(text) = state.unreached() {
-            eprintln!("{text}");
-            notes.push(text);
+            note(&mut notes, &text);
         }
         if let Some(checkpoint) = &checkpoint {
             eprintln!("going on from {}", checkpoint.folder().display());
         }
-        let elsewhere = |checkpoint: &Checkpoint| {
-            let home = checkpoint.folder().canonicalize().ok();
-            home.as_deref().and_then(Path::parent) != root.canonicalize().ok().as_deref()
-        };
-        if *resume == Resume::None || checkpoint.as_ref().is_some_and(elsewhere) {
+        if let Some(checkpoint) = own {
+            checkpoints.set_later_aside(checkpoint.step(), |text| note(&mut notes, text))?;
+        } else if *resume == Resume::None || checkpoint.is_some() {
             if let Some(place) = set_aside(&folder)? {
                 eprintln!("the run that was in {} is now in {}", folder.display(), place.display());
             }
@@ -198,6 +181,7 @@ impl Run {
             peak_gflops: None,
             notes,
             profile: None,
+            saved: None,
         })
     }
 
@@ -383,14 +367,23 @@ impl Run {
         }
     }
 
-    /// Saves a checkpoint of the state as it is.
+    /// Saves a checkpoint of the state as it is, unless it did so after this very step.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn save(&mut self) -> Result<PathBuf> {
+    pub fn save(&mut self) -> Result<()> {
+        let (state, config) = (&self.state, &self.config);
+        let step = state.progress.step;
+        if self.saved == Some(step) {
+            return Ok(());
+        }
         self.metrics.sync()?;
-        let state = &self.state;
-        self.checkpoints.save(state.progress.step, |files| state.save(files))
+        self.checkpoints.save(step, |files| {
+            state.save(files)?;
+            files.add_bytes(CONFIG_FILE, config.to_toml(false).as_bytes())
+        })?;
+        self.saved = Some(step);
+        Ok(())
     }
 
     fn write_profile(&self) -> Result<()> {
@@ -406,44 +399,6 @@ impl Run {
 
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     model::weights::write_atomically(path, |file| std::io::Write::write_all(file, content))
-}
-
-/// Moves what an earlier run left in a folder into a new subfolder, which is returned, so that a run that starts anew
-/// neither loses nor resumes nor mixes with it.
-fn set_aside(folder: &Path) -> Result<Option<PathBuf>> {
-    let left = |name: &&str| match *name {
-        // Taking the lock makes the folder.
-        CHECKPOINT_FOLDER => std::fs::read_dir(folder.join(name)).is_ok_and(|mut entries| {
-            entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("step-")))
-        }),
-        _ => folder.join(name).exists(),
-    };
-    let left: Vec<&str> = RUN_FILES.into_iter().filter(left).collect();
-    if left.is_empty() {
-        return Ok(None);
-    }
-    let mut places = (1..).map(|number: u32| folder.join(format!("previous-{number}")));
-    let place = places.find(|place| !place.exists()).unwrap_or_else(|| folder.join("previous"));
-    std::fs::create_dir(&place).map_err(|error| Error::io(&place, error))?;
-    for name in left {
-        let path = folder.join(name);
-        std::fs::rename(&path, place.join(name)).map_err(|error| Error::io(&path, error))?;
-    }
-    Ok(Some(place))
-}
-
-/// The checkpoint that a folder is, or the newest whole one of a run folder or of its folder of checkpoints.
-fn find_checkpoint(folder: &Path, mut passed_over: impl FnMut(&str)) -> Result<Checkpoint> {
-    std::fs::metadata(folder).map_err(|error| Error::io(folder, error))?;
-    if folder.join(MANIFEST).exists() {
-        return Checkpoint::open(folder);
-    }
-    for root in [&folder.join(CHECKPOINT_FOLDER), folder] {
-        if let Some(found) = Checkpoints::latest(root, &mut passed_over)? {
-            return Ok(found);
-        }
-    }
-    Err(Error::invalid(format!("{}: neither a checkpoint ({MANIFEST}) nor a run with a whole one", folder.display())))
 }
 
 /// The data that `evaluation.data` names: opened at the start, so that a wrong name costs no training.

@@ -272,6 +272,13 @@ impl State {
     /// A file is missing, or its size is that of another model or optimiser.
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         for (name, buffer) in self.arenas() {
+            if name == AVERAGE && !checkpoint.files().any(|(file, _)| file == AVERAGE) {
+                return Err(Error::invalid(format!(
+                    "{}: it has no average of the weights, which begins with a run: set ema.decay=0, or start anew with \
+                     --resume none",
+                    checkpoint.folder().display()
+                )));
+            }
             let bytes = checkpoint.read(&name)?;
             if bytes.len() != buffer.bytes() {
                 let (found, needed) = (bytes.len(), buffer.bytes());

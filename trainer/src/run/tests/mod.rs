@@ -1,5 +1,6 @@
 mod device;
 mod evaluation;
+mod resume;
 mod task;
 
 use super::*;
@@ -11,6 +12,7 @@ use engine::DType;
 use engine::rng::Philox;
 use model::config::{ClsMask, CocaConfig};
 use model::{Coca, LOGIT_SCALE};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 /// The tiny model on the bundled emoji.
@@ -43,11 +45,14 @@ fn open(folder: &Path, sets: &[&str]) -> Run {
     Run::open(config(folder, sets), &Resume::Auto).unwrap()
 }
 
-/// Every file of the newest checkpoint but the one with the time in it.
+/// Every file of the newest checkpoint but those with the time and the folder in them.
 fn saved(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let checkpoint = Checkpoints::latest(&folder.join(CHECKPOINT_FOLDER), |_| ()).unwrap().unwrap();
     assert!(checkpoint.files().count() >= 6);
-    let names = checkpoint.files().map(|(name, _)| name.to_owned()).filter(|name| name != "progress.json");
+    let names = checkpoint
+        .files()
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| name != "progress.json" && name != CONFIG_FILE);
     names.map(|name| (name.clone(), checkpoint.read(&name).unwrap())).collect()
 }
 
@@ -237,8 +242,12 @@ fn a_signal_finishes_the_step_and_saves() {
     let stop = Stop::default();
     let mut run = open(&folder, &[]);
     run.train_to(2, &stop).unwrap();
+    // Step 2 is saved already, and not once more.
+    let progress = || std::fs::read(folder.join("checkpoints/step-00000002/progress.json")).unwrap();
+    let before = progress();
     stop.request();
     assert_eq!(run.train(&stop).unwrap(), Ended::Signal);
+    assert_eq!(progress(), before);
     drop(run);
     assert_eq!(open(&folder, &[]).state.progress.step, 2);
 }
@@ -284,7 +293,8 @@ fn killing_a_run_twenty_times_ends_in_the_same_weights() {
 #[test]
 fn a_fault_among_a_few_samples_ends_no_run() {
     let folder = test_folder("run-fault");
-    let mut run = open(&folder, &["data.shuffle=false"]);
+    let sets = ["data.shuffle=false"];
+    let mut run = open(&folder, &sets);
     let mut kinds = vec![Kind::Good; 30];
     kinds[3] = Kind::Corrupt;
     run.source = Arc::new(TestSource::new(vec![Some(kinds)]));
@@ -293,7 +303,7 @@ fn a_fault_among_a_few_samples_ends_no_run() {
     assert_eq!(run.notes, notes);
     drop(run);
     // A process that has nothing left to train knows of it too.
-    let mut run = open(&folder, &[]);
+    let mut run = open(&folder, &sets);
     run.train_to(2, &Stop::default()).unwrap();
     assert_eq!(run.notes, notes);
 }
@@ -301,7 +311,8 @@ fn a_fault_among_a_few_samples_ends_no_run() {
 #[test]
 fn too_many_faults_end_a_run_that_is_saved() {
     let folder = test_folder("run-faults");
-    let mut run = open(&folder, &["data.shuffle=false", "data.max_bad_share=0.2"]);
+    let sets = ["data.shuffle=false", "data.max_bad_share=0.2"];
+    let mut run = open(&folder, &sets);
     let mut kinds = vec![Kind::Good; 100];
     kinds[..20].fill(Kind::Corrupt);
     run.source = Arc::new(TestSource::new(vec![Some(kinds)]));
@@ -309,7 +320,7 @@ fn too_many_faults_end_a_run_that_is_saved() {
     let error = run.train_to(5, &Stop::default()).unwrap_err().to_string();
     assert!(error.contains("20 of 60 samples are faulty"), "{error}");
     drop(run);
-    assert_eq!(open(&folder, &[]).state.progress.step, 5);
+    assert_eq!(open(&folder, &sets).state.progress.step, 5);
 }
 
 #[test]
@@ -325,53 +336,6 @@ fn the_time_limit_ends_a_run_and_holds_over_resumes() {
     let mut run = open(&folder, &sets);
     assert_eq!((run.state.progress.step, run.train(&Stop::default()).unwrap()), (step, Ended::Time));
     assert_eq!(run.state.progress.step, step);
-}
-
-#[test]
-fn starting_anew_sets_the_old_run_aside() {
-    let folder = test_folder("run-anew");
-    let anew = |sets: &[&str]| Run::open(config(&folder, sets), &Resume::None).unwrap();
-    let mut run = anew(&["logging.tensorboard=true"]);
-    run.train_to(4, &Stop::default()).unwrap();
-    run.finish(&Stop::default()).unwrap();
-    drop(run);
-    let (old, checkpoint, place) = (losses(&folder), saved(&folder), folder.join("previous-1"));
-    assert!(!place.exists());
-    // It dies before its first checkpoint.
-    let run = anew(&["run.seed=1"]);
-    assert_eq!((run.state.progress.step, run.history.len()), (0, 0));
-    drop(run);
-    assert_eq!(losses(&place), old);
-    assert!(saved(&place) == checkpoint);
-    for name in [EVENT_FOLDER, MODEL_FOLDER] {
-        assert!(place.join(name).exists() && !folder.join(name).exists(), "{name}");
-    }
-    assert!(std::fs::read_to_string(place.join(CONFIG_FILE)).unwrap().contains("\nseed = 0\n"));
-    assert_eq!(open(&folder, &["run.seed=1"]).state.progress.step, 0);
-}
-
-#[test]
-fn a_run_goes_on_from_any_folder_that_holds_a_checkpoint() {
-    let (from, to) = (test_folder("run-from"), test_folder("run-to"));
-    open(&from, &[]).train_to(5, &Stop::default()).unwrap();
-    let root = from.join(CHECKPOINT_FOLDER);
-    let resume = |folder: PathBuf| Run::open(config(&to, &[]), &Resume::From(folder));
-    for (folder, step) in
-        [(from.to_path_buf(), 5), (root.clone(), 5), (root.join("step-00000005"), 5), (root.join("step-00000003"), 3)]
-    {
-        assert_eq!(resume(folder).unwrap().state.progress.step, step);
-    }
-    // What is in the way there is another run, and is kept.
-    resume(from.to_path_buf()).unwrap().train_to(6, &Stop::default()).unwrap();
-    resume(root.join("step-00000003")).unwrap().train(&Stop::default()).unwrap();
-    assert_eq!(losses(&to.join("previous-5")).len(), 1);
-    let through = test_folder("run-from-through");
-    open(&through, &[]).train(&Stop::default()).unwrap();
-    assert!(saved(&through) == saved(&to));
-    let error = |folder: PathBuf| resume(folder).unwrap_err().to_string();
-    let empty = test_folder("run-from-empty");
-    assert!(error(empty.to_path_buf()).contains("neither a checkpoint (manifest.json) nor a run"));
-    assert!(error(empty.join("nowhere")).contains("nowhere"));
 }
 
 /// Changes to the default configuration for a run from the weights in a folder.

@@ -280,12 +280,16 @@ fn answers_outside_the_classes_are_wrong_and_other_tasks_are_refused() {
     assert_eq!(row.accuracy, Some(1.0));
     drop(run);
 
-    let fails = |kind: &str, source: &Arc<Toy>, resume: &Resume| {
+    let elsewhere = test_folder("task-elsewhere");
+    let fails_in = |folder: &Path, kind: &str, source: &Arc<Toy>, resume: &Resume| {
         let sets = [format!("task.kind={kind}")];
         let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-        Run::open_on(source.clone(), None, config(&folder, &sets), resume).unwrap_err().to_string()
+        Run::open_on(source.clone(), None, config(folder, &sets), resume).unwrap_err().to_string()
     };
+    let fails = |kind: &str, source: &Arc<Toy>, resume: &Resume| fails_in(&folder, kind, source, resume);
     let error = fails("entailment", source, &Resume::Auto);
+    assert!(error.contains("task.kind: \"vqa\" -> \"entailment\""), "{error}");
+    let error = fails_in(&elsewhere, "entailment", source, &Resume::From(folder.to_path_buf()));
     assert!(error.starts_with("the checkpoint is of the task vqa on 1 images a sample"), "{error}");
     let error = fails("vqa", &tasks()[3].1, &Resume::None);
     assert!(error.contains("toy: a sample has 2 images, and task.kind = \"vqa\" reads 1"), "{error}");
