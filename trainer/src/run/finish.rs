@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 impl Run {
-    /// Writes the model folder, evaluates it, and writes the report if one is wanted. `stop` ends the evaluation and the
+    /// Writes the model folder, evaluates it if a report is wanted or there is data to test it on, and writes the report. `stop` ends the evaluation and the
     /// process. Returns the table of a task's test sets, empty without them.
     ///
     /// # Errors
@@ -25,7 +25,7 @@ impl Run {
         let State { model, tokenizer, task, .. } = &self.state;
         model_folder::save(&target, model, tokenizer, task.as_deref(), self.state.average()?.as_deref())?;
         self.say(&format!("model written to {}", target.display()));
-        if !self.config.logging.report {
+        if !self.config.logging.report && self.held_out.is_empty() {
             return Ok(String::new());
         }
         let _watch = stop.last_words(format!(
@@ -59,6 +59,9 @@ impl Run {
         }
         for row in &findings.caption_scores {
             self.say(&format!("captions  {:<22} exactly right {:.1} %", row.set, 100.0 * row.exact));
+        }
+        if !self.config.logging.report {
+            return Ok(table);
         }
         let data = self.report_data(findings, begin.elapsed().as_secs_f64())?;
         let page = report::write(&folder, &data)?;

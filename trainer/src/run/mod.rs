@@ -278,7 +278,16 @@ impl Run {
                 self.save()?;
             }
             if config.evaluation.every > 0 && step.is_multiple_of(config.evaluation.every) && step < steps {
-                for (name, value) in self.evaluate_now(stop)? {
+                // A set that cannot be read is no reason to lose the training.
+                let found = self.evaluate_now(stop).unwrap_or_else(|error| {
+                    let text = format!("An evaluation while training failed: {error}");
+                    display.message(&format!("step {step}: {text}"));
+                    if !self.notes.contains(&text) {
+                        self.notes.push(text);
+                    }
+                    Vec::new()
+                });
+                for (name, value) in found {
                     display.message(&format!("step {step}: {name} {:.1} %", 100.0 * value));
                     if let Some(events) = &mut events {
                         events.scalars(step, &[(&format!("evaluation/{name}"), value)])?;

@@ -57,6 +57,26 @@ fn data_of_ones_own_is_measured_beside_pairs_of_training() {
     assert!(error.starts_with("evaluation.data: nowhere.csv: "), "{error}");
 }
 
+#[test]
+fn an_evaluation_that_fails_while_training_is_a_note() {
+    let folder = test_folder("run-evaluation-fails");
+    let mut run = open(&folder, &["data.train=emoji:fxemoji", "evaluation.every=1", "schedule.steps=3"]);
+    run.held_out = vec![Arc::new(TestSource::new(vec![Some(vec![Kind::Corrupt])]))];
+    assert_eq!(run.train(&Stop::default()).unwrap(), Ended::Steps);
+    assert_eq!((run.history.len(), run.notes.len()), (3, 1));
+    assert!(run.notes[0].starts_with("An evaluation while training failed: "), "{:?}", run.notes);
+}
+
+#[test]
+fn test_sets_are_measured_without_a_report_too() {
+    let folder = test_folder("run-unreported");
+    let own = ["data.train=emoji:fxemoji", "schedule.steps=1", "schedule.warmup_steps=0", "task.kind=classes"];
+    let mut run = open(&folder, &[&own[..], &["evaluation.data=emoji:fresh-fxemoji"]].concat());
+    run.train(&Stop::default()).unwrap();
+    let table = run.finish(&Stop::default()).unwrap();
+    assert!(table.contains("emoji:fresh-fxemoji") && !folder.join("report.html").exists(), "{table}");
+}
+
 /// Two steps, and an evaluation that goes on until a signal comes.
 const EVALUATED: [&str; 4] =
     ["data.train=emoji:fxemoji", "schedule.steps=2", "logging.report=true", "evaluation.data=emoji:all"];
