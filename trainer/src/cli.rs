@@ -25,6 +25,7 @@ use crate::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// The program's arguments.
@@ -146,7 +147,7 @@ impl ConfigSource {
 #[derive(Clone, Debug, Default, Args)]
 #[command(after_help = "Examples:
   coca train
-  coca train configs/coca_vit_b32.toml --set batch.size=16 --set compute.dtype=bf16 --out runs/b32
+  coca train trainer/configs/coca_vit_b32.toml --set batch.size=16 --set compute.dtype=bf16 --out runs/b32
   coca train --preset dual-encoder --out runs/dual
   coca train --resume auto")]
 pub struct TrainArgs {
@@ -281,8 +282,8 @@ pub struct ServeArgs {
 /// Arguments of `coca plan`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  coca plan configs/coca_vit_b32.toml --memory 16GiB
-  coca plan configs/coca_vit_b32.toml --memory 80GB")]
+  coca plan trainer/configs/coca_vit_b32.toml --memory 16GiB
+  coca plan trainer/configs/coca_vit_b32.toml --memory 80GB")]
 pub struct PlanArgs {
     /// What would be trained.
     #[command(flatten)]
@@ -297,14 +298,14 @@ pub struct PlanArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   coca compare-devices
-  coca compare-devices configs/coca_vit_b32.toml --set batch.size=8 --set compute.dtype=bf16 --steps 3")]
+  coca compare-devices trainer/configs/coca_vit_b32.toml --set batch.size=8 --set compute.dtype=bf16 --steps 3")]
 pub struct CompareArgs {
     /// What is trained.
     #[command(flatten)]
     pub config: ConfigSource,
     /// Steps to take on each
-    #[arg(long, value_name = "COUNT", default_value_t = 5)]
-    pub steps: u64,
+    #[arg(long, value_name = "COUNT", default_value = "5")]
+    pub steps: NonZeroU64,
 }
 
 /// Arguments of `coca inspect`.
@@ -328,7 +329,7 @@ pub struct DoctorArgs {}
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   coca config
-  coca config configs/coca_vit_b32.toml --set batch.size=16 --plain > run.toml")]
+  coca config trainer/configs/coca_vit_b32.toml --set batch.size=16 --plain > run.toml")]
 pub struct ConfigArgs {
     /// Which configuration.
     #[command(flatten)]
@@ -542,6 +543,12 @@ mod tests {
         assert_eq!(parse_bytes("1.5k"), Ok(1536));
         assert_eq!(parse_bytes("4096"), Ok(4096));
         assert!(parse_bytes("16 apples").is_err() && parse_bytes("-3G").is_err() && parse_bytes("").is_err());
+    }
+
+    #[test]
+    fn no_step_compares_no_devices() {
+        assert!(try_parse("compare-devices --steps 1").is_ok());
+        assert!(try_parse("compare-devices --steps 0").unwrap_err().to_string().contains("--steps"));
     }
 
     #[test]

@@ -203,7 +203,7 @@ pub fn run(args: &CompareArgs) -> Result<Comparison> {
     let config = args.config.load()?;
     let gpu = CudaQueue::open()?.with_graphs(config.compute.graph);
     let source = data::open(&config.data.train, &config.data)?;
-    compare(&config, source, gpu, args.steps)
+    compare(&config, source, gpu, args.steps.get())
 }
 
 #[cfg(test)]

@@ -76,8 +76,10 @@ fn prepared() -> Folder {
     folder.write("bin/apt-cache", "#!/bin/sh\necho no network >&2\nexit 1\n");
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(folder.0.join("bin/apt-cache"), executable).unwrap();
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/coca_vit_b32.toml");
-    folder.write("configs/coca_vit_b32.toml", std::fs::read(config).unwrap());
+    // Where the repository has it: the examples are run from its root.
+    let config = "trainer/configs/coca_vit_b32.toml";
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    folder.write(config, std::fs::read(root.join(config)).unwrap());
     for name in ["picture.png", "a.png", "b.png"] {
         folder.picture(name);
     }

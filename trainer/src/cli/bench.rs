@@ -13,7 +13,7 @@ use std::path::PathBuf;
   coca bench attention_decode --dtype bf16 --isa scalar --threads 1
   coca bench matmul_nt --shapes M=64,N=96,K=128 --json base.json
   coca bench matmul_nt --shapes M=64,N=96,K=128 --baseline base.json --peers
-  coca bench --shapes from=configs/coca_vit_b32.toml --set batch.accumulation=1
+  coca bench --shapes from=trainer/configs/coca_vit_b32.toml --set batch.accumulation=1
   coca bench model
   coca bench --device cuda --peers --json gpu.json --html gpu.html
 
