@@ -45,7 +45,9 @@ impl Labelling {
             (LabelKind::Name, _) => None,
             (_, None) => {
                 return Err(Error::invalid(format!(
-                    "{set}: only the bundled emoji have groups and subgroups: leave --labels out"
+                    "{set}: labels by {} are asked for, by --labels or by a head that was trained on them, and only the \
+                     bundled emoji have groups and subgroups",
+                    kind.name()
                 )));
             }
             (kind, Some(bundle)) => Some(
@@ -92,10 +94,13 @@ impl Labelling {
     /// # Errors
     /// One has none.
     pub fn labels<'a>(&'a self, set: &str, samples: &'a [Listed]) -> Result<Vec<&'a str>> {
+        let others = match samples.iter().any(|listed| listed.class.is_some()) {
+            true if self.concepts.is_none() => ", while others of the set have one",
+            _ => "",
+        };
         let label = |listed| {
-            self.label(listed).map_err(|Fault { key, detail, .. }| {
-                Error::invalid(format!("{set}: {key} has {detail}, while others of the set have one"))
-            })
+            self.label(listed)
+                .map_err(|Fault { key, detail, .. }| Error::invalid(format!("{set}: {key}: {detail}{others}")))
         };
         samples.iter().map(label).collect()
     }
@@ -186,6 +191,11 @@ mod tests {
         assert_eq!(of(&some).label(&some[1]), Ok("x"));
         assert_eq!(of(&some).label(&some[0]).unwrap_err().kind, FaultKind::MissingLabel);
         let error = Labelling::of(LabelKind::Group, "s", None, &some).unwrap_err().to_string();
-        assert!(error.contains("only the bundled emoji have groups"), "{error}");
+        assert!(error.starts_with("s: labels by group are asked for, by --labels or by a head"), "{error}");
+
+        let labelling = Labelling::new(LabelKind::Name, "s", None, false).unwrap();
+        let error = |samples: &[Listed]| labelling.labels("s", samples).unwrap_err().to_string();
+        assert_eq!(error(&some), "s: k: no label, while others of the set have one");
+        assert_eq!(error(&some[..1]), "s: k: no label");
     }
 }

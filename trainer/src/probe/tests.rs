@@ -277,7 +277,7 @@ fn wrong_labels_and_sets_are_named() {
         let table = std::fs::read_to_string(folder.join("train.csv")).unwrap();
         std::fs::write(folder.join("train.csv"), table.replace(from, to)).unwrap();
     };
-    assert!(error(&args(&folder, "--labels group")).contains("only the bundled emoji have groups"));
+    assert!(error(&args(&folder, "--labels group")).contains("bundled emoji have groups and subgroups"));
     assert!(error(&args(&folder, "--kind knn --out x")).contains("--kind knn trains nothing"));
     let fails = error(&args(&folder, "--label-smoothing 1.5 --kind pooler"));
     assert!(fails.contains("label smoothing must be at least 0 and below 1, not 1.5"), "{fails}");
@@ -290,7 +290,7 @@ fn wrong_labels_and_sets_are_named() {
     let fails = error(&args(&folder, ""));
     assert!(fails.contains("no sample is of a class of the training set (its first is of 'pink')"), "{fails}");
     std::fs::write(folder.join("test.csv"), table.replace("violet", "")).unwrap();
-    assert!(error(&args(&folder, "")).contains("test-1.png has no label"));
+    assert!(error(&args(&folder, "")).contains("test-1.png: no label"));
     std::fs::write(folder.join("test.csv"), "filepath,title,label\n").unwrap();
     assert!(error(&args(&folder, "")).contains("test.csv: no lines under the header"));
     std::fs::write(folder.join("test.csv"), "filepath,title,label\ngone.png,x,red\n").unwrap();
