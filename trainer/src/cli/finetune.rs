@@ -130,6 +130,19 @@ struct Recipe {
     more: &'static [&'static str],
 }
 
+impl Recipe {
+    /// The rest of the model's rate as a share; nothing where it is the head's.
+    fn scales(&self) -> Vec<String> {
+        let rate = self.learning_rate;
+        self.encoder_rate.filter(|&encoder| encoder != rate).map_or_else(Vec::new, |encoder| scales(encoder / rate))
+    }
+}
+
+/// Keys that give the model's own parameters this share of the learning rate.
+fn scales(share: f64) -> Vec<String> {
+    OWN.map(|start| format!("optimizer.scales.{start}={share:?}")).to_vec()
+}
+
 impl FinetuneTask {
     fn recipe(self) -> Recipe {
         let texts = |kind, learning_rate, encoder_rate| Recipe {
@@ -168,7 +181,7 @@ impl FinetuneArgs {
         if recipe.encoder_rate.is_none() && self.encoder_rate.is_some() {
             return Err(Error::invalid("--task caption has no head: give --learning-rate in place of --encoder-rate"));
         }
-        let (before, after) = (self.recipe(&recipe)?, self.flags(&recipe));
+        let (before, after) = (self.recipe(&recipe)?, self.flags());
         let load = |steps: &[String], last: &[String]| {
             Config::load(None, &[&before, steps, &self.sets, &after, last].concat())
         };
@@ -184,7 +197,11 @@ impl FinetuneArgs {
             }
         };
         let (warmup, steps) = (recipe.warmup.min(steps / 10), format!("schedule.steps={steps}"));
-        load(&[steps.clone(), format!("schedule.warmup_steps={warmup}")], &[steps])
+        let scales = match self.learning_rate.is_some() || self.encoder_rate.is_some() {
+            true => self.scales(&recipe, plain.optimizer.learning_rate)?,
+            false => Vec::new(),
+        };
+        load(&[steps.clone(), format!("schedule.warmup_steps={warmup}")], &[&[steps][..], &scales].concat())
     }
 
     /// What comes before `--set`.
@@ -207,23 +224,25 @@ impl FinetuneArgs {
             "ema.decay=0.9999".into(),
         ];
         sets.extend(recipe.more.iter().map(|&set| set.to_owned()));
-        sets.extend(self.rates(recipe));
+        sets.push(format!("optimizer.learning_rate={:?}", recipe.learning_rate));
+        sets.extend(recipe.scales());
         Ok(sets)
     }
 
-    /// Both learning rates: that of the head is the run's, the rest of the model has a share of it.
-    fn rates(&self, recipe: &Recipe) -> Vec<String> {
-        let rate = self.learning_rate.unwrap_or(recipe.learning_rate);
-        let mut sets = vec![format!("optimizer.learning_rate={rate:?}")];
-        if let Some(encoder) = self.encoder_rate.or(recipe.encoder_rate).filter(|&encoder| encoder != rate) {
-            let share = encoder / rate;
-            sets.extend(OWN.map(|start| format!("optimizer.scales.{start}={share:?}")));
+    /// The rest of the model's rate, as a share of the head's, which is the run's.
+    fn scales(&self, recipe: &Recipe, rate: f64) -> Result<Vec<String>> {
+        let Some(encoder) = self.encoder_rate.or(recipe.encoder_rate) else { return Ok(Vec::new()) };
+        if rate == 0.0 && encoder != 0.0 {
+            return Err(Error::invalid(format!(
+                "an --encoder-rate of {encoder:?} is no share of a learning rate of 0: raise --learning-rate or give 0 for both"
+            )));
         }
-        sets
+        let plain = encoder == rate && recipe.scales().is_empty();
+        Ok(if plain { Vec::new() } else { scales(if encoder == rate { 1.0 } else { encoder / rate }) })
     }
 
     /// What comes after `--set`: flags that were given.
-    fn flags(&self, recipe: &Recipe) -> Vec<String> {
+    fn flags(&self) -> Vec<String> {
         let mut sets = Vec::new();
         let mut set = |key: &str, value: Option<String>| sets.extend(value.map(|value| format!("{key}={value}")));
         set("task.labels", self.labels.map(|labels| labels.name().to_owned()));
@@ -234,9 +253,7 @@ impl FinetuneArgs {
         set("task.label_smoothing", self.label_smoothing.map(|share| format!("{share:?}")));
         set("ema.decay", self.ema.map(|share| format!("{share:?}")));
         set("task.blank_images", self.blank_images.then(|| "true".to_owned()));
-        if self.learning_rate.is_some() || self.encoder_rate.is_some() {
-            sets.extend(self.rates(recipe));
-        }
+        set("optimizer.learning_rate", self.learning_rate.map(|rate| format!("{rate:?}")));
         sets
     }
 }
@@ -283,6 +300,16 @@ mod tests {
         assert_eq!((config.optimizer.layer_decay, &config.run.out), (0.8, &PathBuf::from("o")));
         assert_eq!(config.architecture().unwrap().vision.image_size, 32);
 
+        let rates = |more: &str| {
+            let optimizer = load(more).unwrap().optimizer;
+            (optimizer.learning_rate, optimizer.scales.get("visual").and_then(toml::Value::as_float))
+        };
+        assert_eq!(rates("--encoder-rate 1e-4 --set optimizer.learning_rate=1e-3"), (1e-3, Some(0.1)));
+        assert_eq!(rates("--encoder-rate 1e-3 --set optimizer.learning_rate=1e-3"), (1e-3, None));
+        assert_eq!(rates("--task vqa --encoder-rate 1e-3 --set optimizer.learning_rate=1e-3"), (1e-3, Some(1.0)));
+        assert_eq!(rates("--learning-rate 1e-3 --set optimizer.learning_rate=1"), (1e-3, Some(0.5)));
+        assert_eq!(rates("--task caption --learning-rate 1e-3"), (1e-3, None));
+
         let schedule = load("--task vqa --set schedule.steps=7").unwrap().schedule;
         assert_eq!((schedule.steps, schedule.warmup_steps), (7, 0));
         assert_eq!(load("--steps 3 --set schedule.steps=700").unwrap().schedule.steps, 3);
@@ -294,6 +321,7 @@ mod tests {
         assert_eq!((config.optimizer.learning_rate, config.optimizer.scales.len()), (1e-5, 0));
         let fails = |more: &str| load(more).unwrap_err().to_string();
         assert!(fails("--task caption --encoder-rate 1").contains("--task caption has no head"));
+        assert!(fails("--encoder-rate 1e-4 --set optimizer.learning_rate=0").contains("a learning rate of 0"));
         assert!(fails("--set task.knd=x").contains("did you mean task.kind?"));
         assert!(fails("--task caption --blank-images").contains("task.blank_images is a control of tasks"));
     }
