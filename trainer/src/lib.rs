@@ -3,6 +3,7 @@
 
 mod base64;
 pub mod checkpoint;
+mod checksum;
 pub mod classes;
 pub mod cli;
 pub mod compare;

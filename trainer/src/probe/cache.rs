@@ -9,7 +9,7 @@ use super::thumbnail::{self, thumbnail};
 use crate::classes::Listed;
 use crate::data::{Fingerprint, Labelled};
 use crate::evaluate::{EvalSet, pixels, unit_means};
-use crate::{Error, Result};
+use crate::{Error, Result, checksum};
 use engine::{DType, Queue, Workspace};
 use model::Coca;
 use model::encoder::ImageEncoder;
@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Ends a file.
 const MAGIC: &[u8; 8] = b"cocafeat";
@@ -32,8 +33,8 @@ const LONGEST_NAME: usize = 60;
 /// What the records were made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
-    /// Version of this program.
-    program: String,
+    /// CRC-32 of this program's file.
+    program: u32,
     /// Instruction set: rounding differs between them.
     isa: String,
     dtype: DType,
@@ -92,10 +93,10 @@ impl Features {
     pub fn open(set: &mut EvalSet, model: &Coca, queue: &Queue, folder: &Path) -> Result<Features> {
         let cpu = queue.cpu("the cache of features")?;
         let identity = Identity {
-            program: env!("CARGO_PKG_VERSION").to_owned(),
+            program: program()?,
             isa: cpu.isa().to_string(),
             dtype: model.dtype(),
-            weights: checksum(model)?,
+            weights: checksum_of(model)?,
             set: set.name.clone(),
             samples: Fingerprint::of(set.source.as_ref())?,
             images: set.source.images(),
@@ -208,7 +209,7 @@ fn widen(dtype: DType, bytes: &[u8], values: &mut Vec<f32>) {
 }
 
 /// CRC-32 of a model's architecture and weights.
-fn checksum(model: &Coca) -> Result<u32> {
+fn checksum_of(model: &Coca) -> Result<u32> {
     let mut checksum = crc32fast::Hasher::new();
     checksum.update(model.config().to_open_clip().as_bytes());
     let weights = model.parameters().master();
@@ -218,9 +219,26 @@ fn checksum(model: &Coca) -> Result<u32> {
     Ok(checksum.finalize())
 }
 
-/// Tells sets and models apart: `emoji_train-1234abcd.features`.
+/// CRC-32 of the running program's file.
+fn program() -> Result<u32> {
+    static SUM: OnceLock<u32> = OnceLock::new();
+    if let Some(sum) = SUM.get() {
+        return Ok(*sum);
+    }
+    // The link leads to the running program also after another build took its place.
+    let link = PathBuf::from("/proc/self/exe");
+    let path = match link.exists() {
+        true => link,
+        false => std::env::current_exe().map_err(|error| Error::io("the program's own file", error))?,
+    };
+    let sum = checksum::of_file(&path)?;
+    Ok(*SUM.get_or_init(|| sum))
+}
+
+/// Tells sets and models apart: `emoji_train-1234abcd.features`. The program is left out: another one writes its file in the
+/// place of this one's.
 fn file_name(identity: &Identity) -> Result<String> {
-    let sum = crc32fast::hash(json(identity)?.as_bytes());
+    let sum = crc32fast::hash(json(&Identity { program: 0, ..identity.clone() })?.as_bytes());
     let plain = |letter: char| if letter.is_ascii_alphanumeric() || ".-".contains(letter) { letter } else { '_' };
     let letters: Vec<char> = identity.set.chars().map(plain).collect();
     let name: String = letters[letters.len().saturating_sub(LONGEST_NAME)..].iter().collect();
@@ -306,7 +324,7 @@ fn read(path: &Path, identity: &Identity) -> std::result::Result<(File, Trailer)
     file.read_exact_at(&mut text, starts_at).map_err(io)?;
     let trailer: Trailer = serde_json::from_slice(&text).map_err(|error| format!("its trailer: {error}"))?;
     if trailer.identity != *identity {
-        return Err("it was made from other weights or samples".to_owned());
+        return Err("it was made by another build of this program, or from other weights or samples".to_owned());
     }
     if (trailer.samples.len() * trailer.record_bytes()) as u64 != starts_at {
         return Err(cut.to_owned());

@@ -271,6 +271,25 @@ fn a_damaged_cache_is_made_again() {
 }
 
 #[test]
+fn another_program_makes_its_own_features_in_the_same_file() {
+    let folder = prepared("probe-program");
+    let ModelFolder { model, queue, .. } = ModelFolder::open(&folder.join("model"), DType::F32).unwrap();
+    let open = || Features::open(&mut train_set(&folder), &model, &queue, &folder.join("cache")).unwrap().note;
+    assert!(open().contains("written to") && open().contains("read from"));
+    let [path] = &cache_files(&folder)[..] else { panic!("one file") };
+    let whole = std::fs::read(path).unwrap();
+    // The program's checksum, by one of another in as many digits.
+    let program = crc32fast::hash(&std::fs::read(std::env::current_exe().unwrap()).unwrap()).to_string();
+    let wanted = format!("\"program\":{program},");
+    let place = whole.windows(wanted.len()).position(|part| part == wanted.as_bytes()).unwrap();
+    let mut others = whole.clone();
+    others[place + wanted.len() - 2] ^= 1;
+    std::fs::write(path, others).unwrap();
+    assert!(open().contains("again: it was made by another build"));
+    assert!(cache_files(&folder).len() == 1 && std::fs::read(path).unwrap() == whole);
+}
+
+#[test]
 fn wrong_labels_and_sets_are_named() {
     let folder = prepared("probe-wrong");
     let replaced = |from: &str, to: &str| {
