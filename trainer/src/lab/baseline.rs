@@ -6,7 +6,7 @@
 //! confidence intervals of both lie on the same side of 1, by more than two runs of the same program may differ.
 
 use super::statistics::Estimate;
-use super::{Environment, Report, Row};
+use super::{COMPUTE, Environment, Report, Row};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::Path;
@@ -44,8 +44,8 @@ impl Verdict {
 pub struct Comparison {
     /// Time now over time then.
     pub time: Estimate,
-    /// The same, each as a share of the ceiling in its run.
-    pub normalised: Estimate,
+    /// The same, each as a share of the ceiling in its run; none where no ceiling of one kind is known of both.
+    pub normalised: Option<Estimate>,
     /// What follows.
     pub verdict: Verdict,
 }
@@ -79,10 +79,13 @@ pub fn load(path: &Path) -> Result<Report> {
 
 /// Compares a run with an earlier one.
 pub fn compare(now: &Report, then: &Report) -> Comparisons {
-    let find = |row: &Row| then.rows.iter().find(|old| (&old.name, &old.pass) == (&row.name, &row.pass));
-    let rows: Vec<_> = now.rows.iter().map(|row| find(row).map(|old| compare_rows(row, old))).collect();
+    let find = |row: &Row| then.rows.iter().find(|old| same_work(row, old));
+    let ceilings = |row: &Row, old: &Row| ceilings((now, row), (then, old));
+    let rows: Vec<_> =
+        now.rows.iter().map(|row| find(row).map(|old| compare_rows(row, old, ceilings(row, old)))).collect();
     let mut warnings = Vec::new();
     let (new, old) = (&now.environment, &then.environment);
+    let step = |report: &Report| report.step.clone().unwrap_or_else(|| "none".to_owned());
     let gpu = |environment: &Environment| environment.gpu.as_ref().map_or("none".to_owned(), |gpu| gpu.name.clone());
     let facts = [
         ("processor", &old.processor, &new.processor),
@@ -90,6 +93,7 @@ pub fn compare(now: &Report, then: &Report) -> Comparisons {
         ("instruction set", &old.isa, &new.isa),
         ("number of threads", &old.threads.to_string(), &new.threads.to_string()),
         ("build", &old.build, &new.build),
+        ("training step", &step(then), &step(now)),
     ];
     for (what, old, new) in facts {
         if old != new {
@@ -97,7 +101,7 @@ pub fn compare(now: &Report, then: &Report) -> Comparisons {
         }
     }
     let shared: Vec<f64> = (now.rows.iter())
-        .filter_map(|row| find(row).map(|old| row.ceiling.median / old.ceiling.median))
+        .filter_map(|row| ceilings(row, find(row)?).map(|ceiling| ceiling.median))
         .filter(|ratio| ratio.is_finite())
         .collect();
     if let Some(ratio) = Estimate::of(&shared)
@@ -112,13 +116,44 @@ pub fn compare(now: &Report, then: &Report) -> Comparisons {
     if missing > 0 {
         warnings.push(format!("{missing} of {} rows are not in the baseline.", rows.len()));
     }
+    let blind = rows.iter().flatten().filter(|comparison| comparison.normalised.is_none()).count();
+    if blind > 0 {
+        warnings.push(format!(
+            "{blind} of {} rows are SAME for want of a ceiling: what bounds them now was not measured in the baseline.",
+            rows.len()
+        ));
+    }
     Comparisons { rows, warnings }
 }
 
-fn compare_rows(now: &Row, then: &Row) -> Comparison {
+/// Whether two rows are of the same work in the same type.
+fn same_work(now: &Row, then: &Row) -> bool {
+    // Decimal digits may round.
+    let same_flops = (now.flops - then.flops).abs() <= 1e-9 * now.flops.abs();
+    (&now.name, &now.pass, now.dtype) == (&then.name, &then.pass, then.dtype) && same_flops
+}
+
+/// The ceiling now over that then: those beside the rows if they are of one kind, else of the kind that bounds the row now the
+/// best of each run. None if it was not measured in both.
+fn ceilings((now, row): (&Report, &Row), (then, old): (&Report, &Row)) -> Option<Estimate> {
+    if row.bound == old.bound {
+        return Some(row.ceiling.over(&old.ceiling));
+    }
+    let best = |report: &Report| {
+        let ceilings = &report.ceilings;
+        let rate = match row.bound.as_str() {
+            COMPUTE => ceilings.flops_per_second(&report.environment.isa, row.dtype?),
+            level => ceilings.memory.iter().find(|known| known.name == level)?.bytes_per_second(),
+        };
+        (rate > 0.0).then_some(Estimate { median: rate, low: rate, high: rate, samples: 1 })
+    };
+    Some(best(now)?.over(&best(then)?))
+}
+
+fn compare_rows(now: &Row, then: &Row, ceiling: Option<Estimate>) -> Comparison {
     let time = now.seconds.over(&then.seconds);
+    let Some(ceiling) = ceiling else { return Comparison { time, normalised: None, verdict: Verdict::Same } };
     // Work as a share of the ceiling: seconds times rate.
-    let ceiling = now.ceiling.over(&then.ceiling);
     let inverse =
         Estimate { median: 1.0 / ceiling.median, low: 1.0 / ceiling.high, high: 1.0 / ceiling.low, ..ceiling };
     let normalised = time.over(&inverse);
@@ -131,7 +166,7 @@ fn compare_rows(now: &Row, then: &Row) -> Comparison {
     } else {
         Verdict::Same
     };
-    Comparison { time, normalised, verdict }
+    Comparison { time, normalised: Some(normalised), verdict }
 }
 
 #[cfg(test)]
@@ -175,6 +210,36 @@ mod tests {
         assert_eq!(verdict([1.0, 0.5], [1.0, 2.0], quiet), Verdict::Same);
         // Nobody knows where the ceiling was.
         assert_eq!(verdict([1.0, 1.2], [1.0, 1.0], [0.01, 0.3]), Verdict::Same);
+    }
+
+    #[test]
+    fn only_the_same_work_and_ceilings_of_one_kind_are_compared() {
+        let (now, mut then) = (test_report(), test_report());
+        // Arithmetic bounds the first row now, memory did then at a tenth of the rate.
+        then.rows[0].bound = "memory".into();
+        then.rows[0].ceiling = then.rows[0].ceiling.times(0.1);
+        then.rows[0].seconds = now.rows[0].seconds.times(0.5);
+        let comparisons = compare(&now, &then);
+        let first = comparisons.rows[0].unwrap();
+        assert_eq!((first.verdict, first.normalised.unwrap().median), (Verdict::Slower, 2.0));
+        assert!(comparisons.warnings.is_empty(), "{:?}", comparisons.warnings);
+        // A machine whose arithmetic is at half its rate takes twice the time.
+        then.ceilings.compute[0].flops_per_second *= 2.0;
+        assert_eq!(compare(&now, &then).rows[0].unwrap().verdict, Verdict::Same);
+        then.ceilings.compute.clear();
+        let comparisons = compare(&now, &then);
+        assert_eq!(comparisons.rows[0].map(|row| (row.verdict, row.normalised)), Some((Verdict::Same, None)));
+        assert!(comparisons.warnings.join("\n").contains("1 of 3 rows are SAME for want of a ceiling"));
+
+        let mut then = test_report();
+        then.step = Some("a batch of 4 pairs".into());
+        then.rows[0].dtype = Some(engine::DType::BF16);
+        then.rows[1].flops *= 2.0;
+        let comparisons = compare(&now, &then);
+        assert_eq!(comparisons.rows.iter().map(Option::is_some).collect::<Vec<_>>(), [false, false, true]);
+        let warnings = comparisons.warnings.join("\n");
+        assert!(warnings.contains("another training step: a batch of 4 pairs, now none."), "{warnings}");
+        assert!(warnings.contains("2 of 3 rows are not in the baseline"), "{warnings}");
     }
 
     #[test]

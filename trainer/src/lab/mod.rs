@@ -43,6 +43,8 @@ use step::{GroupTimes, Groups, TrainingStep, Work};
 
 /// The filter that asks for a whole training step.
 pub const MODEL: &str = "model";
+/// What bounds a row by arithmetic.
+const COMPUTE: &str = "compute";
 /// Fewer steps cannot give an interval.
 const LEAST_STEPS: usize = 6;
 /// More steps would hardly narrow it.
@@ -419,7 +421,7 @@ impl Lab {
 
     fn bound_name(&self, bound: &Bound) -> String {
         match bound {
-            Bound::Compute => "compute".to_owned(),
+            Bound::Compute => COMPUTE.to_owned(),
             Bound::Memory(level) => self.gauges.ceilings().memory[*level].name.clone(),
         }
     }
