@@ -21,6 +21,8 @@ struct RetrievalFigures {
     text_to_image: Recall,
     /// What pixels alone reach, image to text and text to image, for styles of the bundled set.
     floor: Option<(Recall, Recall)>,
+    /// R@1 of answers by lot, the same both ways.
+    chance: f64,
     /// Faulty samples by kind.
     skipped: serde_json::Value,
 }
@@ -59,6 +61,7 @@ pub fn measure_retrieval(most: usize, evaluator: &mut Evaluator<'_>, sets: &mut 
             image_to_text: recall(&image_to_text),
             text_to_image: recall(&text_to_image),
             floor: PixelFloor::of(set.bundled.as_ref()).map(|floor| floor.retrieval),
+            chance: same.chance(count),
             skipped: set.skipped(),
         };
         let shares = |Recall { at_1, at_5, at_10 }| [at_1, at_5, at_10].map(percent);
@@ -121,6 +124,13 @@ impl SameCaptions {
         };
         groups.into_iter().map(answers).collect()
     }
+
+    /// The share of all pairs of one of `count` images and a caption that are right: what a first answer by lot reaches, in
+    /// either direction. Of no pairs 0.
+    fn chance(&self, count: usize) -> f64 {
+        let right: usize = self.texts.iter().zip(&self.images).map(|(texts, images)| texts.len() * images.len()).sum();
+        right as f64 / (count * self.of.len()).max(1) as f64
+    }
 }
 
 #[cfg(test)]
@@ -135,12 +145,21 @@ mod tests {
             let same = SameCaptions::find(&texts, &owners, exclusive);
             let answers: Vec<Vec<usize>> = same.answers(&owners, 3).into_iter().map(Cow::into_owned).collect();
             let images: Vec<Vec<usize>> = same.of.iter().map(|&group| same.images[group].clone()).collect();
-            (answers, images)
+            let chance = same.chance(3);
+            let share = |right: &[Vec<usize>], of: usize| right.iter().map(Vec::len).sum::<usize>() as f64 / of as f64;
+            assert_eq!(
+                (chance, chance),
+                (share(&answers, 3 * 6), share(&images, 6 * 3)),
+                "the mean in both directions"
+            );
+            (answers, images, chance)
         };
-        let (answers, images) = found(false);
+        let (answers, images, chance) = found(false);
+        assert_eq!(chance, 11.0 / 18.0);
         assert_eq!(answers, [vec![0, 2, 1, 4, 5], vec![0, 2, 3], vec![1, 4, 5]]);
         assert_eq!(images, [vec![0, 1], vec![0, 2], vec![0, 1], vec![1], vec![0, 2], vec![0, 2]]);
-        let (answers, images) = found(true);
+        let (answers, images, chance) = found(true);
+        assert_eq!(chance, 1.0 / 3.0);
         assert_eq!(answers, [vec![0, 1], vec![2, 3], vec![4, 5]]);
         assert_eq!(images, [[0], [0], [1], [1], [2], [2]]);
     }

@@ -92,10 +92,10 @@ pub fn zero_shot(figures: &Figures<'_>) -> Vec<Row> {
 /// `coca eval retrieval`: both directions.
 pub fn retrieval(figures: &Figures<'_>) -> Vec<Row> {
     let rows = |set: &Value| {
-        let directions =
-            [("image_to_text", 0, "texts", "image to text"), ("text_to_image", 1, "images", "text to image")];
-        directions.map(|(key, place, among, name)| {
-            let control = pixels(&set["floor"][place]["at_1"]).or_else(|| chance(count(&set[among])));
+        let directions = [("image_to_text", 0, "image to text"), ("text_to_image", 1, "text to image")];
+        directions.map(|(key, place, name)| {
+            let chance = || Some(("chance".to_owned(), set["chance"].as_f64()?));
+            let control = pixels(&set["floor"][place]["at_1"]).or_else(chance);
             let measure = format!("R@1, {name}");
             let beside =
                 [("R@5", "at_5"), ("R@10", "at_10")].map(|(name, at)| (name.to_owned(), number(&set[key][at])));

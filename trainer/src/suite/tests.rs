@@ -30,10 +30,10 @@ fn rows_are_held_against_pixels_or_chance() {
 
     let recall = |first: f64| json!({"at_1": first, "at_5": 0.5, "at_10": 0.75});
     let own = json!({"sets": [{"set": "a", "images": 10, "texts": 20, "image_to_text": recall(0.2),
-        "text_to_image": recall(0.3), "floor": null}]});
+        "text_to_image": recall(0.3), "floor": null, "chance": 0.1}]});
     let rows = figures(own, "", &no_others, row::retrieval);
     let values: Vec<_> = rows.iter().map(|row| (row.value, row.control.clone().unwrap().1)).collect();
-    assert_eq!(values, [(0.2, 0.05), (0.3, 0.1)]);
+    assert_eq!(values, [(0.2, 0.1), (0.3, 0.1)]);
 }
 
 #[test]
