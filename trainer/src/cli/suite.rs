@@ -14,7 +14,8 @@ use std::path::PathBuf;
 
 Each row comes from a command of this program, which the page shows. Larger sets are used where
 `coca data fetch SET --out SETS/SET` and `coca data make scenes --out SETS/scenes` have put them;
-the table names the commands for those that are missing.")]
+the table names the commands for those that are missing. What is in OUT is used again if the same
+command made it of the same weights; else it is measured again, and a run moved to OUT/NAME-previous-1.")]
 pub struct SuiteArgs {
     /// Folder with the model
     #[arg(long, value_name = "DIR")]

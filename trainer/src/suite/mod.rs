@@ -2,6 +2,7 @@
 //! a command that can be run alone; what is measured once stays, so that a suite that was stopped goes on.
 
 mod examples;
+mod origin;
 mod page;
 mod plan;
 mod row;
@@ -18,12 +19,13 @@ use crate::{Error, Result};
 use clap::{Parser, ValueEnum};
 use engine::DType;
 use model::weights::write_atomically;
+use origin::Origin;
 use plan::{Measurement, Planner};
 use row::{Figures, Row};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use sets::Sets;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// What the suite found, as it is written to `suite.json`.
@@ -58,36 +60,36 @@ struct Measured {
 /// The model cannot be opened, a command fails, or a file cannot be written.
 pub fn suite(args: &SuiteArgs) -> Result<String> {
     let folder = ModelFolder::open(&args.model, DType::F32)?;
+    refuse_twins(&args.beside)?;
     let sets = Sets::open(&args.sets)?;
-    let sections = if args.only.is_empty() { Section::value_variants() } else { &args.only };
-    let planner = Planner {
-        model: &args.model,
-        image_size: folder.model.config().vision.image_size,
-        sets: &sets,
-        out: &args.out,
-        steps: args.steps.get(),
-        beside: &args.beside,
-        sections,
+    let plan = |sections: &[Section]| {
+        let (model, image_size) = (args.model.as_path(), folder.model.config().vision.image_size);
+        let (out, steps, beside) = (args.out.as_path(), args.steps.get(), args.beside.as_slice());
+        Planner { model, image_size, sets: &sets, out, steps, beside, sections }.plan()
     };
-    let plan = planner.plan();
+    let every = Section::value_variants();
+    let asked = every.iter().copied().filter(|section| args.only.is_empty() || args.only.contains(section));
+    // What an earlier call measured is a control too, whatever is asked for now.
+    let (all, plan) = (plan(every), plan(&asked.collect::<Vec<_>>()));
     let read = |stem: &str| -> Option<Value> {
-        let measurement = plan.measurements.iter().find(|measurement| measurement.stem == stem)?;
+        let measurement = all.measurements.iter().find(|measurement| measurement.stem == stem)?;
+        Origin::of(measurement).ok().filter(|origin| origin.is_kept(measurement, &args.out))?;
         serde_json::from_slice(&std::fs::read(figures_of(measurement, &args.out)).ok()?).ok()
     };
+    if args.again {
+        plan.measurements.iter().try_for_each(|measurement| origin::forget(measurement, &args.out))?;
+    }
     let mut measured = Vec::new();
     for (number, measurement) in plan.measurements.iter().enumerate() {
         let words = words(measurement, &args.out);
         let command = format!("coca {}", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
         eprintln!("[{}/{}] {command}", number + 1, plan.measurements.len());
+        Origin::of(measurement)?.settle(measurement, &args.out)?;
         let figures = figures_of(measurement, &args.out);
-        if args.again || !figures.exists() {
-            if let Some(parent) = figures.parent() {
-                std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
-            }
+        if !figures.exists() {
             run(&words)?;
         }
-        let own = read(&measurement.stem)
-            .ok_or_else(|| Error::invalid(format!("{}: no figures; start anew with --again", figures.display())))?;
+        let own = own(&figures, args.again)?;
         let rows = (measurement.rows)(&Figures { own: &own, stem: &measurement.stem, others: &read });
         measured.push(Measured { section: measurement.section, command, rows });
     }
@@ -110,6 +112,33 @@ pub fn suite(args: &SuiteArgs) -> Result<String> {
 
 fn heading<S: Serializer>(section: &Section, to: S) -> std::result::Result<S::Ok, S::Error> {
     to.serialize_str(section.heading().0)
+}
+
+/// Refuses names to compare by whose figures would have one folder.
+fn refuse_twins(beside: &[(String, PathBuf)]) -> Result<()> {
+    let names: Vec<&str> = std::iter::once(plan::THIS).chain(beside.iter().map(|(name, _)| name.as_str())).collect();
+    for (place, name) in names.iter().enumerate() {
+        let folder = plan::folder_name(name);
+        if let Some(twin) = names[..place].iter().find(|twin| plan::folder_name(twin) == folder) {
+            return Err(Error::invalid(format!(
+                "--beside '{name}' and '{twin}' would both have their figures in beside/{folder}: choose another name"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The figures that the command wrote.
+fn own(figures: &Path, again: bool) -> Result<Value> {
+    let bytes = std::fs::read(figures).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            let without = if again { " without --again" } else { "" };
+            Error::invalid(format!("stopped; the same command{without} goes on"))
+        }
+        _ => Error::io(figures, error),
+    })?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::invalid(format!("{}: no figures: {error}; start anew with --again", figures.display())))
 }
 
 /// Where the figures of a measurement lie.

@@ -71,6 +71,8 @@ pub struct Measurement {
     pub stem: String,
     /// Where its rows stand.
     pub section: Section,
+    /// Folder of the model that it is of, or of the run that makes it.
+    pub model: PathBuf,
     /// What follows `coca`, without where its figures go.
     pub words: Vec<String>,
     /// Whether it is a run with a report, or writes its figures with `--json`.
@@ -90,6 +92,14 @@ pub struct Plan {
 
 /// The run that learns to describe scenes, before tasks on them.
 const SCENES: &str = "scenes";
+
+/// What the model is called among others.
+pub const THIS: &str = "this model";
+
+/// The folder of a model that is compared with, from its name.
+pub fn folder_name(name: &str) -> String {
+    name.replace([' ', '/'], "-")
+}
 
 /// The rows of figures.
 pub type Rows = fn(&Figures<'_>) -> Vec<Row>;
@@ -140,14 +150,15 @@ impl Planner<'_> {
                 if trains {
                     words.extend(["--steps".to_owned(), self.steps.to_string()]);
                 }
-                plan.measurements.push(Measurement { stem: stem.to_owned(), section, words, trains, rows });
+                let (stem, model) = (stem.to_owned(), model.to_owned());
+                plan.measurements.push(Measurement { stem, section, model, words, trains, rows });
             };
         if section == Section::Paradigms {
             let set = [emoji(&Split::Style(Vendor::NotoV1))];
             let (learnt, labels) = (["emoji".to_owned()], ["group".to_owned()]);
-            let this = ("this model".to_owned(), self.model.to_owned());
+            let this = (THIS.to_owned(), self.model.to_owned());
             for (name, folder) in std::iter::once(&this).filter(|_| !self.beside.is_empty()).chain(self.beside) {
-                let stem = |what: &str| format!("beside/{}/{what}", name.replace([' ', '/'], "-"));
+                let stem = |what: &str| format!("beside/{}/{what}", folder_name(name));
                 let data: [(&str, &[String]); 1] = [("data", &set)];
                 add_of(folder, &stem("zero-shot"), "eval zero-shot", &data, false, row::beside_zero_shot);
                 add_of(folder, &stem("captions"), "eval caption", &data, false, row::beside_captions);

@@ -154,6 +154,93 @@ fn a_suite_measures_goes_on_and_shows_what_it_found() {
         .unwrap();
     assert!(suite(&args(&[Section::ZeroShot], false)).unwrap().contains("kept"));
     assert!(!suite(&args(&[Section::ZeroShot], true)).unwrap().contains("kept"));
+    // Figures of other weights are not this model's.
+    std::fs::write(&figures, r#"{"sets": [{"set": "kept"}]}"#).unwrap();
+    test_model(&model, 2);
+    assert!(!suite(&args(&[Section::ZeroShot], false)).unwrap().contains("kept"));
     std::fs::write(&figures, "{").unwrap();
     assert!(suite(&args(&[Section::ZeroShot], false)).unwrap_err().to_string().contains("--again"));
+}
+
+#[test]
+fn a_run_goes_on_only_with_the_same_command_and_weights() {
+    let folder = test_folder("suite-origin");
+    let (model, out) = (folder.join("model"), folder.join("out"));
+    test_model(&model, 1);
+    let sets = Sets::open(&folder).unwrap();
+    let training = |steps: u64| {
+        let (model, sections, sets) = (model.as_path(), &[Section::Finetune][..], &sets);
+        let planner = Planner { model, image_size: 16, sets, out: &out, steps, beside: &[], sections };
+        planner.plan().measurements.remove(0)
+    };
+    let checkpoints = out.join("finetune-group/checkpoints");
+    // Settles on a run with a checkpoint: how many folders there are then, and whether the checkpoint stayed.
+    let settled = |measurement: &Measurement| {
+        std::fs::create_dir_all(&checkpoints).unwrap();
+        Origin::of(measurement).unwrap().settle(measurement, &out).unwrap();
+        let folders = std::fs::read_dir(&out).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
+        (folders.count(), checkpoints.exists())
+    };
+    assert_eq!(settled(&training(3)), (1, false));
+    assert_eq!(settled(&training(3)), (2, true));
+    assert_eq!(settled(&training(4)), (2, false));
+    test_model(&model, 2);
+    assert_eq!(settled(&training(4)), (3, false));
+    assert_eq!(settled(&training(4)), (4, true));
+    origin::forget(&training(4), &out).unwrap();
+    assert_eq!(settled(&training(4)), (4, false));
+    assert!(out.join("finetune-group-previous-4/checkpoints").exists());
+
+    let fails = |again: bool| own(&out.join("finetune-group/report.json"), again).unwrap_err().to_string();
+    assert!(fails(false).ends_with("stopped; the same command goes on"));
+    assert!(fails(true).ends_with("stopped; the same command without --again goes on"));
+}
+
+#[test]
+fn controls_are_what_the_folder_has_of_this_model() {
+    let folder = test_folder("suite-controls");
+    let (model, out) = (folder.join("model"), folder.join("out"));
+    test_model(&model, 1);
+    let args = |only: &[Section]| SuiteArgs {
+        model: model.clone(),
+        sets: folder.join("none"),
+        out: out.clone(),
+        only: only.to_vec(),
+        steps: std::num::NonZeroU64::MIN,
+        beside: Vec::new(),
+        again: false,
+    };
+    let (sets, sections) = (Sets::open(&folder).unwrap(), &[Section::ZeroShot, Section::Captions][..]);
+    let planner = Planner { model: &model, image_size: 16, sets: &sets, out: &out, steps: 1, beside: &[], sections };
+    let figures = [
+        json!({"sets": [{"set": "a", "count": 1, "classes": 2, "top1": 1.0, "top5": 1.0, "floor": [0.375, 0.5]}]}),
+        json!({"sets": [{"set": "a", "domain": null, "count": 1, "exact": 0.5}]}),
+    ];
+    let plan = planner.plan().measurements;
+    for (measurement, figures) in plan.iter().zip(&figures) {
+        Origin::of(measurement).unwrap().settle(measurement, &out).unwrap();
+        std::fs::write(figures_of(measurement, &out), figures.to_string()).unwrap();
+    }
+    let lines = |only: &[Section]| -> Vec<(bool, bool)> {
+        let text = suite(&args(only)).unwrap();
+        let rows = text.lines().filter(|line| line.contains("top-1") || line.contains("exactly right"));
+        rows.map(|line| (line.contains("exactly right"), line.contains("37.5"))).collect()
+    };
+    // Measured first whatever comes first in --only; a control whether it is in --only or not.
+    assert_eq!(lines(&[Section::Captions, Section::ZeroShot]), [(false, true), (true, true)]);
+    assert_eq!(lines(&[Section::Captions]), [(true, true)]);
+    origin::forget(&plan[0], &out).unwrap();
+    assert_eq!(lines(&[Section::Captions]), [(true, false)]);
+}
+
+#[test]
+fn names_to_compare_by_have_folders_of_their_own() {
+    let beside = |names: &[&str]| {
+        let beside: Vec<_> = names.iter().map(|name| (name.to_string(), PathBuf::from("x"))).collect();
+        refuse_twins(&beside).map_err(|error| error.to_string())
+    };
+    assert!(beside(&["a b", "a c"]).is_ok());
+    let error = beside(&["a b", "c", "a-b"]).unwrap_err();
+    assert!(error.contains("--beside 'a-b' and 'a b' would both have their figures in beside/a-b"), "{error}");
+    assert!(beside(&["c", "c"]).is_err() && beside(&["this model"]).is_err());
 }
