@@ -1,7 +1,9 @@
 //! Preprocessing equals open_clip's to the bit, on odd sizes and every mode (fixtures made by `fixtures/preprocess.py`).
 
+mod counting;
+
 use model::config::ResizeMode;
-use model::preprocess::{decode, evaluate};
+use model::preprocess::{Image, Mode, decode, evaluate};
 use std::path::PathBuf;
 
 #[test]
@@ -29,6 +31,34 @@ fn evaluation_equals_open_clip_to_the_bit() {
         }
     }
     assert!(compared >= 60, "{compared}");
+}
+
+#[test]
+fn the_shorter_side_is_rounded_as_open_clip_rounds_it() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/preprocess/longest.json");
+    let sizes: Vec<[usize; 4]> =
+        serde_json::from_str(&std::fs::read_to_string(file).expect("fixture")).expect("fixture");
+    for [width, height, new_width, new_height] in sizes {
+        let image = Image { width, height, mode: Mode::Gray, pixels: vec![255; width * height] };
+        let white = evaluate(&image, 224, ResizeMode::Longest, 0).iter().filter(|&&value| value == 255).count();
+        assert_eq!(white, new_width * new_height * 3, "{width} x {height}");
+    }
+}
+
+/// A line of pixels whose short side grows to 24 would be 2.4e8 long: only the middle is made.
+#[test]
+fn a_line_of_pixels_takes_no_memory_for_what_is_cut_off() {
+    let long = 10_000_000;
+    for mode in [Mode::Gray, Mode::Palette(vec![[1; 3], [2; 3]])] {
+        for (width, height) in [(1, long), (long, 1)] {
+            let pixels = (0..long).map(|place| (place / (long / 2)) as u8).collect();
+            let image = Image { width, height, mode: mode.clone(), pixels };
+            let (rgb, taken) = counting::peak(|| evaluate(&image, 24, ResizeMode::Shortest, 0));
+            assert!(taken < 1 << 20, "{taken}");
+            let [first, last] = if mode == Mode::Gray { [0, 1] } else { [1, 2] };
+            assert_eq!((rgb[0], rgb[rgb.len() - 1]), (first, last));
+        }
+    }
 }
 
 /// Formats as they are found. Only where a lossy format is decoded by other arithmetic may a byte differ; the bound is in

@@ -4,7 +4,7 @@
 use super::decode::{DecodeError, corrupt, decode, header};
 use super::{Image, Mode};
 use image::codecs::gif::GifDecoder;
-use image::{AnimationDecoder, ImageFormat};
+use image::{AnimationDecoder, ImageDecoder, ImageFormat};
 use std::io::Cursor;
 
 /// Decodes some frames of a file of at most `max_pixels` pixels each, whole as they are shown. `choose` is told how many
@@ -21,7 +21,11 @@ pub fn decode_frames(
     match header(bytes, max_pixels)? {
         ImageFormat::Gif => {
             let count = gif_frames(bytes)?;
-            let decoder = GifDecoder::new(Cursor::new(bytes)).map_err(|error| corrupt(&error))?;
+            let mut decoder = GifDecoder::new(Cursor::new(bytes)).map_err(|error| corrupt(&error))?;
+            // A frame may claim more than the picture that it is a part of. Held are the picture twice, and the frame.
+            let mut limits = image::Limits::no_limits();
+            limits.max_alloc = Some(max_pixels.saturating_mul(3 * 4));
+            decoder.set_limits(limits).map_err(|error| corrupt(&error))?;
             let frame = |frame: image::ImageResult<image::Frame>| {
                 let picture = frame.map_err(|error| corrupt(&error))?.into_buffer();
                 let [width, height] = [picture.width(), picture.height()].map(|side| side as usize);
@@ -142,6 +146,17 @@ mod tests {
         let first = |bytes: &[u8]| decode_frames(bytes, 24, |_| vec![0, 3]).unwrap();
         assert_eq!(first(&damaged), first(&whole));
         assert!(matches!(decode_frames(&gif()[..60], 24, |_| vec![4]), Err(DecodeError::Corrupt(_))));
+    }
+
+    #[test]
+    fn a_frame_that_claims_more_than_its_picture_takes_no_memory() {
+        let mut bytes = gif();
+        // The first image descriptor: place, then width and height.
+        let at = bytes.windows(9).position(|part| part == [0x2c, 0, 0, 0, 0, 6, 0, 4, 0]).unwrap();
+        bytes[at + 5..at + 9].fill(0xff);
+        let limit = |error| matches!(error, DecodeError::Corrupt(text) if text.contains("emory"));
+        assert!(limit(decode_frames(&bytes, 1 << 20, |_| vec![0]).unwrap_err()));
+        assert!(limit(decode(&bytes, 1 << 20).unwrap_err()));
     }
 
     #[test]

@@ -101,8 +101,9 @@ pub fn evaluate(image: &Image, size: usize, mode: ResizeMode, fill: u8) -> Vec<u
             resize_window(image, new_width, new_height, window).to_rgb()
         }
         ResizeMode::Longest => {
-            let scale = size as f64 / width.max(height) as f64;
-            let scaled = |length: usize| ((length as f64 * scale).round_ties_even() as usize).max(1);
+            // open_clip divides by the ratio: its product with the inverse rounds ties to the other side.
+            let ratio = width.max(height) as f64 / size as f64;
+            let scaled = |length: usize| ((length as f64 / ratio).round_ties_even() as usize).max(1);
             let resized = resize(image, scaled(width), scaled(height), None);
             let (left, top) = ((size - resized.width) / 2, (size - resized.height) / 2);
             let rgb = resized.to_rgb();

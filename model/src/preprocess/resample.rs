@@ -5,6 +5,7 @@ use super::{Image, Mode};
 use engine::cpu::Isa;
 use kernels::simd::LANES;
 use kernels::vectorized;
+use std::ops::Range;
 
 /// A part of a picture, in whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +70,16 @@ fn unpremultiply(pixel: &mut [u8]) {
 }
 
 fn nearest(image: &Image, width: usize, height: usize, window: Box) -> Image {
-    // Positions are summed up step by step as Pillow does: at ties the rounding of the sum decides.
-    let places = |from: usize, to: usize| -> Vec<usize> {
+    // Positions are summed up step by step as Pillow does: at ties the rounding of the sum decides. Longer sides than its
+    // own are entered without the walk there.
+    let places = |from: usize, to: usize, first: usize, count: usize| -> Vec<usize> {
         let step = from as f64 / to as f64;
-        let positions = std::iter::successors(Some(step * 0.5), |position| Some(position + step));
-        positions.take(to).map(|position| (position as usize).min(from - 1)).collect()
+        let (start, skip) = if to > i32::MAX as usize { (step * first as f64, 0) } else { (0.0, first) };
+        let positions = std::iter::successors(Some(start + step * 0.5), |position| Some(position + step));
+        positions.skip(skip).take(count).map(|position| (position as usize).min(from - 1)).collect()
     };
-    let columns = &places(image.width, width)[window.left..][..window.width];
-    let rows = &places(image.height, height)[window.top..][..window.height];
+    let columns = places(image.width, width, window.left, window.width);
+    let rows = places(image.height, height, window.top, window.height);
     let pixels = rows.iter().flat_map(|row| columns.iter().map(move |column| image.pixels[row * image.width + column]));
     Image { width: window.width, height: window.height, mode: image.mode.clone(), pixels: pixels.collect() }
 }
@@ -101,32 +104,44 @@ fn cubic(x: f64) -> f64 {
 
 /// Coefficients that bring `from` values in a line to `to`: bicubic, antialiased, their sums 1.
 pub(crate) fn taps(from: usize, to: usize) -> Vec<Taps<f64>> {
-    let scale = from as f64 / to as f64;
-    let filter_scale = scale.max(1.0);
-    let support = 2.0 * filter_scale;
-    (0..to)
-        .map(|index| {
-            let centre = (index as f64 + 0.5) * scale;
-            let first = (centre - support + 0.5).max(0.0) as usize;
-            let end = ((centre + support + 0.5) as usize).min(from);
-            let inverse = 1.0 / filter_scale;
-            let mut weights: Vec<f64> = (first..end).map(|x| cubic((x as f64 - centre + 0.5) * inverse)).collect();
-            let total: f64 = weights.iter().sum();
-            if total != 0.0 {
-                weights.iter_mut().for_each(|weight| *weight /= total);
-            }
-            Taps { first, weights }
-        })
-        .collect()
+    (0..to).map(|index| tap(from, to, index)).collect()
 }
 
-fn fixed_taps(from: usize, to: usize) -> Vec<Taps<i32>> {
+/// The inputs of the output `index`, and the place of its centre among them.
+fn reach(from: usize, to: usize, index: usize) -> (Range<usize>, f64) {
+    let scale = from as f64 / to as f64;
+    let support = 2.0 * scale.max(1.0);
+    let centre = (index as f64 + 0.5) * scale;
+    ((centre - support + 0.5).max(0.0) as usize..((centre + support + 0.5) as usize).min(from), centre)
+}
+
+fn tap(from: usize, to: usize, index: usize) -> Taps<f64> {
+    let (inputs, centre) = reach(from, to, index);
+    let first = inputs.start;
+    let inverse = 1.0 / (from as f64 / to as f64).max(1.0);
+    let mut weights: Vec<f64> = inputs.map(|x| cubic((x as f64 - centre + 0.5) * inverse)).collect();
+    let total: f64 = weights.iter().sum();
+    if total != 0.0 {
+        weights.iter_mut().for_each(|weight| *weight /= total);
+    }
+    Taps { first, weights }
+}
+
+fn fixed_tap(from: usize, to: usize, index: usize) -> Taps<i32> {
     let fixed = |weight: f64| {
         let scaled = weight * f64::from(1 << PRECISION_BITS);
         (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
     };
-    let taps = taps(from, to).into_iter();
-    taps.map(|Taps { first, weights }| Taps { first, weights: weights.into_iter().map(fixed).collect() }).collect()
+    let Taps { first, weights } = tap(from, to, index);
+    Taps { first, weights: weights.into_iter().map(fixed).collect() }
+}
+
+/// The inputs that a part of the outputs reads: itself where nothing is resized.
+fn inputs(from: usize, to: usize, part: &Range<usize>) -> Range<usize> {
+    if from == to || part.is_empty() {
+        return part.clone();
+    }
+    reach(from, to, part.start).0.start..reach(from, to, part.end - 1).0.end
 }
 
 /// Bytes of a row that the vertical pass works on together.
@@ -135,18 +150,14 @@ const PART: usize = 128;
 /// Adds up to what rounds to the nearest when the fraction bits are cut off.
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
-/// The part `window` of an image that is brought to `width` x `height`.
+/// The part `window` of an image that is brought to `width` x `height`. Memory grows with image and window, not with what the
+/// window is a part of.
 fn bicubic(image: &Image, width: usize, height: usize, window: Box) -> Image {
     let isa = Isa::best();
     let channels = image.mode.channels();
     let stride = window.width * channels;
-    let rows = |taps: &[Taps<i32>]| {
-        let first = taps.first().map_or(0, |taps| taps.first);
-        first..taps.last().map_or(0, |taps| taps.first + taps.weights.len())
-    };
-    let vertical = fixed_taps(image.height, height).split_off(window.top);
-    let vertical = &vertical[..window.height];
-    let rows = if height == image.height { window.top..window.top + window.height } else { rows(vertical) };
+    let (across, down) = (window.left..window.left + window.width, window.top..window.top + window.height);
+    let rows = inputs(image.height, height, &down);
     let source = &image.pixels[rows.start * image.width * channels..rows.end * image.width * channels];
     let mut narrow = vec![0; rows.len() * stride];
     if width == image.width {
@@ -154,30 +165,45 @@ fn bicubic(image: &Image, width: usize, height: usize, window: Box) -> Image {
             out.copy_from_slice(&row[window.left * channels..][..stride]);
         }
     } else {
-        let taps = fixed_taps(image.width, width).split_off(window.left);
-        let mut columns = vec![[0; LANES]; image.width * channels];
-        let blocks = source.chunks(LANES * image.width * channels).zip(narrow.chunks_mut(LANES * stride));
-        blocks.for_each(|(rows, out)| along_rows(isa, rows, &taps[..window.width], channels, &mut columns, out));
+        let read = inputs(image.width, width, &across);
+        let taps = across.map(|index| fixed_tap(image.width, width, index));
+        let taps: Vec<Taps<i32>> = taps.map(|taps| Taps { first: taps.first - read.start, ..taps }).collect();
+        let mut columns = vec![[0; LANES]; read.len() * channels];
+        let whole = image.width * channels;
+        let blocks = source.chunks(LANES * whole).zip(narrow.chunks_mut(LANES * stride));
+        blocks.for_each(|(rows, out)| {
+            along_rows(isa, rows, whole, read.start * channels, &taps, channels, &mut columns, out);
+        });
     }
     let mut pixels = narrow;
     if height != image.height {
         let source = pixels;
         pixels = vec![0; window.height * stride];
-        for (Taps { first, weights }, out) in vertical.iter().zip(pixels.chunks_exact_mut(stride)) {
-            across_rows(isa, &source[(first - rows.start) * stride..][..weights.len() * stride], weights, out);
+        for (index, out) in down.zip(pixels.chunks_exact_mut(stride)) {
+            let Taps { first, weights } = fixed_tap(image.height, height, index);
+            across_rows(isa, &source[(first - rows.start) * stride..][..weights.len() * stride], &weights, out);
         }
     }
     Image { width: window.width, height: window.height, mode: image.mode.clone(), pixels }
 }
 
 vectorized! {
-    /// The horizontal pass over up to [`LANES`] rows, which are lanes of vectors: `columns` holds them by columns.
-    fn along_rows(rows: &[u8], taps: &[Taps<i32>], channels: usize, columns: &mut [[u8; LANES]], out: &mut [u8]) {
-        let (from, to) = (columns.len(), taps.len() * channels);
+    /// The horizontal pass over up to [`LANES`] rows, which are lanes of vectors: `columns` holds by columns what is read of
+    /// them, from the byte `start` of the `whole` ones of a row.
+    fn along_rows(
+        rows: &[u8],
+        whole: usize,
+        start: usize,
+        taps: &[Taps<i32>],
+        channels: usize,
+        columns: &mut [[u8; LANES]],
+        out: &mut [u8],
+    ) {
+        let to = taps.len() * channels;
         for (block, columns) in columns.chunks_mut(LANES).enumerate() {
             let mut square = [[0; LANES]; LANES];
-            for (row, values) in square.iter_mut().zip(rows.chunks_exact(from)) {
-                copy(&values[block * LANES..], row);
+            for (row, values) in square.iter_mut().zip(rows.chunks_exact(whole)) {
+                copy(&values[start + block * LANES..], row);
             }
             copy(&transposed(square), columns);
         }
