@@ -228,6 +228,8 @@ fn lies_in_a_safetensors_header_are_named() {
 fn lies_in_a_pickle_are_named() {
     let sound = state_dict(4, 0, &[2, 2], &[1, 2]);
     assert_eq!(survive(with_pickle(&sound)).unwrap().shape("w"), Some(&[2, 2][..]));
+    let mut twice = sound[..sound.len() - 1].to_vec();
+    twice.extend(&sound[3..]);
     let mut nested = b"\x80\x02}X\x0a\0\0\0state_dict".to_vec();
     nested.extend(b"(]q\0");
     // Each list holds the one before twice: 2^30 items if anything walked them.
@@ -254,6 +256,7 @@ fn lies_in_a_pickle_are_named() {
         (b"\x80\x02Nu.".to_vec(), "a mark is missing"),
         (b"\x80\x02NNR.".to_vec(), "not a tuple"),
         (nested, "no state dict"),
+        (twice, "\"w\": it stands twice in the state dict"),
         (state_dict(5, 0, &[2], &[1]), "its storage has 16 bytes, not 5 elements"),
         (state_dict(4, 3, &[2], &[1]), "does not fit a storage of 4 elements"),
         (state_dict(4, 0, &[255, 255], &[0, 0]), "does not fit a storage of 4 elements"),

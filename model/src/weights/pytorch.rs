@@ -43,7 +43,10 @@ pub(super) fn parse(file: &[u8]) -> Result<BTreeMap<String, Entry>> {
             )));
         }
         let entry = Entry::new(dtype, bytes.clone(), offset, shape, strides);
-        entries.insert(name.to_string(), entry.map_err(|error| invalid(error.to_string()))?);
+        // A file can repeat a long name for two bytes each time: the first time it does is an error, not a copy more.
+        if entries.insert(name.to_string(), entry.map_err(|error| invalid(error.to_string()))?).is_some() {
+            return Err(invalid("it stands twice in the state dict".into()));
+        }
     }
     Ok(strip_module(entries))
 }
