@@ -37,8 +37,8 @@ pub struct CocaConfig {
     pub tokenizer: TokenizerKeys,
 }
 
-/// open_clip's keys of a tokenizer of the transformers library, which nothing here reads: kept as they were read, so that
-/// open_clip finds the tokenizer of a model that is written again.
+/// open_clip's keys of a tokenizer of the transformers library, kept as they were read, so that open_clip finds the tokenizer
+/// of a model that is written again. Here only whether there is one counts: then it is the folder's `tokenizer.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerKeys {
@@ -54,6 +54,11 @@ pub struct TokenizerKeys {
 }
 
 impl TokenizerKeys {
+    /// Whether open_clip takes a tokenizer of the transformers library, not CLIP's.
+    pub fn names_tokenizer(&self) -> bool {
+        self.hf_tokenizer_name.as_ref().is_some_and(|name| !name.is_empty())
+    }
+
     fn is_empty(&self) -> bool {
         *self == TokenizerKeys::default()
     }

@@ -121,11 +121,7 @@ fn read_plain(root: &Map<String, Value>) -> Result<CocaConfig> {
         return Err(invalid("\"vision_cfg\" and \"text_cfg\" are both needed"));
     };
     let pooler = read_pooler(&mut vision)?;
-    let tokenizer = TokenizerKeys {
-        hf_tokenizer_name: text.parse("hf_tokenizer_name")?,
-        tokenizer_mode: text.parse("tokenizer_mode")?,
-        tokenizer_kwargs: text.parse("tokenizer_kwargs")?,
-    };
+    let tokenizer = read_tokenizer(&mut text)?;
     let text = read_text(&mut text)?;
     let config = CocaConfig {
         embed_dim: model.required("embed_dim")?,
@@ -143,6 +139,38 @@ fn read_plain(root: &Map<String, Value>) -> Result<CocaConfig> {
     model.ignore(&["custom_text", "nonscalar_logit_scale", "cast_dtype"]);
     model.finish()?;
     Ok(config)
+}
+
+/// Arguments of open_clip's tokenizers are kept where they say what is done here anyway.
+fn read_tokenizer(text: &mut Section) -> Result<TokenizerKeys> {
+    let keys = TokenizerKeys {
+        hf_tokenizer_name: text.parse("hf_tokenizer_name")?,
+        tokenizer_mode: text.parse("tokenizer_mode")?,
+        tokenizer_kwargs: text.parse("tokenizer_kwargs")?,
+    };
+    let cleaning = if keys.names_tokenizer() { "whitespace" } else { "lower" };
+    for (key, value) in keys.tokenizer_kwargs.iter().flatten() {
+        let usual = match key.as_str() {
+            "clean" => *value == json!(cleaning),
+            "strip_sep_token" => *value == json!(false),
+            "reduction_mask" => *value == json!(""),
+            "language" | "additional_special_tokens" => value.is_null(),
+            "use_fast" => *value == json!(true),
+            _ => false,
+        };
+        if !usual {
+            return Err(invalid(format!(
+                "text_cfg.tokenizer_kwargs.{key} = {value} is not supported: it may change ids"
+            )));
+        }
+    }
+    match keys.tokenizer_mode.as_deref() {
+        // CLIP's own tokenizer is not told.
+        Some(mode) if !mode.is_empty() && keys.names_tokenizer() => {
+            Err(invalid(format!("text_cfg.tokenizer_mode = {mode:?} is not supported: it changes ids")))
+        }
+        _ => Ok(keys),
+    }
 }
 
 fn read_vision(section: &mut Section) -> Result<VisionConfig> {

@@ -114,8 +114,8 @@ fn what_open_clip_cannot_say_is_kept() {
 #[test]
 fn the_keys_of_the_tokenizer_are_written_as_they_were_read() {
     let mut file = l14();
-    let keys = json!({"hf_tokenizer_name": "a/tokenizer", "tokenizer_kwargs": {"clean": "canonicalize", "strip": [1, null]},
-        "tokenizer_mode": "clips"});
+    let keys = json!({"hf_tokenizer_name": "a/tokenizer", "tokenizer_mode": "",
+        "tokenizer_kwargs": {"clean": "whitespace", "strip_sep_token": false, "language": null}});
     file["text_cfg"].as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
     let config = read(&file).unwrap();
     let paper = CocaConfig { pooler: Pooler::Cascade { queries: 255, heads: 8 }, ..config.clone() };
@@ -127,6 +127,21 @@ fn the_keys_of_the_tokenizer_are_written_as_they_were_read() {
         }
         assert_eq!((CocaConfig::from_open_clip(&json).unwrap(), json.contains("\"coca\"")), (config, extended));
     }
+    for (key, value, named) in [
+        ("tokenizer_mode", json!("clips"), "text_cfg.tokenizer_mode = \"clips\""),
+        ("tokenizer_kwargs", json!({"clean": "canonicalize"}), "text_cfg.tokenizer_kwargs.clean = \"canonicalize\""),
+        ("tokenizer_kwargs", json!({"clean": "lower"}), "text_cfg.tokenizer_kwargs.clean = \"lower\""),
+        ("tokenizer_kwargs", json!({"strip_sep_token": true}), "text_cfg.tokenizer_kwargs.strip_sep_token = true"),
+    ] {
+        let mut file = file.clone();
+        file["text_cfg"][key] = value;
+        assert!(message(read(&file)).contains(named), "{named}");
+    }
+    let mut clip = l14();
+    clip["text_cfg"]["tokenizer_kwargs"] = json!({"clean": "lower", "reduction_mask": ""});
+    assert!(read(&clip).is_ok());
+    clip["text_cfg"]["tokenizer_kwargs"] = json!({"reduction_mask": "simple"});
+    assert!(message(read(&clip)).contains("tokenizer_kwargs.reduction_mask = \"simple\""));
     file["text_cfg"]["tokenizer_kwargs"] = json!("clean");
     assert!(message(read(&file)).contains("text_cfg.tokenizer_kwargs = \"clean\""));
 }
