@@ -4,7 +4,8 @@
 use model::tokenizer::Tokenizer;
 use serde_json::Value;
 
-/// Texts with their ids by CLIP and by each of the small tokenizers, and the files of the latter.
+/// Texts with their ids by CLIP, by each of the small tokenizers and by the last of them in open_clip's hands, and the files
+/// of the small ones.
 fn fixture() -> (Vec<(String, Vec<Vec<i32>>)>, Vec<Tokenizer>) {
     let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokens.json"));
     let fixture: Value = serde_json::from_str(&file.expect("fixture")).expect("fixture");
@@ -51,5 +52,16 @@ fn files_of_the_tokenizers_library_give_its_ids() {
         // Written and read again, it is the same.
         let again = Tokenizer::from_json(&tokenizer.to_json()).expect("its own file");
         check(&format!("tokenizer {index}"), &again, texts, usize::MAX);
+    }
+}
+
+#[test]
+fn a_named_tokenizer_cleans_before_as_open_clip_does() {
+    let (texts, mut tokenizers) = fixture();
+    let tokenizer = tokenizers.pop().expect("tokenizers").cleaned_before().expect("cleaned before");
+    let again = Tokenizer::from_json(&tokenizer.to_json()).expect("its own file");
+    for tokenizer in [again.cleaned_before().expect("the same"), again, tokenizer] {
+        let texts = texts.iter().map(|(text, ids)| (text.clone(), ids[3].clone()));
+        check("HFTokenizer", &tokenizer, texts, 77);
     }
 }

@@ -12,6 +12,8 @@ pub(super) enum Cleaning {
     OpenClip,
     /// The listed steps in order, and nothing else.
     Steps(Vec<Step>),
+    /// open_clip's `clean="whitespace"` (no lower case) of the whole text before all else, then the listed steps.
+    WhitespaceThen(Vec<Step>),
 }
 
 /// One step of a normaliser.
@@ -35,19 +37,30 @@ pub(super) enum Step {
 }
 
 /// White space as Python's `str.split` sees it: Unicode's, and the four separators of ASCII.
-fn is_space(character: char) -> bool {
+pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\x1c'..='\x1f').contains(&character)
 }
 
 impl Cleaning {
+    /// The text before added tokens are looked for in it.
+    pub fn before<'t>(&self, text: &'t str, buffer: &'t mut String) -> &'t str {
+        match self {
+            Cleaning::OpenClip | Cleaning::Steps(_) => text,
+            Cleaning::WhitespaceThen(_) => {
+                clean(text, false, buffer);
+                buffer
+            }
+        }
+    }
+
     /// The cleaned text.
     pub fn apply<'t>(&self, text: &'t str, buffer: &'t mut String) -> &'t str {
         match self {
             Cleaning::OpenClip => {
-                clean(text, buffer);
+                clean(text, true, buffer);
                 buffer
             }
-            Cleaning::Steps(steps) => {
+            Cleaning::Steps(steps) | Cleaning::WhitespaceThen(steps) => {
                 *buffer = steps.iter().fold(text.to_string(), |text, step| step.apply(text));
                 buffer
             }
@@ -55,7 +68,7 @@ impl Cleaning {
     }
 }
 
-fn clean(text: &str, out: &mut String) {
+fn clean(text: &str, lower: bool, out: &mut String) {
     out.clear();
     let fixed = fix_text(text);
     let unescaped: Cow<str> = if fixed.contains('&') { unescape(&unescape(&fixed)).into() } else { fixed };
@@ -71,18 +84,22 @@ fn clean(text: &str, out: &mut String) {
                 out.push(' ');
                 pending = false;
             }
-            out.push(byte.to_ascii_lowercase() as char);
+            out.push(byte as char);
+        }
+        if lower {
+            out.make_ascii_lowercase();
         }
         return;
     }
-    let mut collapsed = String::with_capacity(unescaped.len());
     for word in unescaped.split(is_space).filter(|word| !word.is_empty()) {
-        if !collapsed.is_empty() {
-            collapsed.push(' ');
+        if !out.is_empty() {
+            out.push(' ');
         }
-        collapsed.push_str(word);
+        out.push_str(word);
     }
-    out.push_str(&collapsed.to_lowercase());
+    if lower {
+        *out = out.to_lowercase();
+    }
 }
 
 impl Step {

@@ -1,12 +1,17 @@
 //! What ftfy's `fix_text` does by default (version 6.3.1), which CLIP's cleaning starts with.
 //!
-//! Differences, all about mojibake: ftfy judges by a table of suspicious character sequences, here a line is repaired only
-//! if it is, whole, valid UTF-8 read as Latin-1 or Windows-1252; the other code pages, sequences with lost bytes, and
-//! mojibake in only a part of a line are left as they are.
+//! Differences, all about mojibake: a line that looks like some is repaired only if it is, whole, valid UTF-8 read as Latin-1
+//! or Windows-1252; the other code pages, sequences with lost or changed bytes, and mojibake in only a part of a line are
+//! left as they are. What is wrapped more than [`ROUNDS`] deep (`&amp;amp;…`) stays wrapped: ftfy's work on it grows with
+//! the square of the length.
 
+use super::badness::is_bad;
 use super::entities::{WINDOWS_1252, unescape_strictly};
 use std::borrow::Cow;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
+
+/// Most times that a line is gone through.
+const ROUNDS: usize = 16;
 
 /// Repairs text line by line. Text of plain printable ASCII without `&` is returned as it is.
 pub(super) fn fix_text(text: &str) -> Cow<'_, str> {
@@ -25,8 +30,8 @@ pub(super) fn fix_text(text: &str) -> Cow<'_, str> {
 
 fn fix_line(line: &str, references: bool) -> String {
     let mut text = line.to_string();
-    // Each round only shortens, decodes or normalises; ftfy too runs until nothing changes.
-    loop {
+    // Each round only shortens, decodes or normalises, until nothing changes.
+    for _ in 0..ROUNDS {
         let before = text.clone();
         if references && text.contains('&') {
             // ftfy decides once per line: a `<` that an unescape makes does not stop the next round.
@@ -43,9 +48,10 @@ fn fix_line(line: &str, references: bool) -> String {
             text = text.nfc().collect();
         }
         if text == before {
-            return text;
+            break;
         }
     }
+    text
 }
 
 fn windows_1252_byte(character: char) -> Option<u8> {
@@ -58,7 +64,7 @@ fn windows_1252_byte(character: char) -> Option<u8> {
 
 /// The text that this line was before something read its UTF-8 as Latin-1 or as Windows-1252.
 fn repair_mojibake(text: &str) -> Option<String> {
-    if text.is_ascii() {
+    if text.is_ascii() || !is_bad(text) {
         return None;
     }
     let decode = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| String::from_utf8(bytes).ok());
@@ -155,6 +161,14 @@ fn is_removed_control(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hostile_depth_takes_a_bounded_number_of_rounds() {
+        for wrapped in ["amp;", "#65286;", "#38;"] {
+            let text = format!("&{}", wrapped.repeat(200_000));
+            assert_eq!(fix_text(&text), format!("&{}", wrapped.repeat(200_000 - ROUNDS)));
+        }
+    }
 
     #[test]
     fn the_steps_of_ftfy() {

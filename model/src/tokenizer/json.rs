@@ -26,18 +26,19 @@ fn unsupported(what: impl std::fmt::Display) -> Error {
     ))
 }
 
-/// What open_clip's cleaning is in the library's words; also the mark of a file written here.
-fn open_clip_normalizer() -> Value {
+/// What open_clip's cleaning, `lower` or `whitespace`, is in the library's words; also the mark of a file written here.
+fn open_clip_normalizer(lower: bool) -> Value {
     let replace =
         |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
-    json!({"type": "Sequence", "normalizers": [
+    let mut steps = vec![
         replace("[\u{2bc}\u{2018}-\u{201b}]", "'"),
         replace("[\u{201c}-\u{201f}]", "\""),
-        {"type": "NFC"},
+        json!({"type": "NFC"}),
         replace(r"\s+", " "),
-        {"type": "Strip", "strip_left": true, "strip_right": true},
-        {"type": "Lowercase"},
-    ]})
+        json!({"type": "Strip", "strip_left": true, "strip_right": true}),
+    ];
+    steps.extend(lower.then(|| json!({"type": "Lowercase"})));
+    json!({"type": "Sequence", "normalizers": steps})
 }
 
 impl Tokenizer {
@@ -85,14 +86,20 @@ impl Tokenizer {
         let (strings, ids) = vocabulary(&model["vocab"], &added)?;
         let merges = merges(&model["merges"], &ids)?;
         let mut split = read_split(&file["pre_tokenizer"])?;
-        let ours = file["normalizer"] == open_clip_normalizer() && split == Split::Clip;
+        let normalizer = &file["normalizer"];
+        let ours = *normalizer == open_clip_normalizer(true) && split == Split::Clip;
         let cleaning = if ours {
             split = Split::OpenClip;
             Cleaning::OpenClip
         } else {
             let mut steps = Vec::new();
-            read_normalizer(&file["normalizer"], &mut steps)?;
-            Cleaning::Steps(steps)
+            if normalizer["normalizers"][0] == open_clip_normalizer(false) {
+                read_normalizer(&normalizer["normalizers"][1], &mut steps)?;
+                Cleaning::WhitespaceThen(steps)
+            } else {
+                read_normalizer(normalizer, &mut steps)?;
+                Cleaning::Steps(steps)
+            }
         };
         let id = |token: &str| {
             ids.get(token).copied().ok_or_else(|| Error::invalid(format!("tokenizer.json: no token {token:?}")))
@@ -118,6 +125,18 @@ impl Tokenizer {
         let bpe = Bpe::new(strings, merges, end_of_word, &not_text)?;
         let file = (!ours || !end_of_word).then(|| text.to_owned());
         Ok(Tokenizer::new(bpe, cleaning, split, special, added, ends, file))
+    }
+
+    /// This tokenizer as open_clip's `HFTokenizer` uses it: before the rules of its file a text goes through ftfy and HTML's
+    /// references, and its white space is collapsed. Files written from it say so. One of open_clip's cleaning stays as it is.
+    pub fn cleaned_before(&self) -> Result<Tokenizer> {
+        let (Some(text), Cleaning::Steps(_)) = (&self.0.file, &self.0.cleaning) else { return Ok(self.clone()) };
+        let mut file: Value =
+            serde_json::from_str(text).map_err(|error| Error::invalid(format!("tokenizer.json: {error}")))?;
+        let mut steps = vec![open_clip_normalizer(false), file["normalizer"].take()];
+        steps.retain(|step| !step.is_null());
+        file["normalizer"] = json!({"type": "Sequence", "normalizers": steps});
+        Tokenizer::from_json(&file.to_string())
     }
 
     /// The text of a `tokenizer.json`: for a tokenizer that was read from another program's file, that file.
@@ -155,7 +174,7 @@ impl Tokenizer {
             "truncation": null,
             "padding": padding,
             "added_tokens": added,
-            "normalizer": open_clip_normalizer(),
+            "normalizer": open_clip_normalizer(true),
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
                 {"type": "Split", "pattern": {"Regex": CLIP_REGEX}, "behavior": "Removed", "invert": true},
                 {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
@@ -275,6 +294,7 @@ fn ends(processor: &Value) -> Result<[String; 2]> {
         _ => [None, None],
     };
     match found {
+        [Some(""), _] | [_, Some("")] => Err(unsupported("an empty token before or after the text")),
         [Some(start), Some(end)] => Ok([start.to_string(), end.to_string()]),
         _ => Err(unsupported(
             "a post-processor that does not put one token before and one after the text (for GPT-2's file add a \
@@ -338,6 +358,8 @@ mod tests {
         refused("/normalizer", json!({"type": "Precompiled"}), "Precompiled");
         refused("/pre_tokenizer", json!({"type": "Metaspace"}), "Metaspace");
         refused("/post_processor", Value::Null, "post-processor");
+        refused("/post_processor/cls", json!(["", 0]), "an empty token");
+        refused("/post_processor/sep", json!(["", 0]), "an empty token");
         assert!(Tokenizer::from_json("{").is_err());
         assert!(Tokenizer::from_json("[]").is_err());
     }

@@ -4,6 +4,7 @@
 //! Sources: open_clip `tokenizer.py`, ftfy 6.3.1, the `tokenizer.json` of Hugging Face's tokenizers library.
 
 mod added;
+mod badness;
 mod bpe;
 mod clean;
 mod entities;
@@ -110,6 +111,8 @@ impl Tokenizer {
         let first = ids.len();
         let limit = first.saturating_add(context_length);
         ids.push(parts.start);
+        let mut cleaned = String::new();
+        let text = parts.cleaning.before(text, &mut cleaned);
         cut(text, &parts.added, false, &mut |part| match part {
             Part::Token(id) => push_token(id, ids, limit),
             Part::Text(text) => {
