@@ -38,10 +38,22 @@ const MOST_LABELS: usize = 1000;
 /// The page may load what comes from here, and pictures that it made itself.
 const POLICY: &str = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; form-action 'none'";
 
+/// Bytes of a label.
+const MOST_LABEL_BYTES: usize = 1024;
+
 /// What the handlers share.
 struct Shared {
     demo: Mutex<Demo>,
     waiting: Arc<Semaphore>,
+    /// The answer to what the model is, which waits for nobody.
+    about: String,
+}
+
+impl Shared {
+    fn new(demo: Demo) -> Result<Arc<Shared>> {
+        let about = serde_json::to_string(&demo.about()).map_err(|error| Error::invalid(error.to_string()))?;
+        Ok(Arc::new(Shared { demo: Mutex::new(demo), waiting: Arc::new(Semaphore::new(MOST_WAITING)), about }))
+    }
 }
 
 /// An error as the page shows it.
@@ -88,7 +100,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
 /// Answers what comes to a listener.
 async fn serve(listener: TcpListener, demo: Demo) -> Result<()> {
     let address = listener.local_addr().map_err(|error| Error::io("the server's socket", error))?;
-    let shared = Arc::new(Shared { demo: Mutex::new(demo), waiting: Arc::new(Semaphore::new(MOST_WAITING)) });
+    let shared = Shared::new(demo)?;
     let file = |kind: &'static str, text: &'static str| get(move || async move { ([(CONTENT_TYPE, kind)], text) });
     let router = Router::new()
         .route("/", file("text/html; charset=utf-8", include_str!("page/page.html")))
@@ -127,8 +139,8 @@ async fn only_this_host(State(bound): State<IpAddr>, request: Request, next: Nex
     next.run(request).await
 }
 
-async fn about(State(shared): State<Arc<Shared>>) -> Answer {
-    work(shared, |demo| Ok(demo.about())).await
+async fn about(State(shared): State<Arc<Shared>>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], shared.about.clone()).into_response()
 }
 
 async fn captions(State(shared): State<Arc<Shared>>, request: Request) -> Answer {
@@ -153,18 +165,22 @@ async fn labels(State(shared): State<Arc<Shared>>, request: Request) -> Answer {
         if labels.is_empty() || labels.len() > MOST_LABELS {
             return Err(Error::invalid(format!("1 to {MOST_LABELS} labels are wanted, got {}", labels.len())));
         }
+        if let Some(long) = labels.iter().position(|label| label.len() > MOST_LABEL_BYTES) {
+            let (number, bytes) = (long + 1, labels[long].len());
+            return Err(Error::invalid(format!("label {number} has {bytes} bytes, {MOST_LABEL_BYTES} are allowed")));
+        }
         demo.labels(picture, &labels)
     })
     .await
 }
 
-/// Takes an upload and answers it.
+/// Takes an upload and answers it, on a thread that may block.
 async fn upload<T: Serialize + Send + 'static>(
     shared: Arc<Shared>,
     request: Request,
     answer: impl FnOnce(&mut Demo, &[u8]) -> Result<T> + Send + 'static,
 ) -> Answer {
-    let Ok(_place) = shared.waiting.clone().try_acquire_owned() else {
+    let Ok(place) = shared.waiting.clone().try_acquire_owned() else {
         return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "too many pictures at once: try again".into()));
     };
     let too_large = || {
@@ -182,17 +198,11 @@ async fn upload<T: Serialize + Send + 'static>(
         Ok(Err(_)) => return Err(too_large()),
         Err(_) => return Err(Refusal(StatusCode::REQUEST_TIMEOUT, "the picture took too long to arrive".into())),
     };
-    work(shared, move |demo| answer(demo, &body)).await
-}
-
-/// Asks the model, on a thread that may block.
-async fn work<T: Serialize + Send + 'static>(
-    shared: Arc<Shared>,
-    ask: impl FnOnce(&mut Demo) -> Result<T> + Send + 'static,
-) -> Answer {
     let asked = tokio::task::spawn_blocking(move || {
+        // The place is taken as long as the picture is held, also when nobody waits for the answer any more.
+        let (_place, body) = (place, body);
         // After a panic the programs are as good as before: each request writes all that it reads.
-        ask(&mut shared.demo.lock().unwrap_or_else(PoisonError::into_inner))
+        answer(&mut shared.demo.lock().unwrap_or_else(PoisonError::into_inner), &body)
     });
     let internal = |text: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, text);
     match asked.await {

@@ -111,6 +111,7 @@ fn bad_uploads_get_a_message_and_the_server_goes_on() {
         ("/nearest", &bomb, 422, "pixels"),
         ("/labels", &picture, 422, "1 to 1000 labels are wanted, got 0"),
         ("/labels", b"\xff\n\nx", 422, "not UTF-8"),
+        ("/labels", &[b"cat\n".as_slice(), &[b'a'; 1025], b"\n\n"].concat(), 422, "label 2 has 1025 bytes, 1024"),
     ] {
         let (found, answer) = post(address, path, body);
         assert!(found == status && answer["error"].as_str().unwrap().contains(text), "{path}: {found} {answer}");
@@ -152,5 +153,25 @@ fn what_cannot_be_served_is_said_before() {
         let taken = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let error = listen(taken.local_addr().unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("--port"), "{error}");
+    });
+}
+
+#[test]
+fn a_place_is_taken_until_the_picture_is_answered() {
+    let folder = test_folder("serve-places");
+    test_model(&folder, 1);
+    let shared = Shared::new(Demo::open(&folder, None, &mut |_| {}).unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let busy = shared.demo.lock().unwrap();
+    runtime.block_on(async {
+        // The one who asked goes away while another is answered.
+        let request = Request::new(axum::body::Body::from(png(8, 8, [1, 2, 3])));
+        let asked = upload(shared.clone(), request, Demo::captions);
+        assert!(tokio::time::timeout(Duration::from_millis(50), asked).await.is_err());
+        assert_eq!(shared.waiting.available_permits(), MOST_WAITING - 1);
+        assert_eq!(about(State(shared.clone())).await.status(), StatusCode::OK);
+        drop(busy);
+        let free = shared.waiting.acquire_many(MOST_WAITING as u32);
+        assert!(tokio::time::timeout(PATIENCE, free).await.is_ok());
     });
 }
