@@ -5,6 +5,7 @@ use crate::task::Task;
 use crate::{Error, Result};
 use engine::{DType, Queue};
 use model::Coca;
+use model::config::CocaConfig;
 use model::preprocess::{Image, decode, evaluate};
 use model::tokenizer::Tokenizer;
 use model::weights::{CONFIG_FILE, Weights, load_folder};
@@ -145,10 +146,22 @@ pub(crate) fn find(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// The folder's tokenizer, or CLIP's where the model has CLIP's vocabulary.
+/// The folder's tokenizer, or CLIP's where the model has CLIP's vocabulary. As in open_clip, the file beside such a model, by
+/// which another library cleans less, counts only if the configuration names a tokenizer.
 pub(crate) fn open_tokenizer(folder: &Path, vocabulary: usize) -> Result<Tokenizer> {
     let path = folder.join(TOKENIZER_FILE);
-    let tokenizer = if path.exists() { Tokenizer::load(&path)? } else { Tokenizer::clip() };
+    let tokenizer = if path.exists() {
+        let tokenizer = Tokenizer::load(&path)?;
+        if names_tokenizer(folder)? {
+            tokenizer.cleaned_before()?
+        } else if is_clips(&tokenizer) {
+            Tokenizer::clip()
+        } else {
+            tokenizer
+        }
+    } else {
+        Tokenizer::clip()
+    };
     let ids = tokenizer.vocabulary_size();
     if path.exists() && ids > vocabulary {
         let path = path.display();
@@ -165,10 +178,29 @@ pub(crate) fn open_tokenizer(folder: &Path, vocabulary: usize) -> Result<Tokeniz
     Ok(tokenizer)
 }
 
+fn names_tokenizer(folder: &Path) -> Result<bool> {
+    let path = folder.join(CONFIG_FILE);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let text = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
+    let config =
+        CocaConfig::from_open_clip(&text).map_err(|error| Error::invalid(format!("{}: {error}", path.display())))?;
+    Ok(config.tokenizer.names_tokenizer())
+}
+
+/// Whether the ids are those of CLIP; start and end have other names in other files.
+fn is_clips(tokenizer: &Tokenizer) -> bool {
+    let clip = Tokenizer::clip();
+    let same = |id| tokenizer.piece(id) == clip.piece(id) || id == clip.start() || id == clip.end();
+    let ends = |tokenizer: &Tokenizer| [tokenizer.start(), tokenizer.end(), tokenizer.vocabulary_size() as i32];
+    ends(tokenizer) == ends(&clip) && (0..clip.vocabulary_size() as i32).all(same)
+}
+
 /// Writes the folder of a small random model for pictures of 16 pixels and texts of at most 8 ids.
 #[cfg(test)]
 pub(crate) fn test_model(folder: &Path, seed: u64) -> Coca {
-    use model::config::{CocaConfig, Pooler};
+    use model::config::Pooler;
     let captions = ["a red cat", "the blue dog runs", "one bird and two fishes"];
     let tokenizer = Tokenizer::train(captions, 530).expect("a vocabulary");
     let mut config = CocaConfig::preset("emoji").expect("a preset");
@@ -190,7 +222,6 @@ pub(crate) fn test_model(folder: &Path, seed: u64) -> Coca {
 mod tests {
     use super::*;
     use crate::test_folder;
-    use model::config::CocaConfig;
 
     #[test]
     fn a_model_folder_and_its_run_folder_are_the_same() {
@@ -249,5 +280,29 @@ mod tests {
         let vocabulary = CocaConfig::preset("coca_ViT-B-32").unwrap().text.vocabulary_size;
         let tokenizer = open_tokenizer(Path::new("nowhere"), vocabulary).unwrap();
         assert_eq!(tokenizer.encode("a cat"), Tokenizer::clip().encode("a cat"));
+    }
+
+    #[test]
+    fn a_file_beside_clips_vocabulary_counts_if_it_is_named() {
+        let root = test_folder("model-folder-clip");
+        std::fs::create_dir_all(&*root).unwrap();
+        // As OpenAI's: other names, less cleaning.
+        let clip = Tokenizer::clip();
+        let text =
+            clip.to_json().replace("<start_of_text>", "<|startoftext|>").replace("<end_of_text>", "<|endoftext|>");
+        let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
+        file["normalizer"] = serde_json::json!({"type": "Sequence", "normalizers": [{"type": "NFC"}]});
+        std::fs::write(root.join(TOKENIZER_FILE), file.to_string()).unwrap();
+        let mut config = CocaConfig::preset("coca_ViT-B-32").unwrap();
+        let open = |config: &CocaConfig| {
+            std::fs::write(root.join(CONFIG_FILE), config.to_open_clip()).unwrap();
+            open_tokenizer(&root, config.text.vocabulary_size).unwrap()
+        };
+        let (text, clean) = ("Don’t &amp;  <start_of_text>", "Don't & <start_of_text>");
+        assert_eq!(open(&config).encode(text), clip.encode(text));
+        config.tokenizer.hf_tokenizer_name = Some("a/tokenizer".into());
+        let named = open(&config);
+        assert_eq!(named.encode(text), Tokenizer::from_json(&file.to_string()).unwrap().encode(clean));
+        assert_ne!(named.encode(text), clip.encode(text));
     }
 }
