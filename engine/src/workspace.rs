@@ -23,7 +23,8 @@ impl Workspace {
         Workspace::default()
     }
 
-    /// An empty arena on a device, where the programs compiled over it will run.
+    /// An empty arena on a device, where the programs compiled over it will run. Programs of one device that run on several
+    /// threads must share it: what another thread submits while a run is captured would become a part of that graph.
     pub fn on(device: &Device) -> Workspace {
         Workspace { device: device.clone(), arena: Arc::default() }
     }

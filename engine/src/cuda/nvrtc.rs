@@ -65,10 +65,10 @@ impl Nvrtc {
     /// Opens `COCA_NVRTC` (a file or a folder) if that is set, else the newest version on this machine that makes code for
     /// a driver of CUDA `newest` (major and minor; `None` for any).
     pub fn find(newest: Option<(u32, u32)>) -> Result<Nvrtc> {
-        let found = search::candidates()?;
-        let fits = |candidate: &&search::Candidate| newest.is_none_or(|(major, _)| candidate.version.0 <= major);
+        let fits = |candidate: &search::Candidate| newest.is_none_or(|(major, _)| candidate.version.0 <= major);
+        let found = search::candidates(fits)?;
         let mut failures = Vec::new();
-        for candidate in found.iter().filter(fits) {
+        for candidate in found.iter().filter(|candidate| fits(candidate)) {
             match Nvrtc::open(candidate) {
                 Ok(nvrtc) => return Ok(nvrtc),
                 Err(error) => failures.push(error.to_string()),

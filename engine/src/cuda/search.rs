@@ -17,8 +17,9 @@ pub(super) struct Candidate {
     pub builtins: Vec<PathBuf>,
 }
 
-/// What is found on this machine, newest first. `COCA_NVRTC` alone counts if it is set; an error if it names nothing.
-pub(super) fn candidates() -> Result<Vec<Candidate>> {
+/// What is found on this machine, newest first. `COCA_NVRTC` alone counts if it is set; an error if it names nothing. Python's
+/// packages are looked at if nothing else fits.
+pub(super) fn candidates(fits: impl Fn(&Candidate) -> bool) -> Result<Vec<Candidate>> {
     if let Some(named) = env::var_os("COCA_NVRTC").filter(|named| !named.is_empty()) {
         let named = PathBuf::from(named);
         let folder = if named.is_dir() { named.as_path() } else { named.parent().unwrap_or(Path::new("")) };
@@ -34,13 +35,12 @@ pub(super) fn candidates() -> Result<Vec<Candidate>> {
         }
         return Ok(newest_first(found));
     }
-    let found = newest_first(system_folders().iter().flat_map(|folder| in_folder(folder)).collect());
-    // Python is started only where nothing else is found: it takes a while.
-    Ok(if found.is_empty() {
-        newest_first(python_folders().iter().flat_map(|folder| in_folder(folder)).collect())
-    } else {
-        found
-    })
+    let mut found: Vec<Candidate> = system_folders().iter().flat_map(|folder| in_folder(folder)).collect();
+    // Python is started only then: it takes a while.
+    if !found.iter().any(fits) {
+        found.extend(python_folders().iter().flat_map(|folder| in_folder(folder)));
+    }
+    Ok(newest_first(found))
 }
 
 fn newest_first(mut found: Vec<Candidate>) -> Vec<Candidate> {
