@@ -4,9 +4,9 @@
 use crate::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Exit code of a process ended by the second signal: 128 + SIGINT, as shells have it.
@@ -27,11 +27,16 @@ pub struct Watch {
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Installs the handlers.
+    /// Installs the handlers, once in a process: whoever comes later gets the same.
     ///
     /// # Errors
     /// The system refuses them.
     pub fn install() -> Result<Stop> {
+        static INSTALLED: Mutex<Option<Stop>> = Mutex::new(None);
+        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stop) = &*installed {
+            return Ok(stop.clone());
+        }
         let stop = Stop::default();
         for signal in [SIGINT, SIGTERM] {
             // In this order: at the first signal the exit still sees the flag down, at the second it sees it up.
@@ -39,7 +44,7 @@ impl Stop {
                 .and_then(|_| signal_hook::flag::register(signal, stop.0.clone()))
                 .map_err(|error| Error::invalid(format!("cannot handle signal {signal}: {error}")))?;
         }
-        Ok(stop)
+        Ok(installed.insert(stop).clone())
     }
 
     /// True once a signal has come.

@@ -15,6 +15,7 @@ pub use plan::Section;
 use crate::cli::{Cli, SuiteArgs};
 use crate::evaluate::{percent, table};
 use crate::model_folder::ModelFolder;
+use crate::signal::Stop;
 use crate::{Error, Result};
 use clap::{Parser, ValueEnum};
 use engine::DType;
@@ -79,6 +80,7 @@ pub fn suite(args: &SuiteArgs) -> Result<String> {
     if args.again {
         plan.measurements.iter().try_for_each(|measurement| origin::forget(measurement, &args.out))?;
     }
+    let stop = Stop::install()?;
     let mut measured = Vec::new();
     for (number, measurement) in plan.measurements.iter().enumerate() {
         let words = words(measurement, &args.out);
@@ -87,7 +89,10 @@ pub fn suite(args: &SuiteArgs) -> Result<String> {
         Origin::of(measurement)?.settle(measurement, &args.out)?;
         let figures = figures_of(measurement, &args.out);
         if !figures.exists() {
+            // A training saves what it has; of anything else nothing is left to save.
+            let watch = (!measurement.trains).then(|| stop.last_words(stopped(args.again))).transpose()?;
             run(&words)?;
+            drop(watch);
         }
         let own = own(&figures, args.again)?;
         let rows = (measurement.rows)(&Figures { own: &own, stem: &measurement.stem, others: &read });
@@ -128,13 +133,15 @@ fn refuse_twins(beside: &[(String, PathBuf)]) -> Result<()> {
     Ok(())
 }
 
+fn stopped(again: bool) -> String {
+    let without = if again { " without --again" } else { "" };
+    format!("stopped; the same command{without} goes on")
+}
+
 /// The figures that the command wrote.
 fn own(figures: &Path, again: bool) -> Result<Value> {
     let bytes = std::fs::read(figures).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            let without = if again { " without --again" } else { "" };
-            Error::invalid(format!("stopped; the same command{without} goes on"))
-        }
+        ErrorKind::NotFound => Error::invalid(stopped(again)),
         _ => Error::io(figures, error),
     })?;
     serde_json::from_slice(&bytes)
