@@ -462,8 +462,10 @@ impl Tape {
     }
 
     pub(crate) fn value_home(&self, meta: Meta) -> Result<Home> {
-        check_size(meta)?;
-        Ok(if self.is_eager() { Home::Owned(self.buffer(meta)?, 0) } else { Home::Planned })
+        if self.is_eager() {
+            return Ok(Home::Owned(self.buffer(meta)?, 0));
+        }
+        check_size(meta).map(|()| Home::Planned)
     }
 
     /// Memory of its own for a tensor: of an eager tape on its queue's device, of a recording one on the host, from where

@@ -1,6 +1,7 @@
 //! The program `coca`, as a library: configuration, data, the training loop, checkpoints, evaluation, reports.
 //! `main.rs` only hands the command line over.
 
+mod aside;
 mod base64;
 pub mod checkpoint;
 mod checksum;

@@ -6,11 +6,11 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{Error, Result};
+use crate::{Error, Result, aside, checksum};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Name of the list of files in each checkpoint.
@@ -153,8 +153,7 @@ impl Checkpoints {
     /// The folder cannot be written.
     pub fn set_later_aside(&self, step: u64, mut told: impl FnMut(&str)) -> Result<()> {
         for (found, path) in list(&self.root)?.into_iter().take_while(|(found, _)| *found > step) {
-            let mut places = (1..).map(|number: u32| self.root.join(format!("{ASIDE}{number}-{}", folder_name(found))));
-            let place = places.find(|place| !place.exists()).unwrap_or_else(|| path.clone());
+            let place = aside::place(|number| self.root.join(format!("{ASIDE}{number}-{}", folder_name(found))));
             fs::rename(&path, &place).map_err(|source| Error::io(&path, source))?;
             told(&format!("{} is of a later step and is now {}", path.display(), place.display()));
         }
@@ -195,13 +194,13 @@ impl Checkpoint {
             .map_err(|error| Error::invalid(format!("{}: not a manifest: {error}", path.display())))?;
         for (name, entry) in &manifest.files {
             let path = folder.join(name);
-            let found = checksum(&path).map_err(|source| Error::io(&path, source))?;
+            let (size, crc32) = checksum::of_file(&path).map_err(|source| Error::io(&path, source))?;
             let wrong = |what: String| Error::invalid(format!("{}: {what}", path.display()));
-            if found.size != entry.size {
-                return Err(wrong(format!("{} bytes instead of {}", found.size, entry.size)));
+            if size != entry.size {
+                return Err(wrong(format!("{size} bytes instead of {}", entry.size)));
             }
-            if found.crc32 != entry.crc32 {
-                return Err(wrong(format!("checksum {:08x} instead of {:08x}", found.crc32, entry.crc32)));
+            if crc32 != entry.crc32 {
+                return Err(wrong(format!("checksum {crc32:08x} instead of {:08x}", entry.crc32)));
             }
         }
         Ok(Checkpoint { folder: folder.to_owned(), manifest })
@@ -303,21 +302,6 @@ impl<T: Write> Write for Summing<T> {
     }
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-fn checksum(path: &Path) -> io::Result<FileEntry> {
-    let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
-    let (mut hasher, mut size) = (crc32fast::Hasher::new(), 0);
-    let mut block = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut block)? {
-            0 => return Ok(FileEntry { size, crc32: hasher.finalize() }),
-            count => {
-                hasher.update(&block[..count]);
-                size += count as u64;
-            }
-        }
     }
 }
 

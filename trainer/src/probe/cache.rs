@@ -16,7 +16,7 @@ use model::encoder::ImageEncoder;
 use model::weights::write_atomically;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -231,7 +231,7 @@ fn program() -> Result<u32> {
         true => link,
         false => std::env::current_exe().map_err(|error| Error::io("the program's own file", error))?,
     };
-    let sum = checksum::of_file(&path)?;
+    let (_, sum) = checksum::of_file(&path).map_err(|error| Error::io(&path, error))?;
     Ok(*SUM.get_or_init(|| sum))
 }
 
@@ -329,13 +329,9 @@ fn read(path: &Path, identity: &Identity) -> std::result::Result<(File, Trailer)
     if (trailer.samples.len() * trailer.record_bytes()) as u64 != starts_at {
         return Err(cut.to_owned());
     }
-    let (mut checksum, mut block) = (crc32fast::Hasher::new(), vec![0; BLOCK]);
-    for start in (0..starts_at).step_by(BLOCK) {
-        let block = &mut block[..BLOCK.min((starts_at - start) as usize)];
-        file.read_exact_at(block, start).map_err(io)?;
-        checksum.update(block);
-    }
-    match checksum.finalize() == trailer.crc32 {
+    // Reads at places have left the file at its start.
+    let (_, sum) = checksum::of((&file).take(starts_at)).map_err(io)?;
+    match sum == trailer.crc32 {
         true => Ok((file, trailer)),
         false => Err("its records do not have their checksum".to_owned()),
     }

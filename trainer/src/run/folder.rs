@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, Checkpoints, MANIFEST};
 use crate::config::Config;
-use crate::{Error, Result, data};
+use crate::{Error, Result, aside, data};
 use std::path::{Path, PathBuf};
 
 /// Name of the folder with the trained model in a run folder.
@@ -46,8 +46,7 @@ pub(super) fn set_aside(folder: &Path) -> Result<Option<PathBuf>> {
     if left.is_empty() {
         return Ok(None);
     }
-    let mut places = (1..).map(|number: u32| folder.join(format!("previous-{number}")));
-    let place = places.find(|place| !place.exists()).unwrap_or_else(|| folder.join("previous"));
+    let place = aside::place(|number| folder.join(format!("previous-{number}")));
     std::fs::create_dir(&place).map_err(|error| Error::io(&place, error))?;
     for name in left {
         let path = folder.join(name);

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 use clap::{Parser, ValueEnum};
 use engine::DType;
 use model::weights::write_atomically;
-use origin::Origin;
+use origin::{Models, Origin};
 use plan::{Measurement, Planner};
 use row::{Figures, Row};
 use serde::{Serialize, Serializer};
@@ -72,9 +72,10 @@ pub fn suite(args: &SuiteArgs) -> Result<String> {
     let asked = every.iter().copied().filter(|section| args.only.is_empty() || args.only.contains(section));
     // What an earlier call measured is a control too, whatever is asked for now.
     let (all, plan) = (plan(every), plan(&asked.collect::<Vec<_>>()));
+    let models = Models::default();
     let read = |stem: &str| -> Option<Value> {
         let measurement = all.measurements.iter().find(|measurement| measurement.stem == stem)?;
-        Origin::of(measurement).ok().filter(|origin| origin.is_kept(measurement, &args.out))?;
+        Origin::of(measurement, &models).ok().filter(|origin| origin.is_kept(measurement, &args.out))?;
         serde_json::from_slice(&std::fs::read(figures_of(measurement, &args.out)).ok()?).ok()
     };
     if args.again {
@@ -86,13 +87,14 @@ pub fn suite(args: &SuiteArgs) -> Result<String> {
         let words = words(measurement, &args.out);
         let command = format!("coca {}", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
         eprintln!("[{}/{}] {command}", number + 1, plan.measurements.len());
-        Origin::of(measurement)?.settle(measurement, &args.out)?;
+        Origin::of(measurement, &models)?.settle(measurement, &args.out)?;
         let figures = figures_of(measurement, &args.out);
         if !figures.exists() {
             // A training saves what it has; of anything else nothing is left to save.
             let watch = (!measurement.trains).then(|| stop.last_words(stopped(args.again))).transpose()?;
             run(&words)?;
             drop(watch);
+            models.forget();
         }
         let own = own(&figures, args.again)?;
         let rows = (measurement.rows)(&Figures { own: &own, stem: &measurement.stem, others: &read });

@@ -4,9 +4,11 @@
 use super::figures_of;
 use super::plan::Measurement;
 use crate::model_folder::{TOKENIZER_FILE, find};
-use crate::{Error, Result, checksum};
+use crate::{Error, Result, aside, checksum};
 use model::weights::{CONFIG_FILE, PYTORCH_FILE, SAFETENSORS_FILE, write_atomically};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -19,17 +21,39 @@ pub struct Origin {
     model: Vec<(String, u32)>,
 }
 
+/// The files of models and their CRC-32, read once each.
+#[derive(Debug, Default)]
+pub struct Models(RefCell<HashMap<PathBuf, Vec<(String, u32)>>>);
+
+impl Models {
+    /// Has all of them read again: a training has written some.
+    pub fn forget(&self) {
+        self.0.borrow_mut().clear();
+    }
+
+    fn of(&self, folder: &Path) -> Result<Vec<(String, u32)>> {
+        if let Some(known) = self.0.borrow().get(folder) {
+            return Ok(known.clone());
+        }
+        let files = [CONFIG_FILE, SAFETENSORS_FILE, PYTORCH_FILE, TOKENIZER_FILE];
+        let there = files.into_iter().map(|name| (name, folder.join(name))).filter(|(_, path)| path.exists());
+        let sum = |(name, path): (&str, PathBuf)| {
+            let (_, sum) = checksum::of_file(&path).map_err(|error| Error::io(&path, error))?;
+            Ok((name.to_owned(), sum))
+        };
+        let sums = there.map(sum).collect::<Result<Vec<_>>>()?;
+        self.0.borrow_mut().insert(folder.to_owned(), sums.clone());
+        Ok(sums)
+    }
+}
+
 impl Origin {
     /// Of a measurement, as its model is now.
     ///
     /// # Errors
     /// The model is not there or cannot be read.
-    pub fn of(measurement: &Measurement) -> Result<Origin> {
-        let folder = find(&measurement.model)?;
-        let files = [CONFIG_FILE, SAFETENSORS_FILE, PYTORCH_FILE, TOKENIZER_FILE];
-        let files = files.into_iter().filter(|name| folder.join(name).exists());
-        let model = files.map(|name| Ok((name.to_owned(), checksum::of_file(&folder.join(name))?)));
-        Ok(Origin { words: measurement.words.clone(), model: model.collect::<Result<_>>()? })
+    pub fn of(measurement: &Measurement, models: &Models) -> Result<Origin> {
+        Ok(Origin { words: measurement.words.clone(), model: models.of(&find(&measurement.model)?)? })
     }
 
     /// Whether what is there of a measurement is of this origin.
@@ -85,12 +109,12 @@ fn set_aside(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
-    let name = |number: u32| {
+    let name = |number: u64| {
         let mut name = folder.as_os_str().to_owned();
         name.push(format!("-previous-{number}"));
         PathBuf::from(name)
     };
-    let Some(place) = (1..).map(name).find(|place| !place.exists()) else { return Ok(()) };
+    let place = aside::place(name);
     std::fs::rename(folder, &place).map_err(|error| Error::io(folder, error))?;
     eprintln!("the run that was in {} is now in {}", folder.display(), place.display());
     Ok(())

@@ -177,7 +177,7 @@ fn a_run_goes_on_only_with_the_same_command_and_weights() {
     // Settles on a run with a checkpoint: how many folders there are then, and whether the checkpoint stayed.
     let settled = |measurement: &Measurement| {
         std::fs::create_dir_all(&checkpoints).unwrap();
-        Origin::of(measurement).unwrap().settle(measurement, &out).unwrap();
+        Origin::of(measurement, &Models::default()).unwrap().settle(measurement, &out).unwrap();
         let folders = std::fs::read_dir(&out).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
         (folders.count(), checkpoints.exists())
     };
@@ -218,7 +218,7 @@ fn controls_are_what_the_folder_has_of_this_model() {
     ];
     let plan = planner.plan().measurements;
     for (measurement, figures) in plan.iter().zip(&figures) {
-        Origin::of(measurement).unwrap().settle(measurement, &out).unwrap();
+        Origin::of(measurement, &Models::default()).unwrap().settle(measurement, &out).unwrap();
         std::fs::write(figures_of(measurement, &out), figures.to_string()).unwrap();
     }
     let lines = |only: &[Section]| -> Vec<(bool, bool)> {

@@ -1,14 +1,11 @@
 //! Frames that are decoded together when the first of them is looked at.
 
 use super::{Player, spread};
+use crate::checksum;
 use crate::data::{Fault, FaultKind, RawImage};
 use model::preprocess::{DecodeError, Image, decode_frames};
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-
-/// Bytes of a video that are read at a time for its checksum.
-const BLOCK: usize = 1 << 20;
 
 /// What frames are decoded from.
 #[derive(Clone, Debug)]
@@ -91,17 +88,7 @@ impl Frame {
             Footage::Video(path, _) => path,
         };
         let wrong = |error| Fault::new(FaultKind::MissingFile, &self.clip.key, error);
-        let mut file = std::fs::File::open(path).map_err(wrong)?;
-        let (mut block, mut bytes, mut checksum) = (vec![0; BLOCK], 0, crc32fast::Hasher::new());
-        loop {
-            match file.read(&mut block).map_err(wrong)? {
-                0 => return Ok((bytes, checksum.finalize())),
-                count => {
-                    bytes += count;
-                    checksum.update(&block[..count]);
-                }
-            }
-        }
+        checksum::of_file(path).map(|(bytes, sum)| (bytes as usize, sum)).map_err(wrong)
     }
 }
 
