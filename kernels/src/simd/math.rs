@@ -2,6 +2,15 @@
 
 use super::Level;
 
+/// The polynomial with these coefficients, highest first: a chain of `fma`, written out so that it becomes vector code.
+macro_rules! polynomial {
+    ($level:ty, $x:expr; $first:expr $(, $next:expr)+) => {{
+        let sum: f32 = $first;
+        $(let sum = <$level>::fma(sum, $x, $next);)+
+        sum
+    }};
+}
+
 /// e^x within 2 ulp; 0 below -87.33 (results that would be subnormal), infinity above 88.73, NaN for NaN.
 #[inline(always)]
 pub fn exp<L: Level>(x: f32) -> f32 {
@@ -14,13 +23,7 @@ pub fn exp<L: Level>(x: f32) -> f32 {
     let r = L::fma(n, -0.693_145_75, bounded);
     let r = L::fma(n, -1.428_606_8e-6, r);
     // Taylor to r^7: |r| <= 0.3467, so the first missing term is below 6e-9 relative.
-    let p = L::fma(r, 1.0 / 5040.0, 1.0 / 720.0);
-    let p = L::fma(p, r, 1.0 / 120.0);
-    let p = L::fma(p, r, 1.0 / 24.0);
-    let p = L::fma(p, r, 1.0 / 6.0);
-    let p = L::fma(p, r, 0.5);
-    let p = L::fma(p, r, 1.0);
-    let p = L::fma(p, r, 1.0);
+    let p = polynomial!(L, r; 1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0);
     // 2^n in two factors: n reaches 128, where a single exponent would overflow.
     let n = shifted.to_bits() as i32 - SHIFT.to_bits() as i32;
     let half = n >> 1;
@@ -41,14 +44,10 @@ pub fn ln<L: Level>(x: f32) -> f32 {
     let r = f32::from_bits(bits.wrapping_sub(n << 23) as u32) - 1.0;
     let n = n as f32;
     // Minimax of (ln (1 + r) - r + r^2 / 2) / r^3, as in Moshier's Cephes.
-    let p = L::fma(r, 7.037_684e-2, -1.151_461e-1);
-    let p = L::fma(p, r, 1.167_7e-1);
-    let p = L::fma(p, r, -1.242_014_1e-1);
-    let p = L::fma(p, r, 1.424_932_3e-1);
-    let p = L::fma(p, r, -1.666_805_8e-1);
-    let p = L::fma(p, r, 2.000_071_5e-1);
-    let p = L::fma(p, r, -2.499_999_4e-1);
-    let p = L::fma(p, r, 3.333_333e-1);
+    let p = polynomial!(
+        L, r; 7.037_684e-2, -1.151_461e-1, 1.167_7e-1, -1.242_014_1e-1, 1.424_932_3e-1, -1.666_805_8e-1, 2.000_071_5e-1,
+        -2.499_999_4e-1, 3.333_333e-1
+    );
     let square = r * r;
     // ln 2 in two parts; n times the first is exact.
     let low = L::fma(n, -2.121_944_4e-4, p * r * square);
@@ -67,15 +66,8 @@ fn within(x: f32, end: f32) -> f32 {
 pub fn tanh<L: Level>(x: f32) -> f32 {
     let bounded = within(x, 9.0);
     let s = bounded * bounded;
-    let p = L::fma(s, -8.488_864e-14, 5.278_01e-11);
-    let p = L::fma(p, s, -2.022_535_6e-8);
-    let p = L::fma(p, s, 1.115_434e-5);
-    let p = L::fma(p, s, 3.103_959_3e-3);
-    let p = L::fma(p, s, 1.308_401_3e-1);
-    let p = L::fma(p, s, 1.0);
-    let q = L::fma(s, 2.546_149_7e-4, 2.449_519e-2);
-    let q = L::fma(q, s, 4.641_734e-1);
-    let q = L::fma(q, s, 1.0);
+    let p = polynomial!(L, s; -8.488_864e-14, 5.278_01e-11, -2.022_535_6e-8, 1.115_434e-5, 3.103_959_3e-3, 1.308_401_3e-1, 1.0);
+    let q = polynomial!(L, s; 2.546_149_7e-4, 2.449_519e-2, 4.641_734e-1, 1.0);
     bounded * p / q
 }
 
@@ -90,15 +82,9 @@ pub fn sigmoid<L: Level>(x: f32) -> f32 {
 pub fn normal<L: Level>(x: f32) -> f32 {
     let bounded = within(x, 5.2);
     let s = bounded * bounded;
-    let p = L::fma(s, -1.761_682_7e-8, 6.025_036e-6);
-    let p = L::fma(p, s, 4.657_213_6e-4);
-    let p = L::fma(p, s, 6.430_782_4e-3);
-    let p = L::fma(p, s, 6.533_978e-2);
-    let p = L::fma(p, s, 3.989_416e-1);
-    let q = L::fma(s, 1.567_178e-4, 3.567_258_4e-3);
-    let q = L::fma(q, s, 4.621_352e-2);
-    let q = L::fma(q, s, 3.304_379_3e-1);
-    let q = L::fma(q, s, 1.0);
+    let p =
+        polynomial!(L, s; -1.761_682_7e-8, 6.025_036e-6, 4.657_213_6e-4, 6.430_782_4e-3, 6.533_978e-2, 3.989_416e-1);
+    let q = polynomial!(L, s; 1.567_178e-4, 3.567_258_4e-3, 4.621_352e-2, 3.304_379_3e-1, 1.0);
     0.5 + bounded * p / q
 }
 
@@ -113,16 +99,8 @@ pub fn gelu<L: Level>(x: f32) -> f32 {
 pub fn gelu_derivative<L: Level>(x: f32) -> f32 {
     let bounded = within(x, 5.75);
     let s = bounded * bounded;
-    let p = L::fma(s, 1.929_076_3e-7, 3.595_433_4e-5);
-    let p = L::fma(p, s, 1.923_569_1e-5);
-    let p = L::fma(p, s, 1.423_018_5e-2);
-    let p = L::fma(p, s, -3.099_526_8e-2);
-    let p = L::fma(p, s, 7.978_853_6e-1);
-    let q = L::fma(s, 8.951_73e-6, 1.920_368_7e-4);
-    let q = L::fma(q, s, 3.523_023_8e-3);
-    let q = L::fma(q, s, 4.098_031_3e-2);
-    let q = L::fma(q, s, 2.944_947_8e-1);
-    let q = L::fma(q, s, 1.0);
+    let p = polynomial!(L, s; 1.929_076_3e-7, 3.595_433_4e-5, 1.923_569_1e-5, 1.423_018_5e-2, -3.099_526_8e-2, 7.978_853_6e-1);
+    let q = polynomial!(L, s; 8.951_73e-6, 1.920_368_7e-4, 3.523_023_8e-3, 4.098_031_3e-2, 2.944_947_8e-1, 1.0);
     0.5 + bounded * p / q
 }
 
@@ -137,17 +115,9 @@ pub fn quick_gelu<L: Level>(x: f32) -> f32 {
 pub fn quick_gelu_derivative<L: Level>(x: f32) -> f32 {
     let bounded = within(x, 11.48);
     let s = bounded * bounded;
-    let p = L::fma(s, 2.772_414e-8, 1.206_330_7e-5);
-    let p = L::fma(p, s, 8.886_821e-4);
-    let p = L::fma(p, s, 2.128_715_4e-2);
-    let p = L::fma(p, s, 1.685_993_4e-1);
-    let p = L::fma(p, s, 8.509_998e-1);
-    let q = L::fma(s, 8.823_554e-10, 1.522_644e-6);
-    let q = L::fma(q, s, 2.474_124_8e-4);
-    let q = L::fma(q, s, 9.697_735e-3);
-    let q = L::fma(q, s, 1.439_799_4e-1);
-    let q = L::fma(q, s, 6.809_175e-1);
-    let q = L::fma(q, s, 1.0);
+    let p = polynomial!(L, s; 2.772_414e-8, 1.206_330_7e-5, 8.886_821e-4, 2.128_715_4e-2, 1.685_993_4e-1, 8.509_998e-1);
+    let q =
+        polynomial!(L, s; 8.823_554e-10, 1.522_644e-6, 2.474_124_8e-4, 9.697_735e-3, 1.439_799_4e-1, 6.809_175e-1, 1.0);
     0.5 + bounded * p / q
 }
 
