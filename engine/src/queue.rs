@@ -59,6 +59,12 @@ impl Queue {
     }
 }
 
+/// Tasks that a thread has at least of a pass, before they are made longer.
+const TASKS: usize = 8;
+
+/// Most grains of a task of a pass.
+const MOST_GRAINS: usize = 8;
+
 /// A thread pool and the instruction-set path that its kernels take.
 #[derive(Clone, Debug)]
 pub struct CpuQueue {
@@ -123,5 +129,40 @@ impl CpuQueue {
             let start = index * grain;
             task(start..(start + grain).min(length));
         });
+    }
+
+    /// As [`CpuQueue::parallel_ranges`], of several grains each while all threads still have tasks enough: for passes over memory,
+    /// which are faster over long ranges, and whose results do not depend on how they are split.
+    pub fn parallel_spans(&self, length: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+        let grain = grain.max(1);
+        let grains = (length.div_ceil(grain) / (TASKS * self.threads)).clamp(1, MOST_GRAINS);
+        self.parallel_ranges(length, grains * grain, task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn spans_are_whole_grains_that_cover_everything_once() {
+        for threads in [1, 2, 5] {
+            let queue = CpuQueue::new(Isa::Scalar, threads).expect("threads");
+            for (length, grain, longest) in [(0, 4, 0), (3, 4, 3), (1000, 8, 64), (1 << 20, 16, 128), (77, 0, 8)] {
+                let spans = Mutex::new(Vec::new());
+                queue.parallel_spans(length, grain, |span| spans.lock().expect("no panics").push(span));
+                let mut spans = spans.into_inner().expect("no panics");
+                spans.sort_by_key(|span| span.start);
+                let mut covered = 0;
+                for span in &spans {
+                    assert!(span.start == covered && span.start.is_multiple_of(grain.max(1)), "{span:?}");
+                    assert!(span.len() <= longest && !span.is_empty(), "{span:?} of {length} by {grain}");
+                    covered = span.end;
+                }
+                assert_eq!(covered, length);
+                assert!(spans.len() >= (TASKS * threads).min(length.div_ceil(grain.max(1))));
+            }
+        }
     }
 }

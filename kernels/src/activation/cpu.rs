@@ -33,7 +33,7 @@ fn typed<T: Float>(
     let dy = dy.map(View::slice::<T>).transpose()?;
     let write = Write::of::<T>(out.accumulates(), x.len());
     let out = Shared::new(out.slice_mut::<T>()?);
-    queue.parallel_ranges(x.len(), GRAIN, |range| {
+    queue.parallel_spans(x.len(), GRAIN, |range| {
         // SAFETY: ranges are disjoint.
         let out = unsafe { out.part(range.clone()) };
         match dy {

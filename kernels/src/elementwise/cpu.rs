@@ -24,7 +24,7 @@ fn sum_typed<A: Stored, T: Stored>(queue: &CpuQueue, a: &View<'_>, b: Option<&Vi
     let write = Write::of::<T>(out.accumulates(), count);
     let b = b.map(|b| b.pointer().cast::<T>());
     let sums = Sums { a: a.pointer().cast::<A>(), b, out: out.pointer().cast::<T>(), count, write };
-    queue.parallel_ranges(count, GRAIN, |range| {
+    queue.parallel_spans(count, GRAIN, |range| {
         // The whole struct, not its raw pointers, must enter the closure.
         let sums = &sums;
         // SAFETY: inside all tensors, which have equal shapes; ranges are disjoint; the instruction set is a queue's.

@@ -48,7 +48,7 @@ fn text_typed<T: Stored>(
     let write = Write::of::<T>(false, ids.len() * n);
     let out = Shared::new(outputs[0].slice_mut::<T>()?);
     let token = |row: usize| if ids[row] == CLASS_ID { class } else { &tokens[ids[row] as usize * n..][..n] };
-    queue.parallel_ranges(ids.len(), ROWS, |range| {
+    queue.parallel_spans(ids.len(), ROWS, |range| {
         for row in range {
             if row + AHEAD < ids.len() {
                 token(row + AHEAD).chunks(LINE).for_each(|line| prefetch(line.as_ptr().cast()));
@@ -104,7 +104,7 @@ fn patches_typed<T: Stored>(queue: &CpuQueue, inputs: &[View<'_>], outputs: &mut
     let count = outputs[0].shape().rows();
     let write = Write::of::<T>(false, count * n);
     let out = Shared::new(outputs[0].slice_mut::<T>()?);
-    queue.parallel_ranges(count, ROWS, |range| {
+    queue.parallel_spans(count, ROWS, |range| {
         for row in range {
             let (image, within) = (row / rows, row % rows);
             let position = &positions[within * n..(within + 1) * n];
@@ -139,7 +139,7 @@ fn patches_backward_typed<T: Stored>(queue: &CpuQueue, inputs: &[View<'_>], outp
     let accumulate = patches.accumulates();
     let count = patches.shape().rows();
     let patches = Shared::new(patches.slice_mut::<T>()?);
-    queue.parallel_ranges(count, ROWS, |range| {
+    queue.parallel_spans(count, ROWS, |range| {
         for patch in range {
             let per_image = rows - offset;
             let row = patch / per_image * rows + patch % per_image + offset;

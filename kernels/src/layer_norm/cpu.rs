@@ -58,7 +58,7 @@ fn forward_typed<T: Stored>(
     let (y, mean, rstd) =
         (Shared::new(y.slice_mut::<T>()?), Shared::new(mean.slice_mut::<f32>()?), Shared::new(rstd.slice_mut::<f32>()?));
     let write = Write::of::<T>(false, rows * n);
-    queue.parallel_ranges(rows, GRAIN.div_ceil(n), |range| {
+    queue.parallel_spans(rows, GRAIN.div_ceil(n), |range| {
         let span = range.start * n..range.end * n;
         // SAFETY: tasks have rows of their own.
         let (y, mean, rstd, sum) = unsafe {

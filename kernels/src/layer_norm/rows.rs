@@ -3,8 +3,11 @@
 
 use crate::simd::registers::{Kernel, Lanes, Stored};
 use crate::simd::stream::stream;
-use crate::simd::{LANES, Write};
+use crate::simd::{LANES, Write, prefetch};
 use engine::DType;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Independent vectors of a sum.
 const CHAINS: usize = 4;
@@ -34,11 +37,16 @@ impl<T: Stored> Kernel for Forward<'_, T> {
         for (row, (x, y)) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).enumerate() {
             // SAFETY: whole vectors of slices of `n` elements; the instruction set is the caller's promise.
             unsafe {
+                let next = x.as_ptr().wrapping_add(n);
                 let x = widened::<T, R>(x, wide);
                 let [sum] = sums::<R, 1>(whole, |at| [R::load(x.as_ptr().add(at))]);
                 let mean = (sum + x[whole..].iter().sum::<f32>()) / n as f32;
                 let less = R::splat(-mean);
                 let [sum] = sums::<R, 1>(whole, |at| {
+                    // The next row comes while this one is computed.
+                    if (at * size_of::<T>()).is_multiple_of(LINE) {
+                        prefetch(next.wrapping_add(at).cast());
+                    }
                     let centred = R::load(x.as_ptr().add(at)).add(less);
                     [centred.multiply(centred)]
                 });

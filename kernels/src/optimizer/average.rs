@@ -48,7 +48,7 @@ fn on_cpu(queue: &CpuQueue, parameters: &Parameters, average: &Buffer, share: f3
     let (weights, average) =
         unsafe { (parameters.master().slice::<f32>(0, elements)?, average.slice_mut::<f32>(0, elements)?) };
     let average = Shared::new(average);
-    queue.parallel_ranges(elements, GRAIN, |range| {
+    queue.parallel_spans(elements, GRAIN, |range| {
         // SAFETY: ranges are disjoint.
         let average = unsafe { average.part(range.clone()) };
         approach(queue.isa(), share, &weights[range], average);

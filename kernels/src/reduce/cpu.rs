@@ -23,10 +23,12 @@ pub(super) fn count_non_finite(queue: &CpuQueue, values: &[f32]) -> Vec<f64> {
 fn chunked(queue: &CpuQueue, values: &[f32], kernel: impl Fn(&[f32]) -> f64 + Sync) -> Vec<f64> {
     let mut partial = vec![0.0f64; values.len().div_ceil(CHUNK)];
     let shared = Shared::new(&mut partial);
-    queue.parallel(values.len().div_ceil(CHUNK), |index| {
-        let end = ((index + 1) * CHUNK).min(values.len());
-        // SAFETY: one element a task.
-        unsafe { shared.part(index..index + 1)[0] = kernel(&values[index * CHUNK..end]) };
+    queue.parallel_spans(values.len().div_ceil(CHUNK), 1, |chunks| {
+        // SAFETY: tasks have elements of their own.
+        let partial = unsafe { shared.part(chunks.clone()) };
+        for (partial, values) in partial.iter_mut().zip(values[chunks.start * CHUNK..].chunks(CHUNK)) {
+            *partial = kernel(values);
+        }
     });
     partial
 }

@@ -158,6 +158,16 @@ mod tests {
     }
 
     #[test]
+    fn tasks_of_several_chunks_give_the_same_bits() {
+        let mut random = Philox::new(29, 0);
+        let values: Vec<f32> = (0..40 * CHUNK + 5).map(|_| random.normal() as f32).collect();
+        let one = all(&queue(Isa::Scalar, 1), &values);
+        for threads in [1, 2, 3, 7] {
+            assert!(all(&queue(Isa::best(), threads), &values) == one, "{threads} threads");
+        }
+    }
+
+    #[test]
     fn elements_outside_the_arena_are_refused() {
         let arena = Buffer::zeroed(64).expect("memory");
         assert!(sum(&queue(Isa::Scalar, 1), &arena, 0..17).is_err());
