@@ -8,23 +8,35 @@ pub use cuda::{DeviceGauge, DeviceSet, Unit};
 use engine::cpu::Isa;
 use engine::{Buffer, DType, Queue, Result, Roofline};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes that one measurement of a bandwidth moves at least: long beside waking the threads in any cache.
 const MOVED_BYTES: usize = 64 << 20;
+/// How long a rate is taken at least. Threads that have slept are woken on one core, and take some milliseconds to part; a pool's
+/// own do, those that another thread works beside may stay.
+const GAUGED: Duration = Duration::from_millis(50);
 /// Words that are read in one go: enough sums for two loads a cycle.
 const CHUNK: usize = 64;
 /// A working set that is in memory and in no cache.
 const MEMORY_BYTES: usize = 192 << 20;
 
 /// Multiply-adds per second, times two, that all threads of the queue, or all multiprocessors of its device, reach out of
-/// registers in this storage type: the best of five moments.
+/// registers in this storage type: the best of many moments.
 pub fn flops_per_second(queue: &Queue, dtype: DType) -> Result<f64> {
     if let Queue::Cuda(cuda) = queue {
         let (gauge, unit) = (DeviceGauge::new(cuda)?, Unit::fastest(cuda.architecture(), dtype));
-        return (0..5).try_fold(0.0, |best, _| Ok(gauge.flops_per_second(unit)?.max(best)));
+        return best(|| gauge.flops_per_second(unit));
     }
-    (0..5).try_fold(0.0, |best, _| Ok(flops_per_second_now(queue, dtype)?.max(best)))
+    queue.enter(|| best(|| flops_per_second_now(queue, dtype)))
+}
+
+/// The best rate of some time.
+fn best(mut rate: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let (start, mut best) = (Instant::now(), 0.0f64);
+    while best == 0.0 || start.elapsed() < GAUGED {
+        best = best.max(rate()?);
+    }
+    Ok(best)
 }
 
 /// As [`flops_per_second`], of one moment of milliseconds and on the CPU alone.
@@ -47,10 +59,10 @@ pub fn read_bytes_per_second(queue: &Queue) -> Result<f64> {
     if let Queue::Cuda(cuda) = queue {
         let gauge = DeviceGauge::new(cuda)?;
         let set = gauge.working_set(4 * cuda.driver().properties().l2_bytes as usize)?;
-        return (0..3).try_fold(0.0, |best, _| Ok(gauge.read_bytes_per_second(&set)?.max(best)));
+        return best(|| gauge.read_bytes_per_second(&set));
     }
     let set = WorkingSet::new(queue, MEMORY_BYTES)?;
-    (0..3).try_fold(0.0, |best, _| Ok(set.read_bytes_per_second(queue)?.max(best)))
+    queue.enter(|| best(|| set.read_bytes_per_second(queue)))
 }
 
 /// Memory of a size, a part for each thread of a queue, whose bandwidth can be measured again and again: that of the cache
