@@ -4,6 +4,7 @@ use model::config::CocaConfig;
 use std::io;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 use trainer::lab::peers::process::Process;
 
 /// The script that runs the training steps of open_clip's CoCa, and of timm's Vision Transformer.
@@ -13,6 +14,9 @@ pub const INFERENCE: &str = include_str!("../peers/open_clip_inference.py");
 
 /// The script that runs open_clip's transform and tokenizer.
 pub const PIPELINE: &str = include_str!("../peers/open_clip_pipeline.py");
+
+/// Rest before each contestant's turn: the threads of the one before keep a core busy for milliseconds.
+pub const REST: Duration = Duration::from_millis(20);
 
 /// A running peer. It ends when it is dropped.
 #[derive(Debug)]
@@ -61,11 +65,12 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Does one of the things that its script knows, such as `step`; its seconds.
+    /// Rests, then does one of the things that its script knows, such as `step`; its seconds.
     ///
     /// # Errors
     /// The peer ended.
     pub fn seconds(&mut self, work: &str) -> io::Result<f64> {
+        std::thread::sleep(REST);
         self.0.ask(work)?["seconds"].as_f64().ok_or_else(|| io::Error::other("the peer gave no seconds"))
     }
 

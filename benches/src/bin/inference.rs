@@ -2,10 +2,11 @@
 //! features of a batch of images and of texts. Weights are random; captions do not end before their last id.
 
 use benches::outcome::{self, median};
-use benches::peer::{self, Peer};
+use benches::peer::{self, Peer, REST};
 use clap::Parser;
 use engine::rng::Philox;
 use engine::{DType, Queue, Workspace};
+use kernels::gauge;
 use model::Coca;
 use model::config::CocaConfig;
 use model::encoder::{ImageEncoder, TextEncoder};
@@ -62,6 +63,8 @@ struct Outcome {
     batch: usize,
     length: usize,
     dtype: String,
+    /// Multiply-add rate before each turn of ours.
+    peak_gflops: Vec<f64>,
     rows: Vec<Row>,
 }
 
@@ -132,9 +135,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         peer = Some(Peer::start(python, peer::INFERENCE, &config, &words, true)?);
     }
     let mut ours = Ours::new(config, dtype, arguments.batch, arguments.length)?;
+    let mut peaks = Vec::new();
     let mut rows = WORK.map(|work| Row { work, seconds: Vec::new(), open_clip_seconds: Vec::new() });
     for round in 0..arguments.rounds.max(2) {
         for (index, row) in rows.iter_mut().enumerate() {
+            if peer.is_some() {
+                std::thread::sleep(REST);
+            }
+            // Which also parts the threads, woken on one core, before ours are timed.
+            peaks.push(gauge::flops_per_second(&ours.queue, dtype)? / 1e9);
             let own = ours.seconds(index)?;
             let theirs = peer.as_mut().map(|peer| peer.seconds(row.work)).transpose()?;
             if round > 0 {
@@ -161,7 +170,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if let Some(file) = &arguments.json {
         let Arguments { preset, batch, length, dtype, .. } = arguments;
-        let outcome = Outcome { machine, preset, batch, length, dtype, rows: rows.into() };
+        let outcome = Outcome { machine, preset, batch, length, dtype, peak_gflops: peaks, rows: rows.into() };
         outcome::append(file, &outcome)?;
     }
     Ok(())

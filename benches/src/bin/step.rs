@@ -4,7 +4,7 @@
 //! Peers run if `--python` names an interpreter with open_clip_torch, or `--peer` a program; without them only ours is measured.
 
 use benches::outcome::{self, median};
-use benches::peer::{self, Peer};
+use benches::peer::{self, Peer, REST};
 use benches::step::OurStep;
 use clap::Parser;
 use engine::{CudaQueue, Profiler, Queue, Roofline};
@@ -12,7 +12,6 @@ use kernels::gauge;
 use serde::Serialize;
 use std::error::Error;
 use std::path::PathBuf;
-use std::time::Duration;
 use trainer::lab::Environment;
 use trainer::machine::peak_memory;
 
@@ -90,9 +89,6 @@ struct Outcome {
     rows: Vec<Row>,
 }
 
-/// Rest before each contestant's step: the threads of the one before keep a core busy for milliseconds.
-const REST: Duration = Duration::from_millis(20);
-
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let dtype = outcome::dtype(&arguments.dtype)?;
@@ -147,7 +143,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         peaks.push(gauge::flops_per_second(&queue, dtype)? / 1e9);
         let own = ours.run()?;
         for (_, peer, times) in &mut peers {
-            std::thread::sleep(REST);
             let time = peer.seconds("step")?;
             if round >= warm_up {
                 times.push(time);
