@@ -77,17 +77,14 @@ impl Lanes for __m512 {
         unsafe { _mm512_mask_blend_ps(((1u32 << count.min(16)) - 1) as __mmask16, other, self) }
     }
     #[inline(always)]
-    unsafe fn unless_below(self, x: __m512, bound: __m512) -> __m512 {
+    unsafe fn round(self) -> __m512 {
         // SAFETY: as above.
-        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, bound), self) }
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
     }
     #[inline(always)]
-    unsafe fn power_of_two(self) -> __m512 {
+    unsafe fn scale(self, exponent: __m512) -> __m512 {
         // SAFETY: as above.
-        unsafe {
-            let shifted = _mm512_slli_epi32::<23>(_mm512_castps_si512(self));
-            _mm512_castsi512_ps(_mm512_add_epi32(shifted, _mm512_set1_epi32(127 << 23)))
-        }
+        unsafe { _mm512_scalef_ps(self, exponent) }
     }
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
@@ -136,16 +133,17 @@ impl Lanes for __m256 {
         }
     }
     #[inline(always)]
-    unsafe fn unless_below(self, x: __m256, bound: __m256) -> __m256 {
+    unsafe fn round(self) -> __m256 {
         // SAFETY: as above.
-        unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x, bound), self) }
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
     }
     #[inline(always)]
-    unsafe fn power_of_two(self) -> __m256 {
+    unsafe fn scale(self, exponent: __m256) -> __m256 {
         // SAFETY: as above.
         unsafe {
-            let shifted = _mm256_slli_epi32::<23>(_mm256_castps_si256(self));
-            _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(127 << 23)))
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponent), _mm256_set1_epi32(127));
+            let power = _mm256_slli_epi32::<23>(_mm256_max_epi32(biased, _mm256_setzero_si256()));
+            _mm256_mul_ps(self, _mm256_castsi256_ps(power))
         }
     }
     #[inline(always)]
@@ -267,14 +265,14 @@ impl Lanes for Rounding {
         Rounding(unsafe { self.0.first(count, other.0) })
     }
     #[inline(always)]
-    unsafe fn unless_below(self, x: Rounding, bound: Rounding) -> Rounding {
+    unsafe fn round(self) -> Rounding {
         // SAFETY: as above.
-        Rounding(unsafe { self.0.unless_below(x.0, bound.0) })
+        Rounding(unsafe { self.0.round() })
     }
     #[inline(always)]
-    unsafe fn power_of_two(self) -> Rounding {
+    unsafe fn scale(self, exponent: Rounding) -> Rounding {
         // SAFETY: as above.
-        Rounding(unsafe { self.0.power_of_two() })
+        Rounding(unsafe { self.0.scale(exponent.0) })
     }
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
