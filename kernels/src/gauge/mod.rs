@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes that one measurement of a bandwidth moves at least: long beside waking the threads in any cache.
 const MOVED_BYTES: usize = 64 << 20;
-/// How long a rate is taken at least. Threads that have slept are woken on one core, and take some milliseconds to part; a pool's
-/// own do, those that another thread works beside may stay.
+/// How long a rate is taken at least. Threads that have slept are woken on one core; those of a pool part after some milliseconds,
+/// one that works beside a thread from outside may stay with it.
 const GAUGED: Duration = Duration::from_millis(50);
 /// Words that are read in one go: enough sums for two loads a cycle.
 const CHUNK: usize = 64;
@@ -33,10 +33,12 @@ pub fn flops_per_second(queue: &Queue, dtype: DType) -> Result<f64> {
 /// The best rate of some time.
 fn best(mut rate: impl FnMut() -> Result<f64>) -> Result<f64> {
     let (start, mut best) = (Instant::now(), 0.0f64);
-    while best == 0.0 || start.elapsed() < GAUGED {
+    loop {
         best = best.max(rate()?);
+        if start.elapsed() >= GAUGED {
+            return Ok(best);
+        }
     }
-    Ok(best)
 }
 
 /// As [`flops_per_second`], of one moment of milliseconds and on the CPU alone.
