@@ -9,11 +9,12 @@ use crate::simd::{LANES, fold, prefetch};
 use engine::CpuQueue;
 use half::bf16;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Most rows of A: with more, packed panels win; in bf16 with fewer, where they have an instruction for pairs.
 const MOST_ROWS: usize = 8;
 const MOST_BF16_ROWS: usize = 6;
-/// Columns of a task where B's rows are columns of C, each read on its own.
+/// Columns of a task at least, and an eighth of the most, where B's rows are columns of C, each read on its own.
 const DOTS: usize = 32;
 /// Columns of a task where B's rows run along those of C: long pieces of a row, sums that stay in level-1 cache.
 const SUMS: usize = 512;
@@ -30,10 +31,9 @@ pub(super) fn suits(work: &Gemm<'_>) -> bool {
 
 /// Runs on the queue's threads. A task owns some columns of C; each of its sums has an order of its own.
 pub(super) fn skinny(queue: &CpuQueue, work: &Gemm<'_>) {
-    let width = if work.b.k_contiguous { DOTS } else { SUMS };
-    queue.parallel_ranges(work.n, width, |range| {
+    let task = |range: Range<usize>| {
         let mut tile = [0.0f32; MOST_ROWS * SUMS];
-        let place = Place { row: 0, rows: work.m, column: range.start, columns: range.len(), stride: width };
+        let place = Place { row: 0, rows: work.m, column: range.start, columns: range.len(), stride: SUMS };
         // SAFETY: the operands cover the sizes; the columns of C belong to this task.
         unsafe {
             if work.a.is_bf16 {
@@ -43,7 +43,12 @@ pub(super) fn skinny(queue: &CpuQueue, work: &Gemm<'_>) {
             }
             finish(queue.isa(), &mut tile, place, &work.target, work.target.accumulate, &work.epilogue);
         }
-    });
+    };
+    if work.b.k_contiguous {
+        queue.parallel_spans(work.n, DOTS, task);
+    } else {
+        queue.parallel_ranges(work.n, SUMS, task);
+    }
 }
 
 /// Some columns of a product of operands that store `T` and cover the sizes.
