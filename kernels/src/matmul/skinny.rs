@@ -18,10 +18,14 @@ const MOST_BF16_ROWS: usize = 6;
 const DOTS: usize = 32;
 /// Columns of a task where B's rows run along those of C: long pieces of a row, sums that stay in level-1 cache.
 const SUMS: usize = 512;
-/// Columns, or steps of k, that are worked on together.
+/// Rows of A that are multiplied together by a row of B, and sums of each, which would wait for one another.
+const ROWS: usize = 3;
+const CHAINS: usize = 4;
+/// Steps of k that are worked on together where B's rows run along those of C.
 const TOGETHER: usize = 4;
-/// Rows of B that are fetched ahead.
+/// Rows of B that are fetched ahead there, and bytes where they are read one by one.
 const AHEAD: usize = 16;
+const AHEAD_BYTES: usize = 8 << 10;
 
 /// True for products that [`skinny`] is made for: few rows, with k along them.
 pub(super) fn suits(work: &Gemm<'_>) -> bool {
@@ -90,72 +94,83 @@ unsafe fn columns<R: Registers, T: Stored>(work: &Gemm<'_>, place: Place, tile: 
         }
         return;
     }
-    for column in (0..place.columns).step_by(TOGETHER) {
-        // Past the last column some row is read again.
-        let mut b_rows = [b; TOGETHER];
-        for (at, row) in b_rows.iter_mut().enumerate() {
-            *row = b.wrapping_add((place.column + (column + at).min(place.columns - 1)) * work.b.stride);
-        }
-        for row in (0..place.rows).step_by(2) {
-            let mut sums = [[0.0; TOGETHER]; 2];
+    for column in 0..place.columns {
+        for row in (0..place.rows).step_by(ROWS) {
             // SAFETY: the operands cover the sizes.
             unsafe {
-                let a = a.add(row * work.a.stride);
-                if row + 1 < place.rows {
-                    sums = dots::<R, T, 2>(a, work.a.stride, b_rows, work.b.stride, work.k);
-                } else {
-                    [sums[0]] = dots::<R, T, 1>(a, work.a.stride, b_rows, work.b.stride, work.k);
+                let (a, b) = (a.add(row * work.a.stride), b.add((place.column + column) * work.b.stride));
+                let mut sums = [0.0; ROWS];
+                match place.rows - row {
+                    1 => [sums[0]] = dots::<R, T, 1>(a, work.a.stride, b, work.k),
+                    2 => [sums[0], sums[1]] = dots::<R, T, 2>(a, work.a.stride, b, work.k),
+                    _ => sums = dots::<R, T, ROWS>(a, work.a.stride, b, work.k),
                 }
-            }
-            for (row, sums) in (row..place.rows).zip(sums) {
-                let count = TOGETHER.min(place.columns - column);
-                tile[row * place.stride + column..][..count].copy_from_slice(&sums[..count]);
+                for (row, sum) in (row..place.rows).zip(sums) {
+                    tile[row * place.stride + column] = sum;
+                }
             }
         }
     }
 }
 
-/// Products of rows of A with rows of B, both along k.
+/// Products of rows of A with a row of B, along k. Rows of B one after the other: memory is read in its order.
 ///
 /// # Safety
 /// Each row has `k` elements.
 #[inline(always)]
-unsafe fn dots<R: Registers, T: Stored, const ROWS: usize>(
+unsafe fn dots<R: Registers, T: Stored, const COUNT: usize>(
     a: *const T,
     a_stride: usize,
-    b_rows: [*const T; TOGETHER],
-    b_stride: usize,
+    b: *const T,
     k: usize,
-) -> [[f32; TOGETHER]; ROWS] {
+) -> [f32; COUNT] {
     // SAFETY: elements of the rows.
     unsafe {
+        let mut sums = [[R::splat(0.0); COUNT]; CHAINS];
         let whole = k / R::COUNT * R::COUNT;
-        let mut sums = [[R::splat(0.0); TOGETHER]; ROWS];
-        for k in (0..whole).step_by(R::COUNT) {
-            let mut b = [R::splat(0.0); TOGETHER];
-            for (b, row) in b.iter_mut().zip(b_rows) {
-                prefetch(row.wrapping_add(k + TOGETHER * b_stride).cast()); // of the next rows
-                *b = T::load(row.add(k));
+        let mut at = 0;
+        while at + CHAINS * R::COUNT <= whole {
+            for (chain, sums) in sums.iter_mut().enumerate() {
+                add_products(a.add(at + chain * R::COUNT), a_stride, b.add(at + chain * R::COUNT), sums);
             }
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let a: R = T::load(a.add(row * a_stride + k));
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum = b.multiply_add(a, *sum);
-                }
-            }
+            at += CHAINS * R::COUNT;
         }
-        let mut results = [[0.0; TOGETHER]; ROWS];
-        for (row, (results, sums)) in results.iter_mut().zip(sums).enumerate() {
-            for ((result, sum), b) in results.iter_mut().zip(sums).zip(b_rows) {
-                let mut lanes = [0.0; LANES];
-                sum.store(lanes.as_mut_ptr());
-                *result = fold(lanes);
-                for k in whole..k {
-                    *result += (*a.add(row * a_stride + k)).widen() * (*b.add(k)).widen();
-                }
+        while at < whole {
+            add_products(a.add(at), a_stride, b.add(at), &mut sums[0]);
+            at += R::COUNT;
+        }
+        let mut results = [0.0; COUNT];
+        for (row, result) in results.iter_mut().enumerate() {
+            let mut lanes = [0.0; LANES];
+            let [one, two, three, four] = sums.map(|sums| sums[row]);
+            one.add(two).add(three.add(four)).store(lanes.as_mut_ptr());
+            *result = fold(lanes);
+            for k in whole..k {
+                *result += (*a.add(row * a_stride + k)).widen() * (*b.add(k)).widen();
             }
         }
         results
+    }
+}
+
+/// Adds the products of a vector of each row of A with one of a row of B.
+///
+/// # Safety
+/// The vectors are there.
+#[inline(always)]
+unsafe fn add_products<R: Registers, T: Stored, const COUNT: usize>(
+    a: *const T,
+    a_stride: usize,
+    b: *const T,
+    sums: &mut [R; COUNT],
+) {
+    prefetch(b.cast::<u8>().wrapping_add(AHEAD_BYTES));
+    // SAFETY: the caller's.
+    unsafe {
+        let b: R = T::load(b);
+        for (row, sum) in sums.iter_mut().enumerate() {
+            *sum = b.multiply_add(T::load(a.add(row * a_stride)), *sum);
+        }
     }
 }
 
