@@ -6,6 +6,7 @@ use crate::vectorized;
 use engine::{CpuQueue, DType, Out, Result, Shared, View};
 use half::bf16;
 
+/// Elements of a task at least.
 const GRAIN: usize = 1 << 13;
 
 /// `out (+)= f(x)`, or with `dy` `out (+)= dy f'(x)`.

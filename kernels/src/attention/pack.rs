@@ -4,7 +4,7 @@
 
 use super::cpu::Rows;
 use crate::simd::registers::{self, Kernel, Lanes, Stored};
-use crate::simd::{Float, LANES, fold, prefetch};
+use crate::simd::{Float, LANES, LINE, fold, prefetch};
 use crate::vectorized;
 use engine::cpu::Isa;
 
@@ -44,7 +44,7 @@ impl<T: Stored> Kernel for Load<'_, T> {
         let Load { from, stride, columns, to, to_stride } = self;
         let whole = columns / R::COUNT * R::COUNT;
         for (from, to) in from.chunks(stride).zip(to.chunks_exact_mut(to_stride)) {
-            for column in (0..columns).step_by(64 / size_of::<T>()) {
+            for column in (0..columns).step_by(LINE / size_of::<T>()) {
                 prefetch(from.as_ptr().wrapping_add(AHEAD * stride + column).cast());
             }
             let (from, to) = (&from[..columns], &mut to[..]);

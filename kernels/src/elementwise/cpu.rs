@@ -6,6 +6,7 @@ use crate::simd::registers::Stored;
 use engine::{CpuQueue, DType, Out, Result, View};
 use half::bf16;
 
+/// Elements of a task at least.
 const GRAIN: usize = 1 << 14;
 
 /// `out = a (+ b)`, or `out += a (+ b)`; `b` has the storage type of `out`. Works in place on an input of that type.

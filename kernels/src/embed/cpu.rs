@@ -4,15 +4,14 @@ use super::CLASS_ID;
 use crate::elementwise::{add_to, write_sum};
 use crate::rows::scatter_add;
 use crate::simd::registers::Stored;
-use crate::simd::{Write, prefetch};
+use crate::simd::{LINE, Write, prefetch};
 use engine::{CpuQueue, DType, Error, Out, Result, Shared, View};
 use half::bf16;
 
-/// Rows that are fetched ahead, from all over a table; f32 of a cache line.
+/// Rows that are fetched ahead, from all over a table.
 const AHEAD: usize = 2;
-const LINE: usize = 16;
 
-/// Rows of a task; columns of a reduction task.
+/// Rows of a task at least; columns of a reduction task.
 const ROWS: usize = 32;
 const COLUMNS: usize = 64;
 
@@ -51,7 +50,7 @@ fn text_typed<T: Stored>(
     queue.parallel_spans(ids.len(), ROWS, |range| {
         for row in range {
             if row + AHEAD < ids.len() {
-                token(row + AHEAD).chunks(LINE).for_each(|line| prefetch(line.as_ptr().cast()));
+                token(row + AHEAD).chunks(LINE / size_of::<f32>()).for_each(|line| prefetch(line.as_ptr().cast()));
             }
             let token = token(row);
             // SAFETY: tasks have rows of their own.

@@ -9,7 +9,7 @@ use engine::{CpuQueue, DType, Out, Result, Shared, View};
 use half::bf16;
 use std::cell::RefCell;
 
-/// Elements of a task.
+/// Elements of a task at least.
 const GRAIN: usize = 1 << 14;
 
 thread_local! {

@@ -3,11 +3,8 @@
 
 use crate::simd::registers::{Kernel, Lanes, Stored};
 use crate::simd::stream::stream;
-use crate::simd::{LANES, Write, prefetch};
+use crate::simd::{LANES, LINE, Write, prefetch};
 use engine::DType;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Independent vectors of a sum.
 const CHAINS: usize = 4;

@@ -2,10 +2,8 @@
 //! that goes by. Its packing then waits for a cache in place of memory.
 
 use super::pack::Source;
+use crate::simd::LINE;
 use std::ops::Range;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Bytes between rows across k from which on they are not fetched: they would fall into few sets of the cache, and take the panels
 /// out of it.

@@ -8,7 +8,7 @@
 use crate::simd::registers::Registers;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::transpose;
-use crate::simd::prefetch;
+use crate::simd::{LINE, prefetch};
 use engine::cpu::Isa;
 use std::ops::Range;
 
@@ -93,7 +93,7 @@ pub(crate) unsafe fn pack_whole(
 pub(super) fn fetch(source: Source, rows: Range<usize>, columns: Range<usize>) {
     let size = if source.is_bf16 { 2 } else { 4 };
     for row in rows {
-        for byte in (columns.start * size..columns.end * size).step_by(64) {
+        for byte in (columns.start * size..columns.end * size).step_by(LINE) {
             prefetch(source.pointer.wrapping_add(row * source.stride * size + byte));
         }
     }

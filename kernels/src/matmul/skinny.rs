@@ -5,7 +5,7 @@ use super::epilogue::finish;
 use super::gemm::{Gemm, Place};
 use super::pack::fetch;
 use crate::simd::registers::{self, Kernel, Lanes, Registers, Stored};
-use crate::simd::{LANES, fold, prefetch};
+use crate::simd::prefetch;
 use engine::CpuQueue;
 use half::bf16;
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ use std::ops::Range;
 /// Most rows of A: with more, packed panels win; in bf16 with fewer, where they have an instruction for pairs.
 const MOST_ROWS: usize = 8;
 const MOST_BF16_ROWS: usize = 6;
-/// Columns of a task at least, and an eighth of the most, where B's rows are columns of C, each read on its own.
+/// Columns of a task at least, where B's rows are columns of C, each read on its own; the longest tasks have no more than [`SUMS`].
 const DOTS: usize = 32;
 /// Columns of a task where B's rows run along those of C: long pieces of a row, sums that stay in level-1 cache.
 const SUMS: usize = 512;
@@ -72,7 +72,7 @@ impl<T: Stored> Kernel for Columns<'_, T> {
 }
 
 #[inline(always)]
-unsafe fn columns<R: Registers, T: Stored>(work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
+unsafe fn columns<R: Lanes, T: Stored>(work: &Gemm<'_>, place: Place, tile: &mut [f32]) {
     let (a, b) = (work.a.pointer.cast::<T>(), work.b.pointer.cast::<T>());
     assert!(tile.len() >= place.rows * place.stride && place.columns <= place.stride);
     if !work.b.k_contiguous {
@@ -118,7 +118,7 @@ unsafe fn columns<R: Registers, T: Stored>(work: &Gemm<'_>, place: Place, tile: 
 /// # Safety
 /// Each row has `k` elements.
 #[inline(always)]
-unsafe fn dots<R: Registers, T: Stored, const COUNT: usize>(
+unsafe fn dots<R: Lanes, T: Stored, const COUNT: usize>(
     a: *const T,
     a_stride: usize,
     b: *const T,
@@ -141,10 +141,8 @@ unsafe fn dots<R: Registers, T: Stored, const COUNT: usize>(
         }
         let mut results = [0.0; COUNT];
         for (row, result) in results.iter_mut().enumerate() {
-            let mut lanes = [0.0; LANES];
             let [one, two, three, four] = sums.map(|sums| sums[row]);
-            one.add(two).add(three.add(four)).store(lanes.as_mut_ptr());
-            *result = fold(lanes);
+            *result = one.add(two).add(three.add(four)).total();
             for k in whole..k {
                 *result += (*a.add(row * a_stride + k)).widen() * (*b.add(k)).widen();
             }

@@ -9,7 +9,7 @@ use engine::{Buffer, CpuQueue, Error, Parameters, Queue, Result, Shared};
 
 const PARTS: &[Part] = &[PRELUDE, part!("optimizer", "average.cu")];
 
-/// Elements of a task.
+/// Elements of a task at least.
 const GRAIN: usize = 1 << 15;
 
 // The arenas are made of whole packs.

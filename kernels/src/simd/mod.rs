@@ -27,6 +27,9 @@ pub use stream::Write;
 use engine::Element;
 use half::bf16;
 
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
+
 /// Partial sums of a reduction.
 pub const LANES: usize = 16;
 
